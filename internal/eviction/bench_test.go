@@ -1,0 +1,56 @@
+package eviction
+
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+func BenchmarkS3FIFOAdd(b *testing.B) { benchmarkAdd(b, NewS3FIFO[int](100_000)) }
+
+func BenchmarkLRUAdd(b *testing.B) { benchmarkAdd(b, NewLRU[int](100_000)) }
+
+// benchmarkAdd adds to a full policy, so that each Add evicts. A part of the
+// nodes is used, and a part of the keys comes back. The one allocation is the
+// node, which is the caller's.
+func benchmarkAdd(b *testing.B, p Policy[int]) {
+	random := rand.New(rand.NewPCG(1, 1))
+	add := func() {
+		key := random.IntN(4 * p.Capacity())
+		n := &Node[int]{Item: key, Hash: uint64(key)}
+		for range key % 4 {
+			n.Use()
+		}
+		p.Add(n)
+	}
+	for range 3 * p.Capacity() {
+		add()
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		add()
+	}
+}
+
+func BenchmarkUse(b *testing.B) {
+	b.Run("saturated", func(b *testing.B) {
+		var n Node[int]
+		for b.Loop() {
+			n.Use()
+		}
+	})
+	b.Run("counting", func(b *testing.B) {
+		var n Node[int]
+		for b.Loop() {
+			n.uses.Store(0)
+			n.Use()
+		}
+	})
+	b.Run("saturated, in parallel", func(b *testing.B) {
+		var n Node[int]
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				n.Use()
+			}
+		})
+	})
+}

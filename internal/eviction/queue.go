@@ -1,0 +1,122 @@
+package eviction
+
+import "fmt"
+
+// queueID names the queue that a node is in.
+type queueID uint8
+
+const (
+	inNone queueID = iota
+	inLRU
+	inSmall
+	inMain
+)
+
+// queue is a doubly linked list through the nodes themselves. The caller sees to
+// it that a node is in one queue at a time.
+type queue[T any] struct {
+	id   queueID
+	size int
+
+	// root closes the list to a ring and is no item: root.next is the newest node,
+	// root.prev the oldest. It spares every operation the cases of an empty list
+	// and of a node at the end.
+	root Node[T]
+}
+
+func (q *queue[T]) init(id queueID) {
+	q.id = id
+	q.root.prev, q.root.next = &q.root, &q.root
+}
+
+func (q *queue[T]) pushFront(n *Node[T]) {
+	n.queue = q.id
+	link(&q.root, n, q.root.next)
+	q.size++
+}
+
+// back returns the oldest node of a queue that is not empty.
+func (q *queue[T]) back() *Node[T] { return q.root.prev }
+
+// newer returns the node that is next in line behind n, and after the newest the
+// oldest again.
+func (q *queue[T]) newer(n *Node[T]) *Node[T] {
+	if n.prev == &q.root {
+		return q.back()
+	}
+	return n.prev
+}
+
+// rotate makes n the oldest node, as if every older one had been pushed to the
+// front again, oldest first. The ring stays as it is but for its root, which
+// moves, so that the cost is the same for any number of nodes.
+func (q *queue[T]) rotate(n *Node[T]) {
+	if q.back() == n {
+		return
+	}
+	unlink(&q.root)
+	link(n, &q.root, n.next)
+}
+
+func (q *queue[T]) remove(n *Node[T]) {
+	unlink(n)
+	leave(n)
+	q.size--
+}
+
+// replace puts new in the place of old.
+func (q *queue[T]) replace(old, new *Node[T]) {
+	new.queue = q.id
+	link(old.prev, new, old.next)
+	leave(old)
+}
+
+// check returns an error if the links, the size or a node's own state are not
+// what they have to be.
+func (q *queue[T]) check() error {
+	count := 0
+	for n := &q.root; ; n = n.next {
+		if n.next == nil || n.next.prev != n {
+			return fmt.Errorf("eviction: queue %d is broken after %d nodes", q.id, count)
+		}
+		if n.next == &q.root {
+			break
+		}
+		count++
+		if n.next.queue != q.id {
+			return fmt.Errorf("eviction: queue %d has a node that is marked as in %d", q.id, n.next.queue)
+		}
+		if uses := n.next.uses.Load(); uses > maxUses {
+			return fmt.Errorf("eviction: queue %d has a node with %d uses", q.id, uses)
+		}
+	}
+	if count != q.size {
+		return fmt.Errorf("eviction: queue %d has %d nodes and a size of %d", q.id, count, q.size)
+	}
+	return nil
+}
+
+// link puts n between prev and next.
+func link[T any](prev, n, next *Node[T]) {
+	n.prev, n.next = prev, next
+	prev.next, next.prev = n, n
+}
+
+// unlink closes the gap that n leaves. N's own links are as before.
+func unlink[T any](n *Node[T]) {
+	n.prev.next, n.next.prev = n.next, n.prev
+}
+
+// leave clears n's place. A reader may hold n for long, and must not keep the
+// nodes alive that were its neighbours once.
+func leave[T any](n *Node[T]) {
+	n.queue, n.prev, n.next = inNone, nil, nil
+}
+
+// mustBeOutside panics if n is in a policy. A node in two places would corrupt
+// both of them silently, and the test costs next to nothing.
+func mustBeOutside[T any](n *Node[T]) {
+	if n.queue != inNone {
+		panic("eviction: the node is in a policy already")
+	}
+}
