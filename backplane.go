@@ -1,0 +1,273 @@
+package nearcache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Backplane joins this process's caches with those of all other instances on one
+// Redis channel. A process needs one; any number of caches share its single
+// subscription. Its methods may be called from any number of goroutines.
+type Backplane struct {
+	options BackplaneOptions
+	logger  *slog.Logger
+	state   atomic.Int64 // a State
+
+	// All nil in a process-local backplane.
+	redis      *redisServer
+	publisher  *publisher
+	subscriber *subscriber
+	following  sync.WaitGroup     // the subscriber's goroutine
+	unfollow   context.CancelFunc // ends it
+
+	mu      sync.RWMutex // guards everything below
+	members map[string]member
+	closed  bool
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// member is a cache as its backplane sees it.
+type member interface {
+	removeWire(keys []string)
+	clearRegionsLocal(regions []string)
+	clearLocal()
+	missedMessages()
+	Stats() CacheStats
+	Close() error
+}
+
+// Connect joins the channel that options name. It returns once the subscription
+// is confirmed, and fails if ctx ends first, if Redis is not reached within the
+// connect timeout (5 seconds unless the connection string says otherwise) and
+// its retries, or if Redis refuses. With AllowDisconnectedStart, or
+// abortConnect=false in the connection string, it returns at once and keeps
+// trying. ctx governs nothing after Connect has returned.
+//
+// With neither RedisConnectionString nor Redis set the backplane is
+// process-local, as from Local, and a warning is logged.
+//
+// The error wraps ErrOptions if the options cannot be used.
+func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) {
+	o, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if o.RedisConnectionString == "" && o.Redis == nil {
+		o.Logger.Warn("nearcache: no RedisConnectionString; the backplane is process-local, " +
+			"and other instances will not hear of changes (use Local if that is meant)")
+		return newBackplane(o, StateLocal), nil
+	}
+	server, err := newRedisServer(o)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	bp := newBackplane(o, StateConnecting)
+	bp.redis = server
+	bp.logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", server.self))
+	if len(server.ignored) > 0 {
+		bp.logger.Info("nearcache: connection string options without a meaning here are ignored",
+			"options", strings.Join(server.ignored, ","))
+	}
+	bp.subscriber = &subscriber{
+		subscribe: server.subscribe,
+		target:    bp,
+		self:      server.self,
+		logger:    bp.logger,
+	}
+	var sub subscription
+	if !server.disconnectedStart {
+		if sub, err = server.firstSubscription(ctx); err != nil {
+			return nil, err
+		}
+	}
+	bp.publisher = newPublisher(server.publish, bp.logger)
+	if sub != nil {
+		bp.subscriber.joined(sub) // here, so that nothing loaded after Connect is cleared by it
+	}
+	following, unfollow := context.WithCancel(context.Background())
+	bp.unfollow = unfollow
+	bp.following.Go(func() { bp.subscriber.run(following, sub) })
+	return bp, nil
+}
+
+// Local returns a backplane without Redis: for single processes and for tests.
+// Its caches behave as all others do, and nobody else hears of changes.
+func Local() *Backplane {
+	o, _ := BackplaneOptions{}.withDefaults() // the zero value is legal
+	return newBackplane(o, StateLocal)
+}
+
+func newBackplane(o BackplaneOptions, state State) *Backplane {
+	bp := &Backplane{options: o, logger: o.Logger, members: map[string]member{}}
+	bp.state.Store(int64(state))
+	return bp
+}
+
+// ClearAll evicts every item of every cache on the channel, here and in every
+// other instance. The errors are those of Cache.Remove.
+func (bp *Backplane) ClearAll(ctx context.Context) error {
+	if bp.State() == StateClosed {
+		return fmt.Errorf("%w: backplane", ErrClosed)
+	}
+	for _, m := range bp.snapshotMembers() {
+		m.clearLocal()
+	}
+	return bp.publish(ctx, invalidation{all: true})
+}
+
+// Flush waits until Redis has accepted everything that was queued when it was
+// called. Its error wraps ErrUnconfirmed if ctx ends first.
+func (bp *Backplane) Flush(ctx context.Context) error {
+	if bp.publisher == nil {
+		return nil
+	}
+	return bp.publisher.flush(ctx)
+}
+
+// State returns how the backplane stands with Redis now.
+func (bp *Backplane) State() State { return State(bp.state.Load()) }
+
+// Stats returns a snapshot of the backplane's counters and of all its caches'.
+func (bp *Backplane) Stats() BackplaneStats {
+	s := BackplaneStats{State: bp.State()}
+	if bp.redis != nil {
+		s.Channel = bp.redis.channel
+		bp.publisher.snapshot(&s)
+		bp.subscriber.snapshot(&s)
+	}
+	for _, m := range bp.snapshotMembers() {
+		s.Caches = append(s.Caches, m.Stats())
+	}
+	slices.SortFunc(s.Caches, func(a, b CacheStats) int { return strings.Compare(a.Name, b.Name) })
+	return s
+}
+
+// Close closes the caches, tries for at most CloseTimeout to deliver what is
+// queued, and leaves the channel. Its error wraps ErrUnconfirmed and says what
+// could not be delivered; other instances may then serve what those items were
+// until their time to live ends. It may be called again and returns the same.
+func (bp *Backplane) Close() error {
+	bp.closeOnce.Do(func() { bp.closeErr = bp.close() })
+	return bp.closeErr
+}
+
+func (bp *Backplane) close() error {
+	bp.mu.Lock()
+	bp.closed = true
+	bp.mu.Unlock()
+	for _, m := range bp.snapshotMembers() {
+		_ = m.Close()
+	}
+	bp.state.Store(int64(StateClosed))
+	if bp.redis == nil {
+		return nil
+	}
+	err := bp.publisher.close(bp.options.CloseTimeout)
+	bp.unfollow()
+	bp.following.Wait()
+	bp.redis.close()
+	if err != nil {
+		bp.logger.Warn("nearcache: closed", "error", err)
+	} else {
+		bp.logger.Info("nearcache: closed")
+	}
+	return err
+}
+
+// register takes a cache in under its name.
+func (bp *Backplane) register(name string, m member) error {
+	bp.mu.Lock()
+	defer bp.mu.Unlock()
+	if bp.closed {
+		return fmt.Errorf("%w: cache %q was not made, its backplane is closed", ErrClosed, name)
+	}
+	if bp.members[name] != nil {
+		return fmt.Errorf("%w: the backplane has a cache named %q already; close that first, or name this one otherwise",
+			ErrOptions, name)
+	}
+	bp.members[name] = m
+	return nil
+}
+
+func (bp *Backplane) unregister(name string, m member) {
+	bp.mu.Lock()
+	defer bp.mu.Unlock()
+	if bp.members[name] == m {
+		delete(bp.members, name)
+	}
+}
+
+func (bp *Backplane) snapshotMembers() []member {
+	bp.mu.RLock()
+	defer bp.mu.RUnlock()
+	members := make([]member, 0, len(bp.members))
+	for _, m := range bp.members {
+		members = append(members, m)
+	}
+	return members
+}
+
+// publish tells the other instances and waits for Redis to accept it.
+func (bp *Backplane) publish(ctx context.Context, inv invalidation) error {
+	if bp.publisher == nil {
+		return nil
+	}
+	return bp.publisher.publish(ctx, inv)
+}
+
+// enqueue tells the other instances and waits for nothing.
+func (bp *Backplane) enqueue(inv invalidation) {
+	if bp.publisher != nil {
+		_, _ = bp.publisher.enqueue(inv) // nobody is there to be told
+	}
+}
+
+// setState is called by the subscriber. Closed is final.
+func (bp *Backplane) setState(s State) {
+	for old := bp.state.Load(); State(old) != StateClosed; old = bp.state.Load() {
+		if bp.state.CompareAndSwap(old, int64(s)) {
+			break
+		}
+	}
+	if s == StateLive {
+		bp.publisher.reached()
+	}
+}
+
+// apply applies an operation of another instance.
+func (bp *Backplane) apply(o operation) {
+	if o.op == opClearAll {
+		for _, m := range bp.snapshotMembers() {
+			m.clearLocal()
+		}
+		return
+	}
+	bp.mu.RLock()
+	m := bp.members[o.cache]
+	bp.mu.RUnlock()
+	if m == nil {
+		return // a cache that this instance does not hold
+	}
+	switch o.op {
+	case opRemoveKeys:
+		m.removeWire(o.values)
+	case opClearRegions:
+		m.clearRegionsLocal(o.values)
+	case opClearCache:
+		m.clearLocal()
+	}
+}
+
+// missedMessages clears every cache, because anything may have been missed.
+func (bp *Backplane) missedMessages() {
+	for _, m := range bp.snapshotMembers() {
+		m.missedMessages()
+	}
+}

@@ -1,0 +1,238 @@
+package nearcache
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+const (
+	// A cache with more keys or regions than this in one batch is cleared instead:
+	// Redis has been away for long, and the queue must not grow without bound.
+	maxBatchEntries = 1 << 16
+
+	// The same for the bytes of those keys and regions, in one cache.
+	maxBatchBytes = 16 << 20
+)
+
+// invalidation is what one write asks every other instance to evict: a whole
+// channel, a whole cache, or keys and regions of one cache.
+type invalidation struct {
+	all     bool
+	cache   string
+	clear   bool
+	keys    []string
+	regions []string
+}
+
+// batch gathers invalidations until they are published. It holds one entry for
+// each key, region and cache, however often it was invalidated, and a wider
+// entry swallows the narrower ones. It never loses one.
+type batch struct {
+	all       bool
+	caches    map[string]*cacheBatch
+	collapsed uint64 // caches that outgrew the bounds and became a clear
+}
+
+// cacheBatch is the part of a batch for one cache. When clear is set, keys and
+// regions are empty.
+type cacheBatch struct {
+	clear   bool
+	keys    map[string]struct{}
+	regions map[string]struct{}
+	bytes   int // of all keys and regions
+}
+
+// add folds inv into b.
+func (b *batch) add(inv invalidation) {
+	switch {
+	case b.all:
+	case inv.all:
+		b.all = true
+		clear(b.caches)
+	default:
+		c := b.cache(inv.cache)
+		if inv.clear {
+			c.collapse()
+		}
+		for _, key := range inv.keys {
+			b.collapsed += c.add(&c.keys, key)
+		}
+		for _, region := range inv.regions {
+			b.collapsed += c.add(&c.regions, region)
+		}
+	}
+}
+
+// merge folds every invalidation of other into b.
+func (b *batch) merge(other *batch) {
+	b.collapsed += other.collapsed
+	if other.all {
+		b.add(invalidation{all: true})
+	}
+	if b.all {
+		return
+	}
+	for name, from := range other.caches {
+		to := b.cache(name)
+		if from.clear {
+			to.collapse()
+		}
+		for key := range from.keys {
+			b.collapsed += to.add(&to.keys, key)
+		}
+		for region := range from.regions {
+			b.collapsed += to.add(&to.regions, region)
+		}
+	}
+}
+
+func (b *batch) empty() bool { return !b.all && len(b.caches) == 0 }
+
+// entries returns how many keys, regions, and cleared caches b holds.
+func (b *batch) entries() int {
+	if b.all {
+		return 1
+	}
+	n := 0
+	for _, c := range b.caches {
+		n += len(c.keys) + len(c.regions)
+		if c.clear {
+			n++
+		}
+	}
+	return n
+}
+
+// describe says what b holds, for an error; it names no keys.
+func (b *batch) describe() string {
+	if b.all {
+		return "a clear of all caches"
+	}
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(b.caches)) {
+		if c := b.caches[name]; c.clear {
+			parts = append(parts, fmt.Sprintf("a clear of %s", name))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d keys and %d regions of %s", len(c.keys), len(c.regions), name))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (b *batch) cache(name string) *cacheBatch {
+	c := b.caches[name]
+	if c == nil {
+		c = &cacheBatch{}
+		if b.caches == nil {
+			b.caches = map[string]*cacheBatch{}
+		}
+		b.caches[name] = c
+	}
+	return c
+}
+
+// add puts entry into set, one of c's own, and reports how many caches had to be
+// collapsed to a clear: 0 or 1.
+func (c *cacheBatch) add(set *map[string]struct{}, entry string) (collapsed uint64) {
+	if c.clear {
+		return 0
+	}
+	if _, held := (*set)[entry]; held {
+		return 0
+	}
+	if len(c.keys)+len(c.regions) == maxBatchEntries || c.bytes+len(entry) > maxBatchBytes {
+		c.collapse()
+		return 1
+	}
+	if *set == nil {
+		*set = map[string]struct{}{}
+	}
+	(*set)[entry] = struct{}{}
+	c.bytes += len(entry)
+	return 0
+}
+
+func (c *cacheBatch) collapse() { *c = cacheBatch{clear: true} }
+
+// bodies encodes b as message bodies of at most limit bytes each; only an entry
+// that is larger by itself exceeds it.
+func (b *batch) bodies(limit int) []string {
+	w := bodyWriter{limit: limit}
+	if b.all {
+		w.operation(opClearAll, "")
+	}
+	for name, c := range b.caches {
+		if c.clear {
+			w.operation(opClearCache, name)
+		}
+		w.list(opRemoveKeys, name, c.keys)
+		w.list(opClearRegions, name, c.regions)
+	}
+	w.flush()
+	return w.bodies
+}
+
+// bodyWriter writes operations into bodies of a limited size.
+type bodyWriter struct {
+	limit  int
+	body   []byte
+	bodies []string
+}
+
+// room starts a new body unless n more bytes fit into this one.
+func (w *bodyWriter) room(n int) {
+	if len(w.body) > 1 && len(w.body)+n > w.limit {
+		w.flush()
+	}
+	if len(w.body) == 0 {
+		w.body = append(w.body, bodyVersion)
+	}
+}
+
+func (w *bodyWriter) flush() {
+	if len(w.body) > 1 {
+		w.bodies = append(w.bodies, string(w.body))
+	}
+	w.body = w.body[:0]
+}
+
+func (w *bodyWriter) operation(op byte, cache string) {
+	w.room(1 + binary.MaxVarintLen64 + len(cache))
+	w.body = append(w.body, op)
+	if op != opClearAll {
+		w.body = appendString(w.body, cache)
+	}
+}
+
+// list writes one operation with the values of set, or several where the limit
+// splits them.
+func (w *bodyWriter) list(op byte, cache string, set map[string]struct{}) {
+	var values []byte
+	count := 0
+	write := func() {
+		if count == 0 {
+			return
+		}
+		w.body = append(w.body, op)
+		w.body = appendString(w.body, cache)
+		w.body = binary.AppendUvarint(w.body, uint64(count))
+		w.body = append(w.body, values...)
+		values, count = values[:0], 0
+	}
+	header := 1 + binary.MaxVarintLen64 + len(cache) + binary.MaxVarintLen64
+	for value := range set {
+		size := binary.MaxVarintLen64 + len(value)
+		if count > 0 && len(w.body)+header+len(values)+size > w.limit {
+			write()
+		}
+		if count == 0 {
+			w.room(header + size)
+		}
+		values = appendString(values, value)
+		count++
+	}
+	write()
+}

@@ -1,0 +1,323 @@
+package nearcache
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// Cache holds items of one kind in this process's memory, in step with the
+// caches of the same name in all other instances on its backplane. Its methods
+// may be called from any number of goroutines.
+//
+// Values are shared between callers and must not be changed. The recipe for a
+// change is: write the source, then call Remove.
+type Cache[K comparable, V any] struct {
+	backplane *Backplane
+	options   Options[K, V]
+	keys      keyCodec[K]
+	local     *local[K, V]
+	loader    loader[K, V]
+	stats     *cacheCounters
+}
+
+// New makes a cache on a backplane. Its error wraps ErrOptions, and names every
+// field that is wrong, or is ErrClosed if the backplane is closed.
+func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V], error) {
+	o, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if bp == nil {
+		return nil, fmt.Errorf("%w: the backplane of cache %q is nil; use Connect, or Local for none",
+			ErrOptions, o.Name)
+	}
+	keys, err := newKeyCodec[K]()
+	if err != nil {
+		return nil, fmt.Errorf("%w: cache %q: %w", ErrOptions, o.Name, err)
+	}
+	stats := newCacheCounters()
+	c := &Cache[K, V]{
+		backplane: bp,
+		options:   o,
+		keys:      keys,
+		local:     newLocal[K, V](o.Capacity, o.Eviction, stats),
+		stats:     stats,
+	}
+	c.loader = loader[K, V]{load: o.Load, outcome: c.outcome}
+	if err := bp.register(o.Name, c); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Get returns the item of key: from memory, or from Load, once for all callers
+// that ask meanwhile. It returns the loader's own error, ErrNotFound for a kept
+// not-found, or ctx's error if ctx ends first; a hit ignores ctx. A panic of the
+// loader is raised again in every caller. After Close it calls Load each time.
+func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
+	if e := c.local.get(key); e != nil {
+		c.stats.hits.Inc()
+		return result(e)
+	}
+	return c.miss(ctx, key)
+}
+
+func (c *Cache[K, V]) miss(ctx context.Context, key K) (V, error) {
+	if err := ctx.Err(); err != nil {
+		var zero V
+		return zero, err
+	}
+	// An item that no message could evict is never held: load it every time.
+	if c.local.closed.Load() || !c.keys.keepable(key) {
+		return c.options.Load(ctx, key)
+	}
+	e, f := c.local.join(ctx, key, &c.loader)
+	if e != nil {
+		c.stats.hits.Inc()
+		return result(e)
+	}
+	return c.local.wait(ctx, f)
+}
+
+// result returns what a held entry stands for.
+func result[K comparable, V any](e *entry[K, V]) (V, error) {
+	if e.Item.notFound {
+		return e.Item.value, ErrNotFound
+	}
+	return e.Item.value, nil
+}
+
+// Peek returns the item of key if it is in memory, and reports whether it is. It
+// loads nothing, counts as neither hit nor miss, and does not keep the item from
+// being evicted. A kept not-found is not an item.
+func (c *Cache[K, V]) Peek(key K) (V, bool) {
+	if e := c.local.peek(key); e != nil && !e.Item.notFound {
+		return e.Item.value, true
+	}
+	var zero V
+	return zero, false
+}
+
+// Set keeps value under key here and evicts every other instance's copy. Call it
+// after writing value to the source, and only if no one else writes the same
+// item: of two writers that race, the one whose write the source took first can
+// be the one that Set last, and its value stays until the TTL. Update has no such
+// race, and Remove is right whenever in doubt. Set is not for filling a cache:
+// every call evicts the item from all other instances.
+//
+// The value is not kept if something else invalidates the item while Set runs.
+// The errors are those of Remove.
+func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
+	_, err := c.Update(ctx, key, func(context.Context) (V, error) { return value, nil })
+	return err
+}
+
+// Update runs write, which is to change the item at the source and return its
+// new value, keeps that value here, and evicts every other instance's copy. It
+// takes care of the order: the value is kept only if nothing invalidated the
+// item while write ran, another Update of it included; neither of two that
+// overlap is kept, since nobody knows which of them the source took last.
+//
+// write runs in the caller's goroutine, with ctx. If it fails or panics, the item
+// is evicted everywhere, since what reached the source is unknown; Update returns
+// write's own error as it is. If write succeeded, the value is valid whatever the
+// error; the errors are those of Remove. After Close write is not called.
+func (c *Cache[K, V]) Update(
+	ctx context.Context, key K, write func(context.Context) (V, error),
+) (value V, err error) {
+	if write == nil {
+		return value, fmt.Errorf("%w: cache %q: Update's write is nil", ErrOptions, c.options.Name)
+	}
+	if c.local.closed.Load() {
+		return value, c.errClosed()
+	}
+	wire, keyErr := c.keys.wire(key)
+	if keyErr != nil {
+		// Deferred: however write ends, the source may have changed.
+		defer func() {
+			if cleared := c.clearForKey(ctx, key, keyErr); err == nil {
+				err = cleared
+			}
+		}()
+		return write(ctx)
+	}
+
+	inv := invalidation{cache: c.options.Name, keys: []string{wire}}
+	w := c.local.beginWrite(key)
+	c.stats.keysInvalidated.Add(1)
+	var o outcome[V]
+	returned := false
+	defer func() {
+		c.local.endWrite(key, w, o)
+		if !returned { // by a panic: whoever recovers it expects no wait
+			c.backplane.enqueue(inv)
+			return
+		}
+		if published := c.backplane.publish(ctx, inv); err == nil {
+			err = published
+		}
+	}()
+	value, err = write(ctx)
+	if err == nil {
+		o = c.outcome(key, value, nil)
+	}
+	returned = true
+	return value, err
+}
+
+// Remove evicts items here and in every other instance. Call it after the source
+// was changed. The local part is done when it returns, whatever it returns, and
+// even if ctx has ended: ctx bounds only the wait for Redis.
+//
+// It returns nil when Redis has accepted the message, an error that wraps
+// ErrUnconfirmed when it has not yet, ErrKey if a key does not survive encoding
+// (the cache is cleared everywhere instead), or ErrClosed. No keys: nothing
+// happens. More than 65 536 keys are told to other instances as a clear of the
+// cache.
+func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
+	if c.local.closed.Load() {
+		return c.errClosed()
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	wires := make([]string, len(keys))
+	for i, key := range keys {
+		wire, err := c.keys.wire(key)
+		if err != nil {
+			return c.clearForKey(ctx, key, err)
+		}
+		wires[i] = wire
+	}
+	c.removeLocal(keys...)
+	return c.backplane.publish(ctx, invalidation{cache: c.options.Name, keys: wires})
+}
+
+// ClearRegion evicts every item of the regions, here and in every other
+// instance, in a time that does not depend on how many there are. An item's
+// regions are those that Regions returned for the copy that is held. The errors
+// are those of Remove. No regions: nothing happens.
+func (c *Cache[K, V]) ClearRegion(ctx context.Context, regions ...string) error {
+	if c.local.closed.Load() {
+		return c.errClosed()
+	}
+	if len(regions) == 0 {
+		return nil
+	}
+	c.clearRegionsLocal(regions)
+	return c.backplane.publish(ctx, invalidation{cache: c.options.Name, regions: regions})
+}
+
+// Clear evicts every item of this cache, here and in every other instance, in a
+// time that does not depend on how many there are. The errors are those of
+// Remove.
+func (c *Cache[K, V]) Clear(ctx context.Context) error {
+	if c.local.closed.Load() {
+		return c.errClosed()
+	}
+	c.clearLocal()
+	return c.backplane.publish(ctx, invalidation{cache: c.options.Name, clear: true})
+}
+
+// clearForKey clears the cache everywhere, because key cannot be named to others.
+func (c *Cache[K, V]) clearForKey(ctx context.Context, key K, cause error) error {
+	published := c.Clear(ctx)
+	err := fmt.Errorf("%w: cache %q, key %v: %w; the whole cache was cleared", ErrKey, c.options.Name, key, cause)
+	if published != nil {
+		err = fmt.Errorf("%w: %w", err, published)
+	}
+	return err
+}
+
+// Len returns the number of items in memory. It is 0 after Clear. Items that
+// expired within the last minute or so may count.
+func (c *Cache[K, V]) Len() int { return c.local.len() }
+
+// Stats returns a snapshot of the cache's counters.
+func (c *Cache[K, V]) Stats() CacheStats {
+	s := c.stats.snapshot()
+	s.Name = c.options.Name
+	s.Entries = c.local.len()
+	s.Capacity = c.options.Capacity
+	s.Regions = c.local.regions.tracked()
+	return s
+}
+
+// Close empties the cache and gives its name back. Loads that are under way go
+// on for the callers that wait for them. It always returns nil and may be called
+// again.
+func (c *Cache[K, V]) Close() error {
+	c.backplane.unregister(c.options.Name, c)
+	c.local.close()
+	return nil
+}
+
+func (c *Cache[K, V]) errClosed() error {
+	return fmt.Errorf("%w: cache %q", ErrClosed, c.options.Name)
+}
+
+// outcome decides what to keep of a load, or of a write that succeeded.
+func (c *Cache[K, V]) outcome(key K, value V, err error) outcome[V] {
+	if err != nil {
+		if c.options.NotFoundTTL > 0 && c.options.NotFound(err) {
+			return outcome[V]{notFound: true, ttl: c.options.NotFoundTTL}
+		}
+		return outcome[V]{}
+	}
+	o := outcome[V]{value: value}
+	if c.options.Expiry != nil {
+		o.ttl = c.options.Expiry(key, value)
+	} else {
+		o.ttl = jittered(c.options.TTL)
+	}
+	if c.options.Regions != nil && o.ttl > 0 {
+		o.regions = c.options.Regions(key, value)
+	}
+	return o
+}
+
+// jittered takes a random part of up to a tenth off ttl, unless it is endless.
+func jittered(ttl time.Duration) time.Duration {
+	if ttl == NoExpiry {
+		return ttl
+	}
+	return ttl - time.Duration(rand.Int64N(int64(ttl)/10+1))
+}
+
+// The local halves of the writes, which serve this instance's own calls and the
+// messages of others.
+
+func (c *Cache[K, V]) removeLocal(keys ...K) {
+	c.stats.keysInvalidated.Add(uint64(len(keys)))
+	c.local.remove(keys...)
+}
+
+func (c *Cache[K, V]) clearRegionsLocal(regions []string) {
+	c.stats.regionsCleared.Add(uint64(len(regions)))
+	c.local.clearRegions(regions)
+}
+
+func (c *Cache[K, V]) clearLocal() {
+	c.stats.clears.Add(1)
+	c.local.clear()
+}
+
+// What the backplane asks of a cache, see the interface member.
+
+func (c *Cache[K, V]) removeWire(wires []string) {
+	for _, wire := range wires {
+		key, err := c.keys.decode(wire)
+		if err != nil {
+			c.clearLocal() // which key was meant is unknown
+			return
+		}
+		c.removeLocal(key)
+	}
+}
+
+func (c *Cache[K, V]) missedMessages() {
+	c.stats.gaps.Add(1)
+	c.local.clear()
+}

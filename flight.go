@@ -1,0 +1,165 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// errGoexit is what callers get from a loader that ended its goroutine.
+var errGoexit = errors.New("nearcache: the loader called runtime.Goexit")
+
+// flight is a load under way. While it is registered in its shard, callers may
+// join it and its result may be kept. An invalidation takes it out: whoever
+// waits for it still gets its result, and nobody else ever does.
+type flight[K comparable, V any] struct {
+	key    K
+	start  start
+	cancel context.CancelFunc // of the loader's context
+
+	waiters int // guarded by the shard's mu
+
+	done  chan struct{} // closed after everything below was set
+	value V
+	err   error
+	panic *loaderPanic
+}
+
+// loaderPanic is what a panic in a loader is raised with again, in each caller
+// that waits for the load.
+type loaderPanic struct {
+	value any
+	stack []byte
+}
+
+func (p *loaderPanic) Error() string {
+	return fmt.Sprintf("nearcache: the loader panicked: %v\n\n%s", p.value, p.stack)
+}
+
+func (p *loaderPanic) Unwrap() error {
+	err, _ := p.value.(error)
+	return err
+}
+
+// loader calls a cache's functions for one item.
+type loader[K comparable, V any] struct {
+	load    func(context.Context, K) (V, error)
+	outcome func(K, V, error) outcome[V] // what to keep of a load's result
+}
+
+// join returns the entry of key if another caller has just put it there, or else
+// the flight to wait for: the one that is registered, if this caller may have
+// its result, or a new one. The third result is the cause of a miss.
+func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry[K, V], *flight[K, V]) {
+	sh, hash := l.shard(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+
+	miss := fate(-1)
+	if e, held := l.entries.Load(key); held {
+		if miss = l.fate(e, l.now()); miss == alive {
+			return e, nil
+		}
+		l.dropLocked(sh, e)
+		l.stats.evicted(miss)
+	}
+	l.stats.missed(miss)
+
+	// 1. a load begins   2. the cache or a region is cleared   3. a Get begins. It
+	// must not get what was read before 2, so it replaces the load.
+	if f := sh.flights[key]; f != nil && l.holds(f.start) {
+		// A loader that asks for the key it is loading waits for its own context;
+		// were it counted as a waiter, that context would never be cancelled.
+		if ctx.Value(f) == nil {
+			f.waiters++
+		}
+		return nil, f
+	}
+	f := &flight[K, V]{key: key, start: l.begin(), waiters: 1, done: make(chan struct{})}
+	loadCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	f.cancel = cancel
+	sh.flights[key] = f
+	go l.fly(context.WithValue(loadCtx, f, true), f, hash, ld)
+	return nil, f
+}
+
+// wait returns the flight's result, or ctx's error if that ends first.
+func (l *local[K, V]) wait(ctx context.Context, f *flight[K, V]) (V, error) {
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		l.leave(ctx, f)
+		var zero V
+		return zero, ctx.Err()
+	}
+	if f.panic != nil {
+		panic(f.panic)
+	}
+	return f.value, f.err
+}
+
+// leave takes a caller off the flight. The last one out cancels the load, and
+// a Get from here on starts a new one.
+func (l *local[K, V]) leave(ctx context.Context, f *flight[K, V]) {
+	if ctx.Value(f) != nil {
+		return // it was not counted
+	}
+	sh, _ := l.shard(f.key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f.waiters--
+	if f.waiters > 0 {
+		return
+	}
+	if sh.flights[f.key] == f {
+		delete(sh.flights, f.key)
+	}
+	f.cancel()
+}
+
+// fly runs the load in its own goroutine, keeps its result if nothing overtook
+// it, and hands it to the callers.
+func (l *local[K, V]) fly(ctx context.Context, f *flight[K, V], hash uint64, ld *loader[K, V]) {
+	var (
+		o        outcome[V]
+		returned bool
+		began    = time.Now()
+	)
+	defer func() {
+		if !returned {
+			// A panic, in which case recover has its value, or runtime.Goexit.
+			var zero V
+			f.value, f.err = zero, errGoexit
+			if r := recover(); r != nil {
+				f.panic = &loaderPanic{value: r, stack: debug.Stack()}
+			}
+			o = outcome[V]{}
+		}
+		l.stats.loaded(time.Since(began), f.err, o.notFound)
+		l.land(f, hash, o)
+		f.cancel()
+		close(f.done)
+	}()
+	f.value, f.err = ld.load(ctx, f.key)
+	o = ld.outcome(f.key, f.value, f.err)
+	returned = true
+}
+
+// land takes the flight out of its shard and keeps its outcome.
+func (l *local[K, V]) land(f *flight[K, V], hash uint64, o outcome[V]) {
+	defer l.end()
+	sh, _ := l.shard(f.key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.flights[f.key] == f {
+		delete(sh.flights, f.key)
+		if l.keepLocked(sh, hash, f.key, f.start, o) {
+			return
+		}
+	}
+	if o.ttl > 0 {
+		l.stats.discarded.Add(1)
+	}
+}

@@ -1,0 +1,145 @@
+package nearcache
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+)
+
+// keyCodec turns keys into the bytes that travel in messages and back. Memory is
+// keyed by K itself, so only writes and the subscriber ever use it.
+type keyCodec[K comparable] struct {
+	encode func(K) (string, error)
+	decode func(string) (K, error)
+
+	// exact says that every K survives encode and decode, so that nothing has to
+	// be checked: true for strings and integers, unknown for a TextMarshaler.
+	exact bool
+}
+
+// newKeyCodec chooses the codec for K: text marshalling where K has both halves
+// of it, else the bytes of a string kind, else the decimal form of an integer
+// kind.
+func newKeyCodec[K comparable]() (keyCodec[K], error) {
+	kind := reflect.TypeFor[K]()
+	_, marshals := any(new(K)).(encoding.TextMarshaler)
+	_, unmarshals := any(new(K)).(encoding.TextUnmarshaler)
+
+	switch {
+	case kind.Kind() == reflect.Interface || kind.Kind() == reflect.Pointer:
+		// A pointer never survives: decoding makes another one.
+	case marshals && unmarshals && !comparesSafely(kind):
+		return keyCodec[K]{}, fmt.Errorf("key type %s holds an interface, and comparing those can panic", kind)
+	case marshals && unmarshals:
+		return keyCodec[K]{encode: encodeText[K], decode: decodeText[K]}, nil
+	case kind.Kind() == reflect.String:
+		return keyCodec[K]{encode: encodeString[K], decode: decodeString[K], exact: true}, nil
+	case reflect.Int <= kind.Kind() && kind.Kind() <= reflect.Int64:
+		return keyCodec[K]{encode: encodeInt[K], decode: decodeInt[K], exact: true}, nil
+	case reflect.Uint <= kind.Kind() && kind.Kind() <= reflect.Uintptr:
+		return keyCodec[K]{encode: encodeUint[K], decode: decodeUint[K], exact: true}, nil
+	}
+	return keyCodec[K]{}, fmt.Errorf("key type %s is neither a string or integer kind, "+
+		"nor a type with MarshalText and UnmarshalText", kind)
+}
+
+// wire returns key's encoded form, or an error that says why other instances
+// could not recognise it.
+func (c keyCodec[K]) wire(key K) (string, error) {
+	text, err := c.encode(key)
+	if err != nil {
+		return "", err
+	}
+	if c.exact {
+		return text, nil
+	}
+	again, err := c.decode(text)
+	if err != nil {
+		return "", err
+	}
+	if again != key {
+		return "", errors.New("it decodes to another key")
+	}
+	return text, nil
+}
+
+// keepable reports whether an item under key may be kept in memory: whether an
+// invalidation from another instance could find it.
+func (c keyCodec[K]) keepable(key K) bool {
+	if c.exact {
+		return true
+	}
+	_, err := c.wire(key)
+	return err == nil
+}
+
+// comparesSafely reports whether == on two values of t can never panic.
+func comparesSafely(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Interface:
+		return false
+	case reflect.Array:
+		return comparesSafely(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if !comparesSafely(t.Field(i).Type) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func encodeText[K comparable](key K) (string, error) {
+	text, err := any(&key).(encoding.TextMarshaler).MarshalText()
+	return string(text), err
+}
+
+func decodeText[K comparable](text string) (K, error) {
+	var key K
+	err := any(&key).(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
+	return key, err
+}
+
+func encodeString[K comparable](key K) (string, error) {
+	if s, ok := any(key).(string); ok {
+		return s, nil
+	}
+	return reflect.ValueOf(key).String(), nil
+}
+
+func decodeString[K comparable](text string) (K, error) {
+	var key K
+	if p, ok := any(&key).(*string); ok {
+		*p = text
+	} else {
+		reflect.ValueOf(&key).Elem().SetString(text)
+	}
+	return key, nil
+}
+
+func encodeInt[K comparable](key K) (string, error) {
+	return strconv.FormatInt(reflect.ValueOf(key).Int(), 10), nil
+}
+
+func decodeInt[K comparable](text string) (K, error) {
+	var key K
+	v := reflect.ValueOf(&key).Elem()
+	n, err := strconv.ParseInt(text, 10, v.Type().Bits())
+	v.SetInt(n)
+	return key, err
+}
+
+func encodeUint[K comparable](key K) (string, error) {
+	return strconv.FormatUint(reflect.ValueOf(key).Uint(), 10), nil
+}
+
+func decodeUint[K comparable](text string) (K, error) {
+	var key K
+	v := reflect.ValueOf(&key).Elem()
+	n, err := strconv.ParseUint(text, 10, v.Type().Bits())
+	v.SetUint(n)
+	return key, err
+}

@@ -1,0 +1,520 @@
+package nearcache
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// check returns an error if an invariant of the local layer is broken.
+func (l *local[K, V]) check(capacity int) error {
+	for i := range l.shards {
+		l.shards[i].mu.Lock()
+		defer l.shards[i].mu.Unlock()
+	}
+	l.regions.mu.Lock()
+	defer l.regions.mu.Unlock()
+
+	held, pooled := 0, 0
+	members := map[*region]int{}
+	for key, e := range l.entries.All() {
+		held++
+		if e.Item.key != key {
+			return fmt.Errorf("key %v holds the entry of %v", key, e.Item.key)
+		}
+		for _, r := range e.Item.regions {
+			members[r]++
+		}
+	}
+	flights := 0
+	for i := range l.shards {
+		sh := &l.shards[i]
+		pooled += sh.policy.Len()
+		flights += len(sh.flights)
+		if err := sh.policy.Check(); err != nil {
+			return err
+		}
+		for key, f := range sh.flights {
+			if f.key != key || f.waiters < 0 {
+				return fmt.Errorf("flight of %v under %v has %d waiters", f.key, key, f.waiters)
+			}
+		}
+	}
+	if held != pooled || held > capacity {
+		return fmt.Errorf("%d entries in the map, %d in the policies, capacity %d", held, pooled, capacity)
+	}
+
+	t := &l.regions
+	for name, r := range t.byName {
+		if r.name != name || r.cleared.Load() || r.members == 0 {
+			return fmt.Errorf("region %q is %+v", name, r)
+		}
+	}
+	for r, n := range members {
+		if r.members != n {
+			return fmt.Errorf("region %q counts %d members and has %d", r.name, r.members, n)
+		}
+		if !r.cleared.Load() && t.byName[r.name] != r {
+			return fmt.Errorf("region %q is held by an entry and not known", r.name)
+		}
+	}
+	if t.base+uint64(len(t.log)) != t.clears.Load() {
+		return fmt.Errorf("the log of %d clears from %d does not end at %d", len(t.log), t.base, t.clears.Load())
+	}
+	if len(t.log) > maxClearLog || t.underWay.Load() == 0 && len(t.log) > 0 {
+		return fmt.Errorf("%d clears are remembered for %d loads", len(t.log), t.underWay.Load())
+	}
+	if int64(flights) > t.underWay.Load() {
+		return fmt.Errorf("%d flights, and only %d loads and writes under way", flights, t.underWay.Load())
+	}
+	return nil
+}
+
+// testValue is a version of an item at the model's source.
+type testValue struct {
+	version int
+	regions []string
+}
+
+// model is what the cache must look like, in the plainest form there is: the
+// source, and for each key the number of the last step that invalidated it.
+type model struct {
+	source      map[int]testValue // no entry: not found
+	invalidated map[int]int
+	regions     map[string]int // the step that last cleared it
+	anyRegion   int
+	all         int
+	step        int
+}
+
+// stale reports whether a copy of v that was begun at step may not be kept.
+func (m *model) stale(key int, v testValue, notFound bool, step int) bool {
+	if m.invalidated[key] > step || m.all > step || notFound && m.anyRegion > step {
+		return true
+	}
+	return slices.ContainsFunc(v.regions, func(r string) bool { return m.regions[r] > step })
+}
+
+// Random operations against a plain reference, every invariant checked after each
+// step. Loads and updates are held up on channels, so that any operation can come
+// between their beginning and their end.
+func TestLocalAgainstModel(t *testing.T) {
+	for _, eviction := range []Eviction{DefaultEviction, LRU} {
+		t.Run(fmt.Sprint("eviction ", eviction), func(t *testing.T) {
+			rapid.Check(t, func(rt *rapid.T) {
+				// rapid stops a failing run by a panic, which it must see itself.
+				var stopped any
+				synctest.Test(t, func(t *testing.T) {
+					defer func() { stopped = recover() }()
+					runModel(t, rt, eviction)
+				})
+				if stopped != nil {
+					panic(stopped)
+				}
+			})
+		})
+	}
+}
+
+type heldLoad struct {
+	key    int
+	began  int
+	value  testValue
+	found  bool
+	finish chan struct{}
+}
+
+func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
+	const keys = 6
+	capacity := rapid.SampledFrom([]int{1, 2, 4, 100}).Draw(rt, "capacity")
+	m := &model{source: map[int]testValue{}, invalidated: map[int]int{}, regions: map[string]int{}}
+	versions := 0
+	write := func(key int) testValue {
+		versions++
+		v := testValue{version: versions, regions: rapid.SampledFrom([][]string{
+			nil, {"a"}, {"b"}, {"a", "b"}, {"c", "c"},
+		}).Draw(rt, "regions")}
+		m.source[key] = v
+		return v
+	}
+
+	var loading []*heldLoad
+	cache, err := New(Local(), Options[int, testValue]{
+		Name:     "model",
+		Capacity: capacity,
+		Eviction: eviction,
+		TTL:      time.Minute,
+		Load: func(_ context.Context, key int) (testValue, error) {
+			h := &heldLoad{key: key, began: m.step, finish: make(chan struct{})}
+			h.value, h.found = m.source[key]
+			loading = append(loading, h)
+			<-h.finish
+			if !h.found {
+				return testValue{}, ErrNotFound
+			}
+			return h.value, nil
+		},
+		NotFoundTTL: 2 * time.Minute,
+		Regions:     func(_ int, v testValue) []string { return v.regions },
+	})
+	if err != nil {
+		rt.Fatal(err)
+	}
+	defer cache.Close()
+
+	// kept is the copy that the cache may hold: when it was begun, when it expires.
+	type copied struct {
+		value    testValue
+		found    bool
+		began    int
+		earliest time.Time // it may be gone from here on
+		latest   time.Time // it must be gone
+	}
+	kept := map[int]copied{}
+	keep := func(key int, value testValue, found bool, began int, at time.Time) {
+		if m.stale(key, value, !found, began) {
+			return
+		}
+		ttl := time.Minute
+		earliest := at.Add(ttl - ttl/10)
+		if !found {
+			ttl = 2 * time.Minute
+			earliest = at.Add(ttl)
+		}
+		kept[key] = copied{value: value, found: found, began: began, earliest: earliest, latest: at.Add(ttl)}
+	}
+	type flying struct {
+		*heldLoad
+		at     time.Time
+		reply  chan error
+		joined bool
+	}
+	var flights []*flying
+	type updating struct {
+		key       int
+		began     int
+		at        time.Time
+		value     testValue
+		finish    chan error
+		done      chan error
+		overtaken bool
+	}
+	var updates []*updating
+	invalidate := func(key int) {
+		m.invalidated[key] = m.step
+		delete(kept, key)
+		for _, u := range updates {
+			if u.key == key {
+				u.overtaken = true
+			}
+		}
+	}
+
+	release := func() {
+		for _, f := range flights {
+			close(f.finish)
+		}
+		for _, u := range updates {
+			u.finish <- nil
+		}
+		flights, updates = nil, nil
+		synctest.Wait()
+	}
+	defer release()
+
+	for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+		m.step++
+		key := rapid.IntRange(0, keys-1).Draw(rt, "key")
+		switch op := rapid.SampledFrom([]string{
+			"get", "get", "get", "land", "land", "change", "remove", "region", "clear",
+			"set", "update", "updated", "wait", "sweep",
+		}).Draw(rt, "op"); op {
+		case "get":
+			before := len(loading)
+			reply := make(chan error, 1)
+			var got testValue
+			go func() {
+				v, err := cache.Get(t.Context(), key)
+				got = v
+				reply <- err
+			}()
+			synctest.Wait()
+			if len(loading) > before {
+				flights = append(flights, &flying{heldLoad: loading[len(loading)-1], at: time.Now(), reply: reply})
+				break
+			}
+			select {
+			case err := <-reply:
+				c, ok := kept[key]
+				if !ok || !time.Now().Before(c.latest) {
+					rt.Fatalf("key %d was served from memory (%v, %v) and may not be held", key, got, err)
+				}
+				if m.stale(key, c.value, !c.found, c.began) || c.found != (err == nil) || got.version != c.value.version {
+					rt.Fatalf("key %d was served as %v, %v; want %+v", key, got, err, c)
+				}
+			default: // joined: only a load of the same key that nothing has overtaken
+				i := slices.IndexFunc(flights, func(f *flying) bool {
+					return f.key == key && m.invalidated[key] <= f.began && m.all <= f.began && m.anyRegion <= f.began
+				})
+				if i < 0 {
+					rt.Fatalf("key %d joined a load that began before an invalidation", key)
+				}
+				go func() { <-reply }()
+			}
+		case "land":
+			if len(flights) == 0 {
+				break
+			}
+			i := rapid.IntRange(0, len(flights)-1).Draw(rt, "flight")
+			f := flights[i]
+			flights = slices.Delete(flights, i, i+1)
+			replaced := slices.ContainsFunc(flights, func(o *flying) bool { return o.key == f.key && o.began > f.began })
+			close(f.finish)
+			synctest.Wait()
+			if err := <-f.reply; (err == nil) != f.found {
+				rt.Fatalf("the load of %d ended with %v", f.key, err)
+			}
+			if _, held := kept[f.key]; !held || !replaced {
+				// A load that a later one replaced is not kept, though it might be.
+				if e, held := cache.local.entries.Load(f.key); held && e.Item.value.version == f.value.version {
+					keep(f.key, f.value, f.found, f.began, f.at)
+				}
+			}
+			wasReplaced := m.anyRegion > f.began // any region clear lets a later Get replace it
+			if capacity > keys && !wasReplaced && !m.stale(f.key, f.value, !f.found, f.began) && time.Now().Sub(f.at) < 54*time.Second {
+				if e := cache.local.peek(f.key); e == nil {
+					rt.Fatalf("the load of %d was not overtaken and is not kept", f.key)
+				}
+			}
+		case "change":
+			if rapid.Bool().Draw(rt, "delete") {
+				delete(m.source, key)
+			} else {
+				write(key)
+			}
+		case "remove":
+			if err := cache.Remove(t.Context(), key); err != nil {
+				rt.Fatal(err)
+			}
+			invalidate(key)
+		case "region":
+			region := rapid.SampledFrom([]string{"a", "b", "c", "unheard of"}).Draw(rt, "region")
+			if err := cache.ClearRegion(t.Context(), region); err != nil {
+				rt.Fatal(err)
+			}
+			m.regions[region], m.anyRegion = m.step, m.step
+			for key, c := range kept {
+				if m.stale(key, c.value, !c.found, c.began) {
+					delete(kept, key)
+				}
+			}
+		case "clear":
+			if err := cache.Clear(t.Context()); err != nil {
+				rt.Fatal(err)
+			}
+			m.all = m.step
+			clear(kept)
+			if n := cache.Len(); n != 0 {
+				rt.Fatalf("Len is %d after Clear", n)
+			}
+		case "set":
+			v := write(key)
+			if err := cache.Set(t.Context(), key, v); err != nil {
+				rt.Fatal(err)
+			}
+			invalidate(key)
+			keep(key, v, true, m.step, time.Now())
+			if got, ok := cache.Peek(key); !ok || got.version != v.version {
+				rt.Fatalf("after Set, Peek returns %v, %v", got, ok)
+			}
+		case "update":
+			u := &updating{key: key, began: m.step, at: time.Now(), value: write(key),
+				finish: make(chan error), done: make(chan error, 1)}
+			go func() {
+				_, err := cache.Update(t.Context(), key, func(context.Context) (testValue, error) {
+					return u.value, <-u.finish
+				})
+				u.done <- err
+			}()
+			synctest.Wait()
+			invalidate(key)
+			updates = append(updates, u)
+		case "updated":
+			if len(updates) == 0 {
+				break
+			}
+			i := rapid.IntRange(0, len(updates)-1).Draw(rt, "update")
+			u := updates[i]
+			updates = slices.Delete(updates, i, i+1)
+			var fails error
+			if rapid.Bool().Draw(rt, "fails") {
+				fails = errRefused
+			}
+			u.finish <- fails
+			if err := <-u.done; err != fails { //nolint:errorlint // as it is
+				rt.Fatalf("Update returned %v", err)
+			}
+			overtaken := u.overtaken || m.stale(u.key, u.value, false, u.began)
+			invalidate(u.key)
+			if fails == nil && !overtaken && time.Since(u.at) < 54*time.Second {
+				keep(u.key, u.value, true, m.step, u.at)
+				if _, ok := cache.Peek(u.key); !ok {
+					rt.Fatalf("the update of %d was not overtaken and is not kept", u.key)
+				}
+			} else if _, ok := cache.Peek(u.key); ok && (fails != nil || overtaken) {
+				rt.Fatalf("the update of %d was overtaken, or failed, and is kept", u.key)
+			} else if ok {
+				keep(u.key, u.value, true, m.step, u.at)
+			}
+		case "wait":
+			time.Sleep(time.Duration(rapid.IntRange(1, 70).Draw(rt, "seconds")) * time.Second)
+			synctest.Wait()
+			for key, c := range kept {
+				if _, held := cache.Peek(key); !held && !time.Now().Before(c.earliest) {
+					delete(kept, key)
+				}
+			}
+		case "sweep":
+			cache.local.sweep(func() bool { return false })
+			if n, held := cache.Len(), cache.local.entries.Size(); n != held {
+				rt.Fatalf("Len is %d after a sweep, %d are held", n, held)
+			}
+		}
+		synctest.Wait()
+		if err := cache.local.check(capacity); err != nil {
+			rt.Fatal(err)
+		}
+		for key := range keys {
+			v, ok := cache.Peek(key)
+			c, may := kept[key]
+			if ok && (!may || c.value.version != v.version || !time.Now().Before(c.latest)) {
+				rt.Fatalf("key %d is held as %v; want %+v, %v", key, v, c, may)
+			}
+			if !ok && may && c.found && capacity > keys && time.Now().Before(c.earliest) {
+				rt.Fatalf("key %d is gone and nothing invalidated it", key)
+			}
+		}
+	}
+
+	release()
+	if err := cache.local.check(capacity); err != nil {
+		rt.Fatal(err)
+	}
+}
+
+func TestRegionsTrackedAreBounded(t *testing.T) {
+	cache, err := New(Local(), Options[int, int]{
+		Name:    "p",
+		Load:    func(_ context.Context, key int) (int, error) { return key, nil },
+		Regions: func(key, _ int) []string { return []string{fmt.Sprint("region ", key)} },
+	})
+	require.NoError(t, err)
+	defer cache.Close()
+	ctx := t.Context()
+	for key := range 10 {
+		_, err := cache.Get(ctx, key)
+		require.NoError(t, err)
+	}
+	for i := range 1_000_000 {
+		require.NoError(t, cache.ClearRegion(ctx, fmt.Sprint("unheard of ", i)))
+	}
+	require.Equal(t, 10, cache.Stats().Regions)
+	require.Equal(t, 10, cache.Len())
+
+	// With a load under way the names cleared since are remembered, up to a bound.
+	s := cache.local.begin()
+	for i := range 10 * maxClearLog {
+		cache.local.clearRegions([]string{fmt.Sprint(i)})
+	}
+	require.LessOrEqual(t, cache.Stats().Regions, 10+maxClearLog)
+	_, attached := cache.local.regions.attach([]string{"untouched"}, s.clears)
+	require.False(t, attached, "too long ago to know: not kept")
+	cache.local.end()
+	require.Equal(t, 10, cache.Stats().Regions)
+}
+
+// The last names are known exactly, whatever came before them.
+func TestRegionLogIsExactUpToItsBound(t *testing.T) {
+	var table regionTable
+	since := make([]uint64, 0, 3*maxClearLog)
+	for i := range 3 * maxClearLog {
+		since = append(since, table.begin())
+		table.clear([]string{fmt.Sprint(i)})
+	}
+	for i, s := range since {
+		_, attached := table.attach([]string{"untouched"}, s)
+		require.Equal(t, i >= 2*maxClearLog, attached, "begun before clear %d", i)
+		_, attached = table.attach([]string{fmt.Sprint(i)}, s)
+		require.False(t, attached, "region %d was cleared after its load began", i)
+	}
+	_, attached := table.attach([]string{"0"}, table.clears.Load())
+	require.True(t, attached, "cleared before its load began")
+}
+
+func TestSweepReclaimsInTheBackground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cache, err := New(Local(), Options[int, int]{
+			Name:    "p",
+			Load:    func(_ context.Context, key int) (int, error) { return key, nil },
+			Regions: func(key, _ int) []string { return []string{fmt.Sprint(key % 2)} },
+			TTL:     time.Hour,
+		})
+		require.NoError(t, err)
+		defer cache.Close()
+		fill := func() {
+			for key := range 1000 {
+				_, err := cache.Get(t.Context(), key)
+				require.NoError(t, err)
+			}
+		}
+		fill()
+		require.NoError(t, cache.ClearRegion(t.Context(), "0"))
+		require.Equal(t, 500, cache.Len(), "at once")
+		synctest.Wait()
+		require.Equal(t, 500, cache.local.entries.Size(), "the memory too")
+
+		require.NoError(t, cache.Clear(t.Context()))
+		require.Zero(t, cache.Len())
+		synctest.Wait()
+		require.Zero(t, cache.local.entries.Size())
+		require.EqualValues(t, 1000, cache.Stats().Evictions.Cleared)
+
+		fill()
+		time.Sleep(time.Hour + 2*sweepInterval)
+		synctest.Wait()
+		require.Zero(t, cache.local.entries.Size(), "expired")
+		require.EqualValues(t, 1000, cache.Stats().Evictions.Expired)
+		require.False(t, cache.local.sweeper.armed.Load(), "an empty cache needs no timer")
+	})
+}
+
+func TestKeepsWithinCapacity(t *testing.T) {
+	for _, eviction := range []Eviction{DefaultEviction, LRU} {
+		for _, capacity := range []int{1, 2, 3, 10, 1000, 5000} {
+			t.Run(fmt.Sprintf("eviction %d, capacity %d", eviction, capacity), func(t *testing.T) {
+				cache, err := New(Local(), Options[int, int]{
+					Name: "p", Capacity: capacity, Eviction: eviction,
+					Load: func(_ context.Context, key int) (int, error) { return key, nil },
+				})
+				require.NoError(t, err)
+				defer cache.Close()
+				for key := range 3 * capacity {
+					_, err := cache.Get(t.Context(), key)
+					require.NoError(t, err)
+					if capacity < 100 {
+						require.NoError(t, cache.local.check(capacity))
+					}
+				}
+				require.NoError(t, cache.local.check(capacity))
+				require.Equal(t, capacity, cache.Len())
+				require.EqualValues(t, 2*capacity, cache.Stats().Evictions.Capacity)
+			})
+		}
+	}
+}

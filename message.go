@@ -1,0 +1,223 @@
+package nearcache
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// This file is the wire format: no I/O, no clock. docs/protocol.md describes it
+// for other languages, and testdata holds its golden bytes.
+//
+// A message is an envelope and a body. The envelope never changes, since a
+// rolling deployment runs two versions of this library on one channel and every
+// instance has to follow the chain of positions whatever the bodies say:
+//
+//	magic      4 bytes   "NRC\x01"
+//	kind       1 byte    'I' invalidation, 'N' notice
+//	publisher  16 bytes  the instance that published it
+//	previous   1 byte of length, then the position before this message (empty: there was none)
+//	own        1 byte of length, then the position that this message made
+//	body       the rest
+//
+// The publish script writes previous, own and their lengths; everything before
+// them is the head that the publisher passes in.
+//
+// The body of an invalidation is a version byte and operations up to its end:
+//
+//	1 remove keys    name, count, keys
+//	2 clear regions  name, count, regions
+//	3 clear cache    name
+//	4 clear all
+//
+// Strings are a uvarint of length and that many bytes; counts are uvarints. A
+// notice is outside the chain, carries no positions and is ignored by a version
+// that does not know it: the kind is reserved for tools.
+const (
+	magic       = "NRC\x01"
+	bodyVersion = 1
+
+	kindInvalidation = 'I'
+	kindNotice       = 'N'
+
+	opRemoveKeys   = 1
+	opClearRegions = 2
+	opClearCache   = 3
+	opClearAll     = 4
+
+	positionLength  = 40 // hexadecimal digits of a SHA-1
+	maxMessageBytes = 256 << 10
+)
+
+// instanceID tells instances apart on the channel; it is drawn at random.
+type instanceID [16]byte
+
+// envelope is a received message, taken apart as far as every version agrees.
+type envelope struct {
+	kind      byte
+	publisher instanceID
+	previous  string // "" when the channel had no position
+	own       string
+	body      string
+}
+
+// operation is one entry of an invalidation's body.
+type operation struct {
+	op     byte
+	cache  string
+	values []string // keys or regions
+}
+
+var (
+	// errForeign marks bytes that no nearcache wrote: they are ignored.
+	errForeign = errors.New("not a nearcache message")
+
+	// errUndecodable marks a message of ours that cannot be understood. It may
+	// have invalidated anything, so the receiver clears everything.
+	errUndecodable = errors.New("undecodable nearcache message")
+)
+
+// appendHead appends the part of the envelope that comes before the positions.
+func appendHead(b []byte, kind byte, publisher instanceID) []byte {
+	b = append(b, magic...)
+	b = append(b, kind)
+	return append(b, publisher[:]...)
+}
+
+// decodeEnvelope takes a payload apart. Its error is errForeign or wraps
+// errUndecodable.
+func decodeEnvelope(payload string) (envelope, error) {
+	const head = len(magic) + 1 + len(instanceID{})
+	if len(payload) < len(magic) || payload[:len(magic)] != magic {
+		return envelope{}, errForeign
+	}
+	if len(payload) < head {
+		return envelope{}, fmt.Errorf("%w: it ends inside the head", errUndecodable)
+	}
+	e := envelope{kind: payload[len(magic)]}
+	copy(e.publisher[:], payload[len(magic)+1:head])
+	if e.kind == kindNotice {
+		return e, nil
+	}
+	if e.kind != kindInvalidation {
+		return envelope{}, fmt.Errorf("%w: kind %q", errUndecodable, e.kind)
+	}
+
+	rest := payload[head:]
+	for _, position := range []*string{&e.previous, &e.own} {
+		if len(rest) == 0 || len(rest) < 1+int(rest[0]) {
+			return envelope{}, fmt.Errorf("%w: it ends inside a position", errUndecodable)
+		}
+		n := 1 + int(rest[0])
+		*position, rest = rest[1:n], rest[n:]
+	}
+	if e.own == "" {
+		return envelope{}, fmt.Errorf("%w: it has no position", errUndecodable)
+	}
+	e.body = rest
+	return e, nil
+}
+
+// decodeBody returns the operations of an invalidation. Its error wraps
+// errUndecodable; no operation of a body that fails is to be applied alone.
+func decodeBody(body string) ([]operation, error) {
+	if body == "" || body[0] != bodyVersion {
+		return nil, fmt.Errorf("%w: unknown body version", errUndecodable)
+	}
+	r := reader{rest: body[1:]}
+	var ops []operation
+	for r.err == nil && r.rest != "" {
+		o := operation{op: r.byte()}
+		switch o.op {
+		case opRemoveKeys, opClearRegions:
+			o.cache = r.string()
+			o.values = r.strings()
+		case opClearCache:
+			o.cache = r.string()
+		case opClearAll:
+		default:
+			return nil, fmt.Errorf("%w: unknown operation %d", errUndecodable, o.op)
+		}
+		ops = append(ops, o)
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return ops, nil
+}
+
+func appendString(b []byte, s string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+// reader takes values off the front of a body. After the first error every
+// value is zero.
+type reader struct {
+	rest string
+	err  error
+}
+
+func (r *reader) byte() byte {
+	if r.rest == "" {
+		r.fail()
+		return 0
+	}
+	b := r.rest[0]
+	r.rest = r.rest[1:]
+	return b
+}
+
+func (r *reader) uvarint() uint64 {
+	var n uint64
+	for shift := 0; r.err == nil; shift += 7 {
+		b := r.byte()
+		if shift == 63 && b > 1 { // more than 64 bits
+			r.fail()
+			return 0
+		}
+		n |= uint64(b&0x7f) << shift
+		if b < 0x80 {
+			break
+		}
+	}
+	if r.err != nil {
+		return 0
+	}
+	return n
+}
+
+func (r *reader) string() string {
+	n := r.uvarint()
+	if n > uint64(len(r.rest)) {
+		r.fail()
+	}
+	if r.err != nil {
+		return ""
+	}
+	s := r.rest[:n]
+	r.rest = r.rest[n:]
+	return s
+}
+
+func (r *reader) strings() []string {
+	n := r.uvarint()
+	if n > uint64(len(r.rest)) { // each takes a byte at least
+		r.fail()
+	}
+	if r.err != nil {
+		return nil
+	}
+	list := make([]string, 0, min(n, 1024)) // a corrupt count allocates little
+	for range n {
+		list = append(list, r.string())
+	}
+	return list
+}
+
+func (r *reader) fail() {
+	if r.err == nil {
+		r.err = fmt.Errorf("%w: it ends inside an operation", errUndecodable)
+	}
+	r.rest = ""
+}

@@ -1,0 +1,247 @@
+package nearcache
+
+import (
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// payload builds what the publish script builds.
+func payload(publisher instanceID, previous, own, body string) string {
+	b := appendHead(nil, kindInvalidation, publisher)
+	b = append(b, byte(len(previous)))
+	b = append(b, previous...)
+	b = append(b, byte(len(own)))
+	b = append(b, own...)
+	return string(append(b, body...))
+}
+
+var (
+	testPublisher = instanceID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+	positionA     = strings.Repeat("a", positionLength)
+	positionB     = strings.Repeat("b", positionLength)
+	positionC     = strings.Repeat("c", positionLength)
+)
+
+// body encodes one batch that fits one message.
+func body(invs ...invalidation) string {
+	var b batch
+	for _, inv := range invs {
+		b.add(inv)
+	}
+	bodies := b.bodies(maxMessageBytes)
+	if len(bodies) != 1 {
+		panic("not one body")
+	}
+	return bodies[0]
+}
+
+// The golden bytes are pinned: a rolling deployment runs two versions on one
+// channel. A failure here means that the wire format changed.
+func TestGoldenMessages(t *testing.T) {
+	tests := []struct {
+		file    string
+		payload string
+		ops     []operation
+	}{
+		{
+			file:    "remove-keys",
+			payload: payload(testPublisher, positionA, positionB, body(invalidation{cache: "products", keys: []string{"42"}})),
+			ops:     []operation{{op: opRemoveKeys, cache: "products", values: []string{"42"}}},
+		}, {
+			file:    "remove-key-of-any-bytes",
+			payload: payload(testPublisher, positionA, positionB, body(invalidation{cache: "x", keys: []string{"\xff\x00"}})),
+			ops:     []operation{{op: opRemoveKeys, cache: "x", values: []string{"\xff\x00"}}},
+		}, {
+			file:    "clear-region-first-on-the-channel",
+			payload: payload(testPublisher, "", positionB, body(invalidation{cache: "products", regions: []string{"books"}})),
+			ops:     []operation{{op: opClearRegions, cache: "products", values: []string{"books"}}},
+		}, {
+			file:    "clear-cache",
+			payload: payload(testPublisher, positionA, positionB, body(invalidation{cache: "products", clear: true})),
+			ops:     []operation{{op: opClearCache, cache: "products"}},
+		}, {
+			file:    "clear-all",
+			payload: payload(testPublisher, positionA, positionB, body(invalidation{all: true})),
+			ops:     []operation{{op: opClearAll}},
+		}, {
+			file: "keys-and-regions",
+			payload: payload(testPublisher, positionA, positionB,
+				body(invalidation{cache: "p", keys: []string{"1"}}, invalidation{cache: "p", regions: []string{""}})),
+			ops: []operation{
+				{op: opRemoveKeys, cache: "p", values: []string{"1"}},
+				{op: opClearRegions, cache: "p", values: []string{""}},
+			},
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.file, func(t *testing.T) {
+			golden, err := os.ReadFile(filepath.Join("testdata", "messages", test.file+".hex"))
+			require.NoError(t, err, "want: %x", test.payload)
+			want, err := hex.DecodeString(strings.Join(strings.Fields(string(golden)), ""))
+			require.NoError(t, err)
+			require.Equal(t, string(want), test.payload)
+
+			e, err := decodeEnvelope(string(want))
+			require.NoError(t, err)
+			require.Equal(t, testPublisher, e.publisher)
+			require.Equal(t, positionB, e.own)
+			ops, err := decodeBody(e.body)
+			require.NoError(t, err)
+			require.Equal(t, test.ops, ops)
+		})
+	}
+}
+
+func TestDecodeEnvelope(t *testing.T) {
+	whole := payload(testPublisher, positionA, positionB, "body")
+	for n := range len(whole) - len("body") {
+		_, err := decodeEnvelope(whole[:n])
+		if n < len(magic) {
+			require.ErrorIs(t, err, errForeign, "cut at %d", n)
+		} else {
+			require.ErrorIs(t, err, errUndecodable, "cut at %d", n)
+		}
+	}
+	_, err := decodeEnvelope("hello, this is somebody else's channel")
+	require.ErrorIs(t, err, errForeign)
+
+	_, err = decodeEnvelope(payload(testPublisher, positionA, "", ""))
+	require.ErrorIs(t, err, errUndecodable, "a message without its own position")
+
+	_, err = decodeEnvelope(string(appendHead(nil, 'X', testPublisher)))
+	require.ErrorIs(t, err, errUndecodable, "a kind that does not exist")
+
+	notice, err := decodeEnvelope(string(appendHead(nil, kindNotice, testPublisher)) + "anything")
+	require.NoError(t, err)
+	require.EqualValues(t, kindNotice, notice.kind)
+}
+
+func TestDecodeBodyRejects(t *testing.T) {
+	tests := []struct{ name, body string }{
+		{"nothing", ""},
+		{"another version", "\x02"},
+		{"an unknown operation", "\x01\x09"},
+		{"an unknown operation after a known one", "\x01\x04\x09"},
+		{"a cut name", "\x01\x03\x05abc"},
+		{"a cut length", "\x01\x03\x80"},
+		{"a length past 64 bits", "\x01\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02"},
+		{"a count larger than the body", "\x01\x01\x01p\xff\xff\xff\x7f"},
+		{"a cut list", "\x01\x01\x01p\x02\x01a"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			ops, err := decodeBody(test.body)
+			require.ErrorIs(t, err, errUndecodable)
+			require.Nil(t, ops)
+		})
+	}
+}
+
+// Whatever a batch holds comes out of its bodies, and no body exceeds the limit
+// but for one entry that does so by itself.
+func TestBodiesRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var b batch
+		want := map[string]bool{}
+		for range rapid.IntRange(1, 40).Draw(t, "entries") {
+			cache := rapid.SampledFrom([]string{"p", "a-longer-name"}).Draw(t, "cache")
+			value := string(rapid.SliceOfN(rapid.Byte(), 0, 60).Draw(t, "value"))
+			if rapid.Bool().Draw(t, "region") {
+				b.add(invalidation{cache: cache, regions: []string{value}})
+				want["region "+cache+" "+value] = true
+			} else {
+				b.add(invalidation{cache: cache, keys: []string{value}})
+				want["key "+cache+" "+value] = true
+			}
+		}
+		limit := rapid.IntRange(1, 300).Draw(t, "limit")
+		got := map[string]bool{}
+		for _, body := range b.bodies(limit) {
+			ops, err := decodeBody(body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			values := 0
+			for _, o := range ops {
+				kind := "key "
+				if o.op == opClearRegions {
+					kind = "region "
+				}
+				for _, v := range o.values {
+					got[kind+o.cache+" "+v] = true
+					values++
+				}
+			}
+			if len(body) > limit && values > 1 {
+				t.Fatalf("a body of %d entries has %d bytes, limit %d", values, len(body), limit)
+			}
+		}
+		if len(got) != len(want) {
+			t.Fatalf("got %v, want %v", got, want)
+		}
+		for entry := range want {
+			if !got[entry] {
+				t.Fatalf("%q is lost", entry)
+			}
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	files, err := filepath.Glob(filepath.Join("testdata", "messages", "*.hex"))
+	if err != nil || len(files) == 0 {
+		f.Fatalf("no golden messages: %v", err)
+	}
+	for _, file := range files {
+		golden, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		message, err := hex.DecodeString(strings.Join(strings.Fields(string(golden)), ""))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(message))
+	}
+	f.Fuzz(func(t *testing.T, message string) {
+		e, err := decodeEnvelope(message)
+		if err != nil || e.kind == kindNotice {
+			return
+		}
+		if again := payload(e.publisher, e.previous, e.own, e.body); again != message {
+			t.Fatalf("the envelope of %x reads back as %x", message, again)
+		}
+		ops, err := decodeBody(e.body)
+		if err != nil {
+			return
+		}
+		// What was understood survives being written and read once more.
+		var b batch
+		for _, o := range ops {
+			b.add(invalidation{
+				all: o.op == opClearAll, cache: o.cache, clear: o.op == opClearCache,
+				keys:    valuesOf(o, opRemoveKeys),
+				regions: valuesOf(o, opClearRegions),
+			})
+		}
+		for _, body := range b.bodies(maxMessageBytes) {
+			if _, err := decodeBody(body); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func valuesOf(o operation, op byte) []string {
+	if o.op != op {
+		return nil
+	}
+	return slices.Clone(o.values)
+}

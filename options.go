@@ -1,0 +1,196 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// NoExpiry as Options.TTL, Options.NotFoundTTL or the result of Options.Expiry
+// keeps an item until it is invalidated or evicted for space.
+const NoExpiry time.Duration = math.MaxInt64
+
+const (
+	defaultChannel      = "nearcache"
+	defaultCapacity     = 100_000
+	defaultTTL          = 5 * time.Minute
+	defaultCloseTimeout = 5 * time.Second
+)
+
+// BackplaneOptions says how to reach the Redis that joins the instances. The
+// zero value is a process-local backplane, see [Connect].
+type BackplaneOptions struct {
+	// RedisConnectionString names the Redis that all instances share, as
+	// "host:6380,password=…,ssl=True,abortConnect=False" (the form that
+	// StackExchange.Redis reads) or as a redis://, rediss:// or unix:// URL.
+	// Empty, with Redis nil: the backplane is process-local, and a warning says so.
+	// A string of blanks only is an error, since it is a setting gone missing.
+	RedisConnectionString string
+
+	// Redis says the same with go-redis's own options, for what a connection
+	// string cannot say, a private certificate authority for instance. The
+	// options are copied; the backplane makes its own clients from them, because
+	// its subscription and its publisher need settings of their own (pool sizes,
+	// retries and the RESP version given here are not used). Setting both this
+	// and RedisConnectionString is an error. Defaults to nil.
+	Redis *redis.UniversalOptions
+
+	// Channel is the Pub/Sub channel; instances on one channel keep each other's
+	// caches in step, and two applications on one Redis use two. It matches
+	// [A-Za-z0-9_.-]{1,128}. On a database other than 0 the channel's name in
+	// Redis has "@" and the database's number behind it, because Pub/Sub knows
+	// no databases. Defaults to "nearcache".
+	Channel string
+
+	// Logger receives one line for each change of state and for what needs a
+	// person's attention, none for each message. Never a secret.
+	// Defaults to slog.Default().
+	Logger *slog.Logger
+
+	// AllowDisconnectedStart lets Connect return before Redis was reached, and
+	// keeps trying in the background, as abortConnect=false in the connection
+	// string does. Defaults to false: Connect fails when Redis cannot be reached.
+	AllowDisconnectedStart bool
+
+	// CloseTimeout bounds how long Close tries to deliver what is still queued.
+	// Negative is an error. Defaults to 5 seconds.
+	CloseTimeout time.Duration
+}
+
+// Eviction chooses which item makes room when a cache is full.
+type Eviction int
+
+const (
+	// DefaultEviction is the best policy that was measured, S3-FIFO today (Yang et
+	// al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023). Its hits
+	// take no lock.
+	DefaultEviction Eviction = iota
+
+	// LRU evicts the least recently used item, exactly so within each shard of
+	// the cache (a cache with a capacity under 1024 is a single shard). Its hits
+	// take the shard's lock.
+	LRU
+)
+
+// Options says what a cache holds and for how long. Name and Load are required.
+type Options[K comparable, V any] struct {
+	// Name is the cache's name on the channel: instances keep caches of the same
+	// name in step. It matches [A-Za-z0-9_.-]{1,128}, and no other open cache of
+	// the backplane may have it.
+	Name string
+
+	// Load reads an item from the source. At most one load of a key that may be
+	// kept runs at a time, in a goroutine of its own, without any lock held. Its
+	// context carries the values of the first caller's and is cancelled when the
+	// last caller that waits for it has gone. An error goes to all callers as it
+	// is and is not kept, but see NotFoundTTL.
+	Load func(ctx context.Context, key K) (V, error)
+
+	// Capacity bounds the number of items held in memory. Negative is an error.
+	// Defaults to 100 000.
+	Capacity int
+
+	// Eviction chooses what makes room in a full cache.
+	// Defaults to DefaultEviction.
+	Eviction Eviction
+
+	// TTL bounds how long an item is served, counted from the start of its load
+	// or of the write that put it here. A random part of up to 10 % is taken off,
+	// so that items loaded together do not expire together. NoExpiry keeps items
+	// without a limit of time. Negative is an error. Defaults to 5 minutes.
+	TTL time.Duration
+
+	// Expiry chooses the time to live of each item and overrides TTL. Its result
+	// is taken as it is, without the random part. Zero or less: the item is not
+	// kept. It must not block. Defaults to nil.
+	Expiry func(key K, value V) time.Duration
+
+	// NotFoundTTL is how long a not-found is kept, so that misses of items that do
+	// not exist spare the source. Negative is an error.
+	// Defaults to 0: a not-found is not kept.
+	NotFoundTTL time.Duration
+
+	// NotFound reports whether a loader's error means that the item does not
+	// exist; set it to recognise sql.ErrNoRows, for instance.
+	// Defaults to errors.Is(err, ErrNotFound).
+	NotFound func(err error) bool
+
+	// Regions names the regions that an item belongs to, for ClearRegion. It is
+	// called with every item before it is kept and must always say the same for
+	// the same item. It must not block. Any string is a region.
+	// Defaults to nil: items belong to no region.
+	Regions func(key K, value V) []string
+}
+
+var legalName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
+
+// optionErrors collects what is wrong, so that one error says it all.
+type optionErrors []string
+
+func (e *optionErrors) check(ok bool, format string, args ...any) {
+	if !ok {
+		*e = append(*e, fmt.Sprintf(format, args...))
+	}
+}
+
+func (e *optionErrors) checkName(field, name string) {
+	e.check(legalName.MatchString(name), "%s %q does not match [A-Za-z0-9_.-]{1,128}", field, name)
+}
+
+func (e *optionErrors) err() error {
+	if len(*e) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", ErrOptions, strings.Join(*e, "; "))
+}
+
+// withDefaults returns o with its defaults filled in, or an error that wraps
+// ErrOptions and names every field that is wrong.
+func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
+	if o.Channel == "" {
+		o.Channel = defaultChannel
+	}
+	if o.CloseTimeout == 0 {
+		o.CloseTimeout = defaultCloseTimeout
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	var wrong optionErrors
+	wrong.check(o.RedisConnectionString == "" || o.Redis == nil,
+		"RedisConnectionString and Redis are both set; set one")
+	wrong.check(o.RedisConnectionString == "" || strings.TrimSpace(o.RedisConnectionString) != "",
+		"RedisConnectionString is blank; leave it empty for a process-local backplane, or use Local")
+	wrong.checkName("Channel", o.Channel)
+	wrong.check(o.CloseTimeout >= 0, "CloseTimeout %v is negative", o.CloseTimeout)
+	return o, wrong.err()
+}
+
+// withDefaults returns o with its defaults filled in, or an error that wraps
+// ErrOptions and names every field that is wrong.
+func (o Options[K, V]) withDefaults() (Options[K, V], error) {
+	if o.Capacity == 0 {
+		o.Capacity = defaultCapacity
+	}
+	if o.TTL == 0 {
+		o.TTL = defaultTTL
+	}
+	if o.NotFound == nil {
+		o.NotFound = func(err error) bool { return errors.Is(err, ErrNotFound) }
+	}
+	var wrong optionErrors
+	wrong.checkName("Name", o.Name)
+	wrong.check(o.Load != nil, "Load is nil")
+	wrong.check(o.Capacity > 0, "Capacity %d is negative", o.Capacity)
+	wrong.check(o.Eviction == DefaultEviction || o.Eviction == LRU, "Eviction %d is unknown", o.Eviction)
+	wrong.check(o.TTL > 0, "TTL %v is negative", o.TTL)
+	wrong.check(o.NotFoundTTL >= 0, "NotFoundTTL %v is negative", o.NotFoundTTL)
+	return o, wrong.err()
+}

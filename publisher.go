@@ -1,0 +1,299 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// errNotReached is why writes are unconfirmed before Redis was ever reached.
+var errNotReached = errors.New("redis has not been reached yet")
+
+// publisher sends invalidations in groups: while one is being sent the next
+// gathers, and whoever adds to it waits for its one message. There is no timer
+// and no added delay; the busier the publisher, the larger its groups.
+//
+// A group that Redis does not accept goes back into the queue, with whatever
+// gathered behind it, and is sent again until Redis does accept it.
+type publisher struct {
+	send   func(ctx context.Context, body string) error // one attempt at one message
+	logger *slog.Logger
+
+	work  chan struct{} // one token: something was queued, or closing was set
+	retry chan struct{} // one token: do not wait any longer to try again
+	done  chan struct{} // closed when run has returned
+	stop  context.CancelFunc
+
+	mu        sync.Mutex // guards everything below
+	gathering *group
+	sending   *group // nil between rounds
+	down      error  // why the last round failed; nil while Redis accepts
+	closing   bool
+	queued    uint64        // invalidations added so far
+	accepted  uint64        // how many of them Redis has accepted
+	progress  chan struct{} // closed when accepted advances; nil when nobody waits
+	published uint64        // messages that Redis accepted
+	failures  uint64        // rounds that failed
+	collapsed uint64        // caches cleared for want of room, in accepted groups
+}
+
+// group is what one round sends.
+type group struct {
+	batch  batch
+	last   uint64    // publisher.queued after the last one added
+	oldest time.Time // when the first one was added
+
+	done chan struct{} // closed when the round is over
+	err  error         // why it failed; set before done is closed
+}
+
+func newGroup() *group { return &group{done: make(chan struct{})} }
+
+// newPublisher starts a publisher. It takes Redis to be unreachable until reached
+// is called or a round succeeds.
+func newPublisher(send func(context.Context, string) error, logger *slog.Logger) *publisher {
+	ctx, stop := context.WithCancel(context.Background())
+	p := &publisher{
+		send:      send,
+		logger:    logger,
+		work:      make(chan struct{}, 1),
+		retry:     make(chan struct{}, 1),
+		done:      make(chan struct{}),
+		stop:      stop,
+		gathering: newGroup(),
+		down:      errNotReached,
+	}
+	go p.run(ctx)
+	return p
+}
+
+// publish queues inv and waits until Redis has accepted it, ctx ends, or Redis
+// is found to be unreachable.
+func (p *publisher) publish(ctx context.Context, inv invalidation) error {
+	g, err := p.enqueue(inv)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-g.done:
+		return unconfirmed(g.err)
+	case <-ctx.Done():
+		return unconfirmed(ctx.Err())
+	}
+}
+
+// enqueue queues inv and returns its group. The error is ErrClosed, with nothing
+// queued, or ErrUnconfirmed if there is no point in waiting.
+func (p *publisher) enqueue(inv invalidation) (*group, error) {
+	p.mu.Lock()
+	g, down := p.gathering, p.down
+	if p.closing {
+		p.mu.Unlock()
+		return nil, ErrClosed
+	}
+	first := g.batch.empty()
+	if first {
+		g.oldest = time.Now()
+	}
+	g.batch.add(inv)
+	p.queued++
+	g.last = p.queued
+	p.mu.Unlock()
+
+	if first {
+		signal(p.work)
+	}
+	return g, unconfirmed(down)
+}
+
+// unconfirmed wraps a cause in ErrUnconfirmed; nil stays nil.
+func unconfirmed(cause error) error {
+	if cause == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: it is queued and will be sent again: %w", ErrUnconfirmed, cause)
+}
+
+// signal leaves a token for one receiver, unless there is one already.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// reached says that Redis answers: what is queued is tried at once.
+func (p *publisher) reached() {
+	p.mu.Lock()
+	if p.down == errNotReached {
+		p.down = nil
+	}
+	p.mu.Unlock()
+	signal(p.retry)
+}
+
+// run sends group after group until closing finds nothing left, or ctx ends.
+func (p *publisher) run(ctx context.Context) {
+	defer close(p.done)
+	var pause backoff
+	for {
+		g := p.next()
+		if g == nil {
+			return
+		}
+		err := p.round(ctx, g)
+		p.finish(g, err)
+		if err == nil {
+			pause.reset()
+		} else if !pause.wait(ctx, p.retry) {
+			return
+		}
+	}
+}
+
+// next waits for something to send. It returns nil when there is nothing and
+// never will be.
+func (p *publisher) next() *group {
+	for {
+		p.mu.Lock()
+		if g := p.gathering; !g.batch.empty() {
+			p.sending, p.gathering = g, newGroup()
+			p.mu.Unlock()
+			return g
+		}
+		closing := p.closing
+		p.mu.Unlock()
+		if closing {
+			return nil
+		}
+		<-p.work
+	}
+}
+
+// round sends g's messages.
+func (p *publisher) round(ctx context.Context, g *group) error {
+	for _, body := range g.batch.bodies(maxMessageBytes) {
+		if err := p.send(ctx, body); err != nil {
+			return err
+		}
+		p.mu.Lock()
+		p.published++
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+// finish ends a round: g was accepted, or returns to the queue.
+func (p *publisher) finish(g *group, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wasDown := p.down
+	p.sending, p.down = nil, err
+
+	if err == nil {
+		p.accepted = g.last
+		p.collapsed += g.batch.collapsed
+		if p.progress != nil {
+			close(p.progress)
+			p.progress = nil
+		}
+		close(g.done)
+		if wasDown != nil && wasDown != errNotReached {
+			p.logger.Info("nearcache: invalidations are published again")
+		}
+		return
+	}
+
+	// 1. A is sent   2. B is queued behind it   3. the reply to A is lost. Whether
+	// A was accepted is unknown; it is sent once more together with B, in a
+	// message that starts after both, so both are in time. Twice does no harm.
+	if errors.Is(err, context.Canceled) && wasDown != nil {
+		p.down = wasDown // close ran out of time; that is not the cause
+	}
+	p.failures++
+	behind, again := p.gathering, newGroup()
+	again.batch, again.last, again.oldest = g.batch, max(g.last, behind.last), g.oldest
+	again.batch.merge(&behind.batch)
+	p.gathering = again
+	for _, failed := range []*group{g, behind} {
+		failed.err = p.down
+		close(failed.done)
+	}
+	if wasDown == nil || wasDown == errNotReached {
+		p.logger.Warn("nearcache: publishing failed; invalidations are queued until Redis accepts them",
+			"error", err)
+	}
+}
+
+// flush waits until everything queued before it was accepted.
+func (p *publisher) flush(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for target := p.queued; p.accepted < target; {
+		if p.progress == nil {
+			p.progress = make(chan struct{})
+		}
+		progress := p.progress
+		p.mu.Unlock()
+		var ended error
+		select {
+		case <-progress:
+		case <-ctx.Done():
+			ended = ctx.Err()
+		case <-p.done:
+			ended = ErrClosed
+		}
+		p.mu.Lock()
+		if ended != nil && p.accepted < target {
+			if p.down != nil {
+				ended = fmt.Errorf("%w (%w)", ended, p.down)
+			}
+			return unconfirmed(ended)
+		}
+	}
+	return nil
+}
+
+// close takes no more invalidations, tries for at most timeout to deliver those
+// that are queued, and says what could not be delivered.
+func (p *publisher) close(timeout time.Duration) error {
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
+	signal(p.work)
+	signal(p.retry)
+
+	limit := time.AfterFunc(timeout, p.stop)
+	<-p.done
+	limit.Stop()
+	p.stop()
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	left := p.gathering
+	if left.batch.empty() {
+		return nil
+	}
+	left.err = errors.Join(ErrClosed, p.down)
+	close(left.done)
+	return fmt.Errorf("%w: closed after %v with undelivered invalidations: %s: %w",
+		ErrUnconfirmed, timeout, left.batch.describe(), p.down)
+}
+
+// snapshot fills in what the publisher knows.
+func (p *publisher) snapshot(s *BackplaneStats) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.Published, s.PublishFailures, s.Collapsed = p.published, p.failures, p.collapsed
+	for _, g := range []*group{p.gathering, p.sending} {
+		if g == nil || g.batch.empty() {
+			continue
+		}
+		s.Queued += g.batch.entries()
+		s.QueueAge = max(s.QueueAge, time.Since(g.oldest))
+		s.Collapsed += g.batch.collapsed
+	}
+}

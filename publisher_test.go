@@ -1,0 +1,388 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fakeRedis takes messages as Redis would, or refuses them.
+type fakeRedis struct {
+	mu       sync.Mutex
+	refusal  error
+	hold     chan struct{} // an attempt waits here while it is not nil
+	accepted []operation
+	messages int
+	attempts int
+}
+
+func (r *fakeRedis) send(ctx context.Context, body string) error {
+	r.mu.Lock()
+	hold := r.hold
+	r.attempts++
+	r.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refusal != nil {
+		return r.refusal
+	}
+	ops, err := decodeBody(body)
+	if err != nil {
+		panic(err)
+	}
+	r.accepted = append(r.accepted, ops...)
+	r.messages++
+	return nil
+}
+
+func (r *fakeRedis) refuse(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refusal = err
+}
+
+func (r *fakeRedis) holdUp() (release func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	hold := make(chan struct{})
+	r.hold = hold
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.hold = nil
+		close(hold)
+	}
+}
+
+// keys returns every key accepted for a cache, in order, repetitions included.
+func (r *fakeRedis) keys() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var keys []string
+	for _, o := range r.accepted {
+		keys = append(keys, valuesOf(o, opRemoveKeys)...)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+var errRefused = errors.New("refused")
+
+func removal(keys ...string) invalidation { return invalidation{cache: "p", keys: keys} }
+
+// withPublisher runs test in a bubble of its own with a publisher that has
+// reached Redis.
+func withPublisher(t *testing.T, test func(*testing.T, *publisher, *fakeRedis)) {
+	synctest.Test(t, func(t *testing.T) {
+		redis := &fakeRedis{}
+		p := newPublisher(redis.send, slog.New(slog.DiscardHandler))
+		defer func() {
+			if !p.closing {
+				_ = p.close(0)
+			}
+		}()
+		p.reached()
+		test(t, p, redis)
+	})
+}
+
+func TestPublishWaitsForAcceptance(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		release := redis.holdUp()
+		result := make(chan error, 1)
+		go func() { result <- p.publish(t.Context(), removal("a")) }()
+		synctest.Wait()
+		select {
+		case err := <-result:
+			t.Fatalf("returned %v before Redis had answered", err)
+		default:
+		}
+		release()
+		require.NoError(t, <-result)
+		require.Equal(t, []string{"a"}, redis.keys())
+	})
+}
+
+// While one message is under way the next group gathers, and each entry of it is
+// sent once.
+func TestPublishGroups(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		release := redis.holdUp()
+		var callers sync.WaitGroup
+		call := func(key string) {
+			callers.Go(func() { require.NoError(t, p.publish(t.Context(), removal(key))) })
+			synctest.Wait()
+		}
+		call("first")
+		for i := range 100 {
+			call(fmt.Sprint(i % 10))
+		}
+		release()
+		callers.Wait()
+		require.Equal(t, 2, redis.messages)
+		require.Len(t, redis.keys(), 11)
+	})
+}
+
+// An invalidation is never folded into an attempt that was already sent: the
+// instances may have loaded the item anew since.
+func TestPublishDoesNotFoldIntoAnAttemptUnderWay(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		release := redis.holdUp()
+		var callers sync.WaitGroup
+		for range 2 {
+			callers.Go(func() { require.NoError(t, p.publish(t.Context(), removal("a"))) })
+			synctest.Wait()
+		}
+		release()
+		callers.Wait()
+		require.Equal(t, []string{"a", "a"}, redis.keys())
+	})
+}
+
+func TestPublishCancelledIsQueued(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		release := redis.holdUp()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		err := p.publish(ctx, removal("a"))
+		require.ErrorIs(t, err, ErrUnconfirmed)
+		require.ErrorIs(t, err, context.Canceled)
+		release()
+		require.NoError(t, p.flush(t.Context()))
+		require.Equal(t, []string{"a"}, redis.keys())
+	})
+}
+
+func TestPublishWhileUnreachable(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		redis.refuse(errRefused)
+		err := p.publish(t.Context(), removal("a"))
+		require.ErrorIs(t, err, ErrUnconfirmed)
+		require.ErrorIs(t, err, errRefused)
+
+		// From here on nobody waits, not even for an attempt that hangs.
+		release := redis.holdUp()
+		before := time.Now()
+		for i := range 100 {
+			require.ErrorIs(t, p.publish(t.Context(), removal(fmt.Sprint(i%10))), errRefused)
+		}
+		require.Equal(t, before, time.Now(), "writers waited")
+		var s BackplaneStats
+		p.snapshot(&s)
+		require.Equal(t, 11, s.Queued, "one entry a key")
+		time.Sleep(time.Second)
+		p.snapshot(&s)
+		require.GreaterOrEqual(t, s.QueueAge, time.Second)
+
+		redis.refuse(nil)
+		release()
+		require.NoError(t, p.flush(t.Context()))
+		require.Len(t, redis.keys(), 11, "nothing is dropped, nothing sent twice")
+		require.NoError(t, p.publish(t.Context(), removal("b")), "writers wait again")
+		s = BackplaneStats{}
+		p.snapshot(&s)
+		require.Zero(t, s.Queued)
+		require.Zero(t, s.QueueAge)
+		require.NotZero(t, s.PublishFailures)
+	})
+}
+
+// Whatever gathered behind a message that failed is told at once, and sent again
+// together with it.
+func TestPublishBehindAFailure(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		release := redis.holdUp()
+		redis.refuse(errRefused)
+		results := make(chan error, 2)
+		for _, key := range []string{"a", "b"} {
+			go func() { results <- p.publish(t.Context(), removal(key)) }()
+			synctest.Wait()
+		}
+		release()
+		require.ErrorIs(t, <-results, ErrUnconfirmed)
+		require.ErrorIs(t, <-results, ErrUnconfirmed)
+		redis.refuse(nil)
+		require.NoError(t, p.flush(t.Context()))
+		require.Equal(t, []string{"a", "b"}, redis.keys())
+		require.Equal(t, 1, redis.messages)
+	})
+}
+
+func TestPublishRetriesWithBackoff(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		redis.refuse(errRefused)
+		require.Error(t, p.publish(t.Context(), removal("a")))
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		// Full jitter of at most 5 s: 2.5 s on average.
+		require.Greater(t, redis.attempts, 100)
+		require.Less(t, redis.attempts, 1000)
+		redis.refuse(nil)
+		before := time.Now()
+		p.reached() // the subscriber is back
+		synctest.Wait()
+		require.Equal(t, before, time.Now())
+		require.Equal(t, []string{"a"}, redis.keys())
+	})
+}
+
+func TestPublishBeforeRedisWasReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		redis := &fakeRedis{}
+		release := redis.holdUp()
+		p := newPublisher(redis.send, slog.New(slog.DiscardHandler))
+		defer p.close(0)
+		require.ErrorIs(t, p.publish(t.Context(), removal("a")), errNotReached)
+		release()
+		require.NoError(t, p.flush(t.Context()))
+		require.NoError(t, p.publish(t.Context(), removal("b")))
+	})
+}
+
+func TestQueueCollapses(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		redis.refuse(errRefused)
+		require.Error(t, p.publish(t.Context(), removal("first")))
+		for i := range maxBatchEntries + 10 {
+			require.Error(t, p.publish(t.Context(), removal(fmt.Sprint(i))))
+		}
+		require.Error(t, p.publish(t.Context(), invalidation{cache: "other", keys: []string{"x"}}))
+		var s BackplaneStats
+		p.snapshot(&s)
+		require.Equal(t, 2, s.Queued)
+		require.EqualValues(t, 1, s.Collapsed)
+
+		redis.refuse(nil)
+		require.NoError(t, p.flush(t.Context()))
+		require.ElementsMatch(t, []operation{
+			{op: opClearCache, cache: "p"},
+			{op: opRemoveKeys, cache: "other", values: []string{"x"}},
+		}, redis.accepted)
+		s = BackplaneStats{}
+		p.snapshot(&s)
+		require.EqualValues(t, 1, s.Collapsed, "still counted after it was sent")
+	})
+}
+
+func TestFlush(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		require.NoError(t, p.flush(t.Context()), "nothing queued")
+		redis.refuse(errRefused)
+		require.Error(t, p.publish(t.Context(), removal("a")))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := p.flush(ctx)
+		require.ErrorIs(t, err, ErrUnconfirmed)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, errRefused)
+	})
+}
+
+// Flush does not wait for what is queued after it was called.
+func TestFlushEndsUnderLoad(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		release := redis.holdUp()
+		_, err := p.enqueue(removal("a"))
+		require.NoError(t, err)
+		flushed := make(chan error, 1)
+		go func() { flushed <- p.flush(t.Context()) }()
+		synctest.Wait()
+		_, err = p.enqueue(removal("b"))
+		require.NoError(t, err)
+		release()
+		release = redis.holdUp() // "b" may be held up here
+		require.NoError(t, <-flushed)
+		release()
+	})
+}
+
+func TestPublisherClose(t *testing.T) {
+	t.Run("delivers what is queued", func(t *testing.T) {
+		withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+			redis.refuse(errRefused)
+			require.Error(t, p.publish(t.Context(), removal("a")))
+			time.AfterFunc(2*time.Second, func() { redis.refuse(nil) })
+			require.NoError(t, p.close(time.Minute))
+			require.Equal(t, []string{"a"}, redis.keys())
+			require.ErrorIs(t, p.publish(t.Context(), removal("b")), ErrClosed)
+		})
+	})
+	t.Run("reports what it cannot deliver", func(t *testing.T) {
+		withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+			redis.refuse(errRefused)
+			require.Error(t, p.publish(t.Context(), removal("secret-key-1", "secret-key-2")))
+			before := time.Now()
+			err := p.close(3 * time.Second)
+			require.ErrorIs(t, err, ErrUnconfirmed)
+			require.ErrorIs(t, err, errRefused)
+			require.ErrorContains(t, err, "2 keys and 0 regions of p")
+			require.NotContains(t, err.Error(), "secret")
+			require.Equal(t, 3*time.Second, time.Since(before))
+		})
+	})
+	t.Run("ends an attempt that hangs", func(t *testing.T) {
+		withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+			redis.holdUp()
+			result := make(chan error, 1)
+			go func() { result <- p.publish(t.Context(), removal("a")) }()
+			synctest.Wait()
+			require.ErrorIs(t, p.close(time.Second), ErrUnconfirmed)
+			require.ErrorIs(t, <-result, ErrUnconfirmed, "its writer is told")
+		})
+	})
+}
+
+// A wait that ends early never loses its invalidation, whatever Redis does.
+func TestPublisherNeverDrops(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		stop := make(chan struct{})
+		var trouble sync.WaitGroup
+		trouble.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					redis.refuse(nil)
+					return
+				case <-time.After(70 * time.Millisecond):
+				}
+				if i%2 == 0 {
+					redis.refuse(errRefused)
+				} else {
+					redis.refuse(nil)
+				}
+			}
+		})
+		var writers sync.WaitGroup
+		for w := range 8 {
+			writers.Go(func() {
+				for i := range 200 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i%7)*time.Millisecond)
+					_ = p.publish(ctx, removal(fmt.Sprintf("%d-%d", w, i)))
+					cancel()
+					time.Sleep(5 * time.Millisecond)
+				}
+			})
+		}
+		writers.Wait()
+		close(stop)
+		trouble.Wait()
+		require.NoError(t, p.flush(t.Context()))
+		require.Len(t, slices.Compact(redis.keys()), 8*200)
+	})
+}

@@ -1,0 +1,180 @@
+package nearcache
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/puzpuzpuz/xsync/v4"
+)
+
+// State says how a backplane stands with Redis.
+type State int
+
+const (
+	// StateLocal: process-local on purpose, there is no Redis.
+	StateLocal State = iota
+
+	// StateConnecting: there is no subscription, and one is being tried for.
+	// Invalidations from other instances do not arrive.
+	StateConnecting
+
+	// StateLive: subscribed; invalidations arrive as they are published.
+	StateLive
+
+	// StateClosed: Close was called.
+	StateClosed
+)
+
+// String returns the state's name in lower case.
+func (s State) String() string {
+	switch s {
+	case StateLocal:
+		return "local"
+	case StateConnecting:
+		return "connecting"
+	case StateLive:
+		return "live"
+	case StateClosed:
+		return "closed"
+	}
+	return "unknown"
+}
+
+// BackplaneStats is a snapshot of a backplane and its caches. Counters are
+// cumulative and never reset.
+type BackplaneStats struct {
+	State   State
+	Channel string // as it is named in Redis; empty when process-local
+
+	Published       uint64        // messages that Redis accepted
+	PublishFailures uint64        // attempts that failed; each is retried
+	Collapsed       uint64        // caches whose queued entries became one clear
+	Queued          int           // keys, regions and clears not accepted yet
+	QueueAge        time.Duration // since the oldest of them was queued, or 0
+
+	Received    uint64 // messages of any kind on the channel
+	Applied     uint64 // invalidations of other instances, applied
+	Own         uint64 // invalidations of this instance, come back
+	Foreign     uint64 // messages that are not nearcache's, ignored
+	Undecodable uint64 // messages that cleared everything, not being understood
+	Gaps        uint64 // breaks in the chain of positions, each of which cleared everything
+	Subscribed  uint64 // subscriptions confirmed; each cleared everything
+
+	Caches []CacheStats // one for each open cache, ordered by name
+}
+
+// CacheStats is a snapshot of one cache. Counters are cumulative and never reset.
+type CacheStats struct {
+	Name     string
+	Entries  int // held now, see Cache.Len
+	Capacity int
+	Regions  int // known now: those of entries, and those cleared during a load under way
+
+	Hits   uint64 // Gets answered from memory, not-founds included
+	Misses MissStats
+
+	Loads         uint64        // loads that ended, whatever their outcome
+	LoadErrors    uint64        // of these, errors and panics that are not a not-found that is kept
+	LoadTime      time.Duration // the time all loads took, added up
+	LoadDiscarded uint64        // results that were not kept because they had been invalidated meanwhile
+
+	Evictions     EvictionStats
+	Invalidations InvalidationStats
+}
+
+// MissStats counts Gets that were not answered from memory, by cause. A Get that
+// joins another's load counts too, so there are more misses than loads.
+type MissStats struct {
+	Absent  uint64 // not held: never loaded, evicted, removed, or not kept
+	Expired uint64 // held, past its time to live
+	Cleared uint64 // held, of a cleared region or cache
+}
+
+// EvictionStats counts items that left memory other than by Remove, by cause.
+type EvictionStats struct {
+	Capacity uint64 // to make room
+	Expired  uint64 // past their time to live
+	Cleared  uint64 // of a cleared region or cache
+}
+
+// InvalidationStats counts what was invalidated, by kind: by this instance's own
+// calls and by messages of others.
+type InvalidationStats struct {
+	Keys    uint64 // keys removed, set or updated, held or not
+	Regions uint64 // regions cleared
+	Clears  uint64 // clears of the cache, or of all caches
+	Gaps    uint64 // clears because messages may have been missed
+}
+
+// cacheCounters are a cache's counters. Hits are counted on the fastest path
+// there is, by all cores at once, so they are striped; the others cost little
+// beside what they count.
+type cacheCounters struct {
+	hits *xsync.Counter
+
+	absent, expired, cleared atomic.Uint64 // misses
+
+	loads, loadErrors, discarded atomic.Uint64
+	loadTime                     atomic.Int64
+
+	evictedCapacity, evictedExpired, evictedCleared atomic.Uint64
+
+	keysInvalidated, regionsCleared, clears, gaps atomic.Uint64
+}
+
+func newCacheCounters() *cacheCounters { return &cacheCounters{hits: xsync.NewCounter()} }
+
+// missed counts a miss; cause is the fate of the entry that was held, if any.
+func (c *cacheCounters) missed(cause fate) {
+	switch cause {
+	case expired:
+		c.expired.Add(1)
+	case cleared:
+		c.cleared.Add(1)
+	default:
+		c.absent.Add(1)
+	}
+}
+
+// evicted counts an entry that left memory; an alive one made room.
+func (c *cacheCounters) evicted(cause fate) {
+	switch cause {
+	case expired:
+		c.evictedExpired.Add(1)
+	case cleared:
+		c.evictedCleared.Add(1)
+	default:
+		c.evictedCapacity.Add(1)
+	}
+}
+
+func (c *cacheCounters) loaded(took time.Duration, err error, notFound bool) {
+	c.loads.Add(1)
+	c.loadTime.Add(int64(took))
+	if err != nil && !notFound {
+		c.loadErrors.Add(1)
+	}
+}
+
+// snapshot fills in what the counters know.
+func (c *cacheCounters) snapshot() CacheStats {
+	return CacheStats{
+		Hits:          uint64(c.hits.Value()),
+		Misses:        MissStats{Absent: c.absent.Load(), Expired: c.expired.Load(), Cleared: c.cleared.Load()},
+		Loads:         c.loads.Load(),
+		LoadErrors:    c.loadErrors.Load(),
+		LoadTime:      time.Duration(c.loadTime.Load()),
+		LoadDiscarded: c.discarded.Load(),
+		Evictions: EvictionStats{
+			Capacity: c.evictedCapacity.Load(),
+			Expired:  c.evictedExpired.Load(),
+			Cleared:  c.evictedCleared.Load(),
+		},
+		Invalidations: InvalidationStats{
+			Keys:    c.keysInvalidated.Load(),
+			Regions: c.regionsCleared.Load(),
+			Clears:  c.clears.Load(),
+			Gaps:    c.gaps.Load(),
+		},
+	}
+}
