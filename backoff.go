@@ -8,7 +8,9 @@ import (
 
 const (
 	backoffBase = 100 * time.Millisecond
-	backoffMax  = 5 * time.Second
+
+	// backoffMax bounds how long an instance stays away from a Redis that is back.
+	backoffMax = 2 * time.Second
 )
 
 // backoff spaces attempts: each wait is drawn evenly from zero to a ceiling that

@@ -70,7 +70,7 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 	}
 	bp := newBackplane(o, StateConnecting)
 	bp.redis = server
-	bp.logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", server.self))
+	bp.logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", server.self[:4]))
 	if len(server.ignored) > 0 {
 		bp.logger.Info("nearcache: connection string options without a meaning here are ignored",
 			"options", strings.Join(server.ignored, ","))

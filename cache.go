@@ -150,7 +150,7 @@ func (c *Cache[K, V]) Update(
 	var o outcome[V]
 	returned := false
 	defer func() {
-		c.local.endWrite(key, w, o)
+		c.local.endWrite(key, w, &o)
 		if !returned { // by a panic: whoever recovers it expects no wait
 			c.backplane.enqueue(inv)
 			return

@@ -17,7 +17,8 @@ var errGoexit = errors.New("nearcache: the loader called runtime.Goexit")
 type flight[K comparable, V any] struct {
 	key    K
 	start  start
-	cancel context.CancelFunc // of the loader's context
+	ctx    loadContext
+	cancel context.CancelFunc // of ctx
 
 	waiters int // guarded by the shard's mu
 
@@ -25,6 +26,26 @@ type flight[K comparable, V any] struct {
 	value V
 	err   error
 	panic *loaderPanic
+}
+
+// loadContext is a loader's context. It is cancelled with its flight alone, and
+// has the values of the context of the flight's first caller. It also answers to
+// the flight itself, so that a loader which asks for the key that it is loading
+// can be told from other callers, however many loads lie in between.
+type loadContext struct {
+	context.Context
+	values context.Context
+	flight any
+}
+
+func (c *loadContext) Value(key any) any {
+	if key == c.flight {
+		return true
+	}
+	if v := c.Context.Value(key); v != nil {
+		return v
+	}
+	return c.values.Value(key)
 }
 
 // loaderPanic is what a panic in a loader is raised with again, in each caller
@@ -78,10 +99,10 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 		return nil, f
 	}
 	f := &flight[K, V]{key: key, start: l.begin(), waiters: 1, done: make(chan struct{})}
-	loadCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f.cancel = cancel
+	f.ctx = loadContext{values: ctx, flight: f}
+	f.ctx.Context, f.cancel = context.WithCancel(context.Background())
 	sh.flights[key] = f
-	go l.fly(context.WithValue(loadCtx, f, true), f, hash, ld)
+	go l.fly(f, hash, ld)
 	return nil, f
 }
 
@@ -121,45 +142,52 @@ func (l *local[K, V]) leave(ctx context.Context, f *flight[K, V]) {
 
 // fly runs the load in its own goroutine, keeps its result if nothing overtook
 // it, and hands it to the callers.
-func (l *local[K, V]) fly(ctx context.Context, f *flight[K, V], hash uint64, ld *loader[K, V]) {
-	var (
-		o        outcome[V]
-		returned bool
-		began    = time.Now()
-	)
+func (l *local[K, V]) fly(f *flight[K, V], hash uint64, ld *loader[K, V]) {
+	var o outcome[V]
+	landed := false
 	defer func() {
-		if !returned {
-			// A panic, in which case recover has its value, or runtime.Goexit.
+		if !landed { // runtime.Goexit
 			var zero V
 			f.value, f.err = zero, errGoexit
-			if r := recover(); r != nil {
-				f.panic = &loaderPanic{value: r, stack: debug.Stack()}
-			}
-			o = outcome[V]{}
+			l.land(f, hash, &outcome[V]{})
 		}
-		l.stats.loaded(time.Since(began), f.err, o.notFound)
-		l.land(f, hash, o)
-		f.cancel()
-		close(f.done)
 	}()
-	f.value, f.err = ld.load(ctx, f.key)
-	o = ld.outcome(f.key, f.value, f.err)
-	returned = true
+	ld.run(f, &o)
+	l.land(f, hash, &o)
+	landed = true
 }
 
-// land takes the flight out of its shard and keeps its outcome.
-func (l *local[K, V]) land(f *flight[K, V], hash uint64, o outcome[V]) {
-	defer l.end()
+// run calls the loader, and turns a panic into a part of the flight's result.
+func (ld *loader[K, V]) run(f *flight[K, V], o *outcome[V]) {
+	defer func() {
+		if r := recover(); r != nil {
+			var zero V
+			f.panic = &loaderPanic{value: r, stack: debug.Stack()}
+			f.value, f.err, *o = zero, f.panic, outcome[V]{}
+		}
+	}()
+	f.value, f.err = ld.load(&f.ctx, f.key)
+	*o = ld.outcome(f.key, f.value, f.err)
+}
+
+// land takes the flight out of its shard, keeps its outcome, and lets the callers
+// go.
+func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
+	kept := false
+	now := l.now()
 	sh, _ := l.shard(f.key)
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
 	if sh.flights[f.key] == f {
 		delete(sh.flights, f.key)
-		if l.keepLocked(sh, hash, f.key, f.start, o) {
-			return
-		}
+		kept = l.keepLocked(sh, hash, now, f.key, f.start, o)
 	}
-	if o.ttl > 0 {
+	sh.mu.Unlock()
+	l.end()
+
+	if !kept && o.ttl > 0 {
 		l.stats.discarded.Add(1)
 	}
+	l.stats.loaded(time.Duration(now-f.start.at), f.err, o.notFound)
+	f.cancel()
+	close(f.done)
 }

@@ -229,7 +229,7 @@ func (l *local[K, V]) beginWrite(key K) *write {
 //  3. A ends, B is no longer registered   4. B ends: neither result is kept,
 //
 // since nobody knows in which order the source took them.
-func (l *local[K, V]) endWrite(key K, w *write, o outcome[V]) {
+func (l *local[K, V]) endWrite(key K, w *write, o *outcome[V]) {
 	defer l.end()
 	sh, hash := l.shard(key)
 	sh.mu.Lock()
@@ -237,7 +237,7 @@ func (l *local[K, V]) endWrite(key K, w *write, o outcome[V]) {
 	undisturbed := sh.writes[key] == w
 	l.removeLocked(sh, key)
 	if undisturbed {
-		l.keepLocked(sh, hash, key, w.start, o)
+		l.keepLocked(sh, hash, l.now(), key, w.start, o)
 	}
 }
 
@@ -252,9 +252,11 @@ type outcome[V any] struct {
 // keepLocked keeps o under key, whose load or write began at s, unless the cache
 // or one of its regions was cleared since; the caller has checked that key
 // itself was not invalidated. It reports whether o is in memory now.
-func (l *local[K, V]) keepLocked(sh *shard[K, V], hash uint64, key K, s start, o outcome[V]) (kept bool) {
+func (l *local[K, V]) keepLocked(
+	sh *shard[K, V], hash uint64, now int64, key K, s start, o *outcome[V],
+) (kept bool) {
 	expires := deadline(s.at, o.ttl)
-	if o.ttl <= 0 || expires <= l.now() || l.closed.Load() {
+	if o.ttl <= 0 || expires <= now || l.closed.Load() {
 		return false
 	}
 	// 1. a load begins   2. it reads the source   3. the cache is cleared   4. the
@@ -277,7 +279,7 @@ func (l *local[K, V]) keepLocked(sh *shard[K, V], hash uint64, key K, s start, o
 	}}
 	if victim := sh.policy.Add(e); victim != nil {
 		l.forgetLocked(victim)
-		l.stats.evicted(l.fate(victim, l.now()))
+		l.stats.evicted(l.fate(victim, now))
 	}
 	l.entries.Store(key, e)
 	if expires != never {

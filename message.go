@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// This file is the wire format: no I/O, no clock. docs/protocol.md describes it
-// for other languages, and testdata holds its golden bytes.
+// This file is the wire format: no I/O, no clock. Its golden bytes are in
+// testdata/messages.
 //
 // A message is an envelope and a body. The envelope never changes, since a
 // rolling deployment runs two versions of this library on one channel and every

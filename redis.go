@@ -308,20 +308,24 @@ type redisSubscription struct {
 
 // firstSubscription is what Connect waits for: several attempts, as long as they
 // make sense.
-func (s *redisServer) firstSubscription(ctx context.Context) (subscription, error) {
+func (s *redisServer) firstSubscription(ctx context.Context) (sub subscription, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
 	var pause backoff
 	for {
-		sub, err := s.subscribe(ctx)
+		sub, err = s.subscribe(ctx)
 		if err == nil {
 			return sub, nil
 		}
 		if refused(err) || pause.failures == s.connectRetry || !pause.wait(ctx, nil) {
-			return nil, fmt.Errorf("nearcache: connect to Redis at %s: %w "+
-				"(abortConnect=false or AllowDisconnectedStart start without it)", s.options.Addr, err)
+			break
 		}
 	}
+	if refused(err) {
+		return nil, fmt.Errorf("nearcache: Redis at %s refuses: %w", s.options.Addr, err)
+	}
+	return nil, fmt.Errorf("nearcache: cannot reach Redis at %s: %w "+
+		"(to start without it, set abortConnect=false or AllowDisconnectedStart)", s.options.Addr, err)
 }
 
 // refused reports whether trying again would end the same way.

@@ -1,6 +1,7 @@
 package nearcache
 
 import (
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,20 @@ func (s State) String() string {
 	return "unknown"
 }
 
+// MarshalText returns what String returns, for encoders such as encoding/json.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (s *State) UnmarshalText(text []byte) error {
+	for state := StateLocal; state <= StateClosed; state++ {
+		if state.String() == string(text) {
+			*s = state
+			return nil
+		}
+	}
+	return fmt.Errorf("nearcache: unknown state %q", text)
+}
+
 // BackplaneStats is a snapshot of a backplane and its caches. Counters are
 // cumulative and never reset.
 type BackplaneStats struct {
@@ -53,8 +68,8 @@ type BackplaneStats struct {
 	QueueAge        time.Duration // since the oldest of them was queued, or 0
 
 	Received    uint64 // messages of any kind on the channel
-	Applied     uint64 // invalidations of other instances, applied
-	Own         uint64 // invalidations of this instance, come back
+	Applied     uint64 // messages of other instances whose invalidations were applied, one or many each
+	Own         uint64 // messages of this instance, come back
 	Foreign     uint64 // messages that are not nearcache's, ignored
 	Undecodable uint64 // messages that cleared everything, not being understood
 	Gaps        uint64 // breaks in the chain of positions, each of which cleared everything
@@ -89,6 +104,9 @@ type MissStats struct {
 	Expired uint64 // held, past its time to live
 	Cleared uint64 // held, of a cleared region or cache
 }
+
+// Total returns the number of misses of all causes.
+func (m MissStats) Total() uint64 { return m.Absent + m.Expired + m.Cleared }
 
 // EvictionStats counts items that left memory other than by Remove, by cause.
 type EvictionStats struct {
