@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+var wideRows = []row{
+	{
+		name: "16 (down)", reads: 999_999, hits: 999_999, period: time.Second,
+		loads: 999_999, sent: 9_999, applied: 999_999,
+		seen: sighted{
+			effects: latencies{99 * time.Millisecond, 3 * time.Second},
+			stale:   99_999,
+			oldest:  99 * time.Millisecond,
+		},
+	},
+	{name: "total", period: time.Second, loads: 123_456_789},
+}
+
+func TestTableIsPlainWithoutTerminal(t *testing.T) {
+	var out bytes.Buffer
+	table := &table{out: &out}
+	table.draw("1s of 2s", wideRows)
+	table.draw("2s of 2s", wideRows)
+	if strings.Contains(out.String(), "\x1b") {
+		t.Errorf("an escape code in %q", out.String())
+	}
+	if n := strings.Count(out.String(), "999,999"); n != 6 {
+		t.Errorf("%d times 999,999 in\n%s", n, out.String())
+	}
+	for line := range strings.Lines(out.String()) {
+		if len(line) > 80 {
+			t.Errorf("wider than a terminal: %q", line)
+		}
+	}
+}
+
+func TestTableRedrawsInPlace(t *testing.T) {
+	var out bytes.Buffer
+	table := &table{out: &out, redraws: true}
+	table.draw("1s of 2s", wideRows)
+	if strings.Contains(out.String(), "A\x1b[J") {
+		t.Errorf("moved before anything was drawn: %q", out.String())
+	}
+	out.Reset()
+	table.draw("2s of 2s", wideRows)
+	const lines = "\x1b[6A\x1b[J" // title, two of headings, two rows, an empty one
+	if !strings.HasPrefix(out.String(), lines) {
+		t.Errorf("got %q, want it to begin with %q", out.String(), lines)
+	}
+}
+
+func TestGrouped(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567"} {
+		if got := grouped(n); got != want {
+			t.Errorf("%d: got %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestVerdictNamesTheViolation(t *testing.T) {
+	var out bytes.Buffer
+	verdict{ran: time.Second, reads: 900, loads: 9, violation: "instance 2 served version 1"}.print(&out)
+	for _, want := range []string{
+		"After 1.0 seconds",
+		"Reads: 900, of which 9 reached the source; 891 were saved, 100 to 1.",
+		"VIOLATION: instance 2 served version 1.",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "OK") {
+		t.Errorf("OK in\n%s", out.String())
+	}
+}
+
+func TestLogTailKeepsTheLastLines(t *testing.T) {
+	var logs logTail
+	one := &linePrefixer{prefix: "instance 1: ", to: &logs}
+	for range heldLines + 2 {
+		_, _ = one.Write([]byte("cannot subs"))
+		_, _ = one.Write([]byte("cribe\n"))
+	}
+	var out bytes.Buffer
+	logs.release(&out)
+	if want := "(2 earlier lines"; !strings.HasPrefix(out.String(), want) {
+		t.Errorf("got %q, want it to begin with %q", out.String(), want)
+	}
+	if n := strings.Count(out.String(), "instance 1: cannot subscribe\n"); n != heldLines {
+		t.Errorf("%d lines in %q, want %d", n, out.String(), heldLines)
+	}
+
+	out.Reset()
+	_, _ = one.Write([]byte("subscribed\n"))
+	if out.String() != "instance 1: subscribed\n" {
+		t.Errorf("after release: %q", out.String())
+	}
+}
