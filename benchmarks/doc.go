@@ -1,0 +1,9 @@
+// Package benchmarks measures nearcache, side by side with what it is built on.
+// It is a module of its own, so that what it compares with is no dependency of
+// the library.
+//
+//	cd benchmarks && go test -bench . -benchtime 2s
+//
+// Where redis-server is installed the backplane benchmarks start one of their
+// own; elsewhere they use miniredis, and say so.
+package benchmarks
