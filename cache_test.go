@@ -263,12 +263,12 @@ func TestTimeToLive(t *testing.T) {
 					require.Equal(t, items, held())
 				}
 				if test.spread {
-					time.Sleep(start.Add((test.lives + test.gone) / 2).Sub(time.Now()))
+					time.Sleep(time.Until(start.Add((test.lives + test.gone) / 2)))
 					require.NotZero(t, held())
 					require.Less(t, held(), items)
 				}
 				if test.gone > 0 || test.lives == 0 {
-					time.Sleep(start.Add(test.gone).Sub(time.Now()))
+					time.Sleep(time.Until(start.Add(test.gone)))
 					require.Zero(t, held())
 				}
 			})

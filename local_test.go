@@ -191,9 +191,8 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 	}
 	type flying struct {
 		*heldLoad
-		at     time.Time
-		reply  chan error
-		joined bool
+		at    time.Time
+		reply chan error
 	}
 	var flights []*flying
 	type updating struct {
@@ -287,7 +286,7 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 				}
 			}
 			wasReplaced := m.anyRegion > f.began // any region clear lets a later Get replace it
-			if capacity > keys && !wasReplaced && !m.stale(f.key, f.value, !f.found, f.began) && time.Now().Sub(f.at) < 54*time.Second {
+			if capacity > keys && !wasReplaced && !m.stale(f.key, f.value, !f.found, f.began) && time.Since(f.at) < 54*time.Second {
 				if e := cache.local.peek(f.key); e == nil {
 					rt.Fatalf("the load of %d was not overtaken and is not kept", f.key)
 				}

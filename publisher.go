@@ -9,8 +9,13 @@ import (
 	"time"
 )
 
-// errNotReached is why writes are unconfirmed before Redis was ever reached.
-var errNotReached = errors.New("redis has not been reached yet")
+var (
+	// errNotReached is why writes are unconfirmed before Redis was ever reached.
+	errNotReached = errors.New("redis has not been reached yet")
+
+	// errNoAnswer is why a write is unconfirmed whose attempt close had to end.
+	errNoAnswer = errors.New("redis has not answered")
+)
 
 // publisher sends invalidations in groups: while one is being sent the next
 // gathers, and whoever adds to it waits for its one message. There is no timer
@@ -145,7 +150,7 @@ func (p *publisher) run(ctx context.Context) {
 			return
 		}
 		err := p.round(ctx, g)
-		p.finish(g, err)
+		p.finish(g, err, ctx.Err() != nil)
 		if err == nil {
 			pause.reset()
 		} else if !pause.wait(ctx, p.retry) {
@@ -186,8 +191,9 @@ func (p *publisher) round(ctx context.Context, g *group) error {
 	return nil
 }
 
-// finish ends a round: g was accepted, or returns to the queue.
-func (p *publisher) finish(g *group, err error) {
+// finish ends a round: g was accepted, or returns to the queue. ended reports
+// whether the publisher's time is over.
+func (p *publisher) finish(g *group, err error, ended bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wasDown := p.down
@@ -210,8 +216,11 @@ func (p *publisher) finish(g *group, err error) {
 	// 1. A is sent   2. B is queued behind it   3. the reply to A is lost. Whether
 	// A was accepted is unknown; it is sent once more together with B, in a
 	// message that starts after both, so both are in time. Twice does no harm.
-	if errors.Is(err, context.Canceled) && wasDown != nil {
-		p.down = wasDown // close ran out of time; that is not the cause
+	if ended {
+		p.down = errNoAnswer // close ran out of time in the middle of an attempt
+		if wasDown != nil {
+			p.down = wasDown
+		}
 	}
 	p.failures++
 	behind, again := p.gathering, newGroup()

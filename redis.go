@@ -125,7 +125,7 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 
 func (s *redisServer) readOptions(u *redis.UniversalOptions) error {
 	if len(u.Addrs) > 1 || u.MasterName != "" || u.IsClusterMode {
-		return errors.New("Redis: several addresses, Sentinel and Cluster are not supported yet; give one address")
+		return errors.New("several addresses, Sentinel and Cluster are not supported yet; give one address in Redis.Addrs")
 	}
 	s.options = u.Simple()
 	if u.DialTimeout > 0 {
@@ -188,13 +188,16 @@ func (s *redisServer) readConnectionString(text string) error {
 
 // redisLink is one connection to Redis.
 type redisLink struct {
-	raw    net.Conn
-	client *redis.Client
-	conn   *redis.Conn // client's one connection, for commands
+	raw     net.Conn
+	client  *redis.Client
+	conn    *redis.Conn // client's one connection, for commands
+	unwatch func() bool
 }
 
-// dial makes one connection; a client of its own will speak over it.
-func (s *redisServer) dial(ctx context.Context) (*redisLink, error) {
+// dial makes one connection; a client of its own will speak over it. The
+// connection is closed when lifetime ends, since go-redis looks at a context's
+// deadline only: a read would not hear of its cancellation.
+func (s *redisServer) dial(ctx, lifetime context.Context) (*redisLink, error) {
 	raw, err := s.dialRaw(ctx)
 	if err != nil {
 		return nil, err
@@ -211,7 +214,10 @@ func (s *redisServer) dial(ctx context.Context) (*redisLink, error) {
 		}
 	}
 	client := redis.NewClient(&o)
-	return &redisLink{raw: raw, client: client, conn: client.Conn()}, nil
+	return &redisLink{
+		raw: raw, client: client, conn: client.Conn(),
+		unwatch: context.AfterFunc(lifetime, func() { _ = raw.Close() }),
+	}, nil
 }
 
 func (s *redisServer) dialRaw(ctx context.Context) (net.Conn, error) {
@@ -251,20 +257,22 @@ func (s *redisServer) dialRaw(ctx context.Context) (net.Conn, error) {
 }
 
 func (l *redisLink) close() {
+	l.unwatch()
 	_ = l.raw.Close() // first: it ends whatever waits on the connection
 	_ = l.client.Close()
 }
 
-// publish runs the publish script once. A connection that turns out to be dead
-// is replaced and the script tried again, since nothing was wrong but its age.
-func (s *redisServer) publish(ctx context.Context, body string) error {
-	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout+s.commandTimeout)
+// publish runs the publish script once, over a connection that it keeps until
+// lifetime ends. If that turns out to be dead it is replaced and the script tried
+// again, since nothing was wrong but its age.
+func (s *redisServer) publish(lifetime context.Context, body string) error {
+	ctx, cancel := context.WithTimeout(lifetime, s.connectTimeout+s.commandTimeout)
 	defer cancel()
 	head := appendHead(nil, kindInvalidation, s.self)
 	for {
 		reused := s.publishing != nil
 		if !reused {
-			link, err := s.dial(ctx)
+			link, err := s.dial(ctx, lifetime)
 			if err != nil {
 				return err
 			}
@@ -321,6 +329,9 @@ func (s *redisServer) firstSubscription(ctx context.Context) (sub subscription, 
 			break
 		}
 	}
+	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+		err = fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
 	if refused(err) {
 		return nil, fmt.Errorf("nearcache: Redis at %s refuses: %w", s.options.Addr, err)
 	}
@@ -339,12 +350,12 @@ func refused(err error) bool {
 
 // subscribe makes one attempt at a subscription, confirmed and with its position.
 func (s *redisServer) subscribe(ctx context.Context) (_ subscription, err error) {
-	link, err := s.dial(ctx)
+	link, err := s.dial(ctx, ctx)
 	if err != nil {
 		return nil, err
 	}
+	defer link.unwatch() // from here on it is for run to close it
 	sub := &redisSubscription{link: link, pubsub: link.client.Subscribe(ctx)}
-	defer context.AfterFunc(ctx, sub.close)()
 	defer func() {
 		if err != nil {
 			sub.close()
@@ -369,7 +380,7 @@ func (s *redisServer) subscribe(ctx context.Context) (_ subscription, err error)
 // position reads the channel's position, over a connection of its own because
 // one that is subscribed can do nothing else.
 func (s *redisServer) position(ctx context.Context) (string, error) {
-	link, err := s.dial(ctx)
+	link, err := s.dial(ctx, ctx)
 	if err != nil {
 		return "", err
 	}

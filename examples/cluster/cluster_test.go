@@ -253,7 +253,7 @@ const nobody = "127.0.0.1:1"
 func TestUnreachableRedis(t *testing.T) {
 	tests := []struct{ name, suffix, says string }{
 		{"fails at once", "", "connection refused"},
-		{"fails also where an instance may start without", ",abortConnect=False", "Redis was not reached"},
+		{"fails also where an instance may start without", ",abortConnect=False", "did not reach Redis"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -280,7 +280,7 @@ func TestFleetDoesNotStartWithoutRedis(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "instance 1 did not start") {
 		t.Errorf("got %v", err)
 	}
-	if want := "instance 1: nearcache: connect to Redis"; !strings.Contains(logs.String(), want) {
+	if want := "instance 1: nearcache: cannot reach Redis"; !strings.Contains(logs.String(), want) {
 		t.Errorf("no %q in the logs:\n%s", want, logs.String())
 	}
 }

@@ -214,7 +214,7 @@ func awaitLive(ctx context.Context, backplane *nearcache.Backplane) error {
 	defer cancel()
 	for backplane.State() != nearcache.StateLive {
 		if !pause(ctx, 10*time.Millisecond) {
-			return fmt.Errorf("Redis was not reached, the backplane is still %v: %w", backplane.State(), ctx.Err())
+			return fmt.Errorf("the backplane did not reach Redis, it is still %v: %w", backplane.State(), ctx.Err())
 		}
 	}
 	return nil
