@@ -97,9 +97,15 @@ func encodeText[K comparable](key K) (string, error) {
 	return string(text), err
 }
 
-func decodeText[K comparable](text string) (K, error) {
-	var key K
-	err := any(&key).(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
+// decodeText also reads what other instances send, so a panic in UnmarshalText
+// must not end the subscriber.
+func decodeText[K comparable](text string) (key K, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("UnmarshalText panicked: %v", r)
+		}
+	}()
+	err = any(&key).(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
 	return key, err
 }
 

@@ -202,6 +202,9 @@ func (k oddKey) MarshalText() ([]byte, error) {
 }
 
 func (k *oddKey) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		panic("nothing to read")
+	}
 	var n int
 	_, err := fmt.Sscan(string(text), &n)
 	*k = oddKey(2 * n)
@@ -314,6 +317,15 @@ func checkKeys[K comparable](t *testing.T, check func(t *testing.T, err error, a
 		check(t, err, again, key)
 		require.Equal(t, err == nil, codec.keepable(key))
 	}
+}
+
+func TestPanicInUnmarshalTextIsAnUndecodableKey(t *testing.T) {
+	cache, err := New(Local(), Options[oddKey, int]{Name: "p", Load: func(context.Context, oddKey) (int, error) { return 0, nil }})
+	require.NoError(t, err)
+	defer cache.Close()
+	require.NoError(t, cache.Set(t.Context(), 2, 1))
+	cache.backplane.apply(operation{op: opRemoveKeys, cache: "p", values: []string{""}})
+	require.Zero(t, cache.Len())
 }
 
 func newWithKey[K comparable]() error {

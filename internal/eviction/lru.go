@@ -38,14 +38,6 @@ func (p *LRU[T]) Remove(n *Node[T]) {
 	p.nodes.remove(n)
 }
 
-// Replace implements [Policy]: new moves to the front, as after a hit.
-func (p *LRU[T]) Replace(old, new *Node[T]) {
-	p.mustHold(old)
-	mustBeOutside(new)
-	p.nodes.remove(old)
-	p.nodes.pushFront(new)
-}
-
 // Touch implements [Policy]: n becomes the last to be evicted.
 func (p *LRU[T]) Touch(n *Node[T]) {
 	p.mustHold(n)

@@ -23,11 +23,6 @@ func TestLRU(t *testing.T) {
 			victims: []int{2, 3, 1},
 		},
 		{
-			name:    "a replaced node's successor is the last to go",
-			act:     func(p *LRU[int], nodes map[int]*Node[int]) { p.Replace(nodes[2], newNode(20)) },
-			victims: []int{1, 3, 20},
-		},
-		{
 			name:    "a removed node makes room",
 			act:     func(p *LRU[int], nodes map[int]*Node[int]) { p.Remove(nodes[2]) },
 			victims: []int{1, 3},

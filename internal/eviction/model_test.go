@@ -12,9 +12,8 @@ import (
 type reference interface {
 	add(key int, hash uint64) (victim int, evicted bool)
 	remove(key int)
-	replace(key int) // by a node of the same key
-	touch(key int)   // what Policy.Touch does
-	use(key int)     // what Node.Use does
+	touch(key int) // what Policy.Touch does
+	use(key int)   // what Node.Use does
 	len() int
 }
 
@@ -42,9 +41,8 @@ func (r *referenceLRU) touch(key int) {
 	r.keys = append(r.keys, key)
 }
 
-func (r *referenceLRU) replace(key int) { r.touch(key) }
-func (r *referenceLRU) use(int)         {}
-func (r *referenceLRU) len() int        { return len(r.keys) }
+func (r *referenceLRU) use(int)  {}
+func (r *referenceLRU) len() int { return len(r.keys) }
 
 // referenceS3FIFO follows Algorithm 1 of the paper line by line, with the
 // departures that S3FIFO's doc comment names. The queues have their tail, the
@@ -119,10 +117,9 @@ func (r *referenceS3FIFO) remove(key int) {
 	r.main = slices.DeleteFunc(slices.Clone(r.main), same)
 }
 
-func (r *referenceS3FIFO) use(key int)     { r.freq[key] = min(r.freq[key]+1, 3) }
-func (r *referenceS3FIFO) touch(key int)   { r.use(key) }
-func (r *referenceS3FIFO) replace(key int) { r.use(key) }
-func (r *referenceS3FIFO) len() int        { return len(r.small) + len(r.main) }
+func (r *referenceS3FIFO) use(key int)   { r.freq[key] = min(r.freq[key]+1, 3) }
+func (r *referenceS3FIFO) touch(key int) { r.use(key) }
+func (r *referenceS3FIFO) len() int      { return len(r.small) + len(r.main) }
 
 func TestLRUModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -179,10 +176,6 @@ func compare(t *rapid.T, p Policy[int], want reference) {
 			p.Remove(n)
 			want.remove(key)
 			drop(key)
-		case kind == 1:
-			p.Replace(n, fresh)
-			want.replace(key)
-			held[key] = fresh
 		case kind < 9:
 			p.Touch(n)
 			want.touch(key)

@@ -38,11 +38,6 @@ type Policy[T any] interface {
 	// Remove lets go of n, which is in this policy.
 	Remove(n *Node[T])
 
-	// Replace puts new, which is in no policy, in the place of old, which is in
-	// this one and leaves it. Both have the same Hash. New inherits what old had
-	// earned by its uses, and the replacement itself counts as one use.
-	Replace(old, new *Node[T])
-
 	// Touch counts a hit on n, which is in this policy.
 	Touch(n *Node[T])
 

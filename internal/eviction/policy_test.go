@@ -102,13 +102,11 @@ func TestPolicyContract(t *testing.T) {
 			t.Run("a node that left points to no other node", func(t *testing.T) {
 				p := policy.make(3)
 				nodes, _ := addKeys(t, p, 1, 2, 3)
-				replacement := newNode(2)
 				p.Remove(nodes[1])
-				p.Replace(nodes[2], replacement)
 				p.Add(newNode(4))
 				victim := p.Add(newNode(5))
 				require.NotNil(t, victim)
-				for _, n := range []*Node[int]{nodes[1], nodes[2], victim} {
+				for _, n := range []*Node[int]{nodes[1], victim} {
 					assert.Equal(t, inNone, n.queue)
 					assert.Nil(t, n.prev)
 					assert.Nil(t, n.next)
@@ -136,9 +134,7 @@ func TestPolicyContract(t *testing.T) {
 				const already = "eviction: the node is in a policy already"
 				notInside := "eviction: the node is not in this " + policy.name
 				assert.PanicsWithValue(t, already, func() { p.Add(inside) })
-				assert.PanicsWithValue(t, already, func() { p.Replace(inside, inside) })
 				assert.PanicsWithValue(t, notInside, func() { p.Remove(outside) })
-				assert.PanicsWithValue(t, notInside, func() { p.Replace(outside, newNode(2)) })
 				assert.Equal(t, 2, p.Len())
 				assert.NoError(t, p.Check())
 			})
@@ -223,10 +219,6 @@ func TestUseIsSafeWithoutTheLock(t *testing.T) {
 				case step%3 == 0:
 					p.Remove(old)
 					delete(held, key)
-				case step%3 == 1:
-					published[key].Store(n)
-					p.Replace(old, n)
-					held[key] = n
 				default:
 					p.Touch(old)
 				}

@@ -64,13 +64,6 @@ func (q *queue[T]) remove(n *Node[T]) {
 	q.size--
 }
 
-// replace puts new in the place of old.
-func (q *queue[T]) replace(old, new *Node[T]) {
-	new.queue = q.id
-	link(old.prev, new, old.next)
-	leave(old)
-}
-
 // check returns an error if the links, the size or a node's own state are not
 // what they have to be.
 func (q *queue[T]) check() error {

@@ -77,15 +77,6 @@ func (p *S3FIFO[T]) Remove(n *Node[T]) {
 	p.queueOf(n).remove(n)
 }
 
-// Replace implements [Policy].
-func (p *S3FIFO[T]) Replace(old, new *Node[T]) {
-	q := p.queueOf(old)
-	mustBeOutside(new)
-	new.uses.Store(old.uses.Load())
-	new.Use()
-	q.replace(old, new)
-}
-
 // Touch implements [Policy] by Node.Use.
 func (p *S3FIFO[T]) Touch(n *Node[T]) { n.Use() }
 

@@ -187,36 +187,6 @@ func TestS3FIFOGhost(t *testing.T) {
 	})
 }
 
-func TestS3FIFOReplace(t *testing.T) {
-	tests := []struct {
-		name      string
-		key       int
-		uses      int
-		wantUses  uint32
-		wantQueue queueID
-	}{
-		{name: "an unused node in small", key: 19, uses: 0, wantUses: 1, wantQueue: inSmall},
-		{name: "a used node in small", key: 19, uses: 1, wantUses: 2, wantQueue: inSmall},
-		{name: "a used node in main", key: 1, uses: 2, wantUses: 3, wantQueue: inMain},
-		{name: "a saturated node", key: 1, uses: 3, wantUses: 3, wantQueue: inMain},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			p, nodes := fullOfTwenty(t)
-			old, replacement := nodes[test.key], newNode(test.key)
-			use(old, test.uses)
-			older, newer := old.prev, old.next
-			p.Replace(old, replacement)
-			require.NoError(t, p.Check())
-			assert.Equal(t, 20, p.Len())
-			assert.Equal(t, test.wantUses, replacement.uses.Load())
-			assert.Equal(t, test.wantQueue, replacement.queue)
-			assert.Same(t, older, replacement.prev)
-			assert.Same(t, newer, replacement.next)
-		})
-	}
-}
-
 func TestS3FIFOScanLeavesTheHotItemsAlone(t *testing.T) {
 	hits := func(p Policy[int]) (count int) {
 		hot, _ := addKeys(t, p, keysFrom(0, 50)...)
