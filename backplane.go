@@ -8,15 +8,17 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Backplane joins this process's caches with those of all other instances on one
 // Redis channel. A process needs one; any number of caches share its single
 // subscription. Its methods may be called from any number of goroutines.
 type Backplane struct {
-	options BackplaneOptions
-	logger  *slog.Logger
-	state   atomic.Int64 // a State
+	// Not the options: they hold a password, and a Backplane may be printed.
+	closeTimeout time.Duration
+	logger       *slog.Logger
+	state        atomic.Int64 // a State
 
 	// All nil in a process-local backplane.
 	redis      *redisServer
@@ -105,7 +107,7 @@ func Local() *Backplane {
 }
 
 func newBackplane(o BackplaneOptions, state State) *Backplane {
-	bp := &Backplane{options: o, logger: o.Logger, members: map[string]member{}}
+	bp := &Backplane{closeTimeout: o.CloseTimeout, logger: o.Logger, members: map[string]member{}}
 	bp.state.Store(int64(state))
 	return bp
 }
@@ -169,7 +171,7 @@ func (bp *Backplane) close() error {
 	if bp.redis == nil {
 		return nil
 	}
-	err := bp.publisher.close(bp.options.CloseTimeout)
+	err := bp.publisher.close(bp.closeTimeout)
 	bp.unfollow()
 	bp.following.Wait()
 	bp.redis.close()

@@ -72,6 +72,7 @@ func TestPasswordStaysSecret(t *testing.T) {
 			err := in.bp.Close()
 			require.ErrorIs(t, err, nearcache.ErrUnconfirmed)
 			show(err)
+			show(in.bp) // closed: nothing of it changes any more
 
 			other := startRedis(t, "--requirepass", "another")
 			options = form.options(other.addr)
