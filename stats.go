@@ -91,7 +91,7 @@ type CacheStats struct {
 	Loads         uint64        // loads that ended, whatever their outcome
 	LoadErrors    uint64        // of these, errors and panics that are not a not-found that is kept
 	LoadTime      time.Duration // the time all loads took, added up
-	LoadDiscarded uint64        // results that were not kept because they had been invalidated meanwhile
+	LoadDiscarded uint64        // results that came too late to be kept: invalidated, or expired, meanwhile
 
 	Evictions     EvictionStats
 	Invalidations InvalidationStats
