@@ -13,7 +13,8 @@ import (
 
 // Backplane joins this process's caches with those of all other instances on one
 // Redis channel. A process needs one; any number of caches share its single
-// subscription. Its methods may be called from any number of goroutines.
+// subscription. Its methods may be called from any number of goroutines. Connect
+// and Local make one; the zero Backplane is of no use.
 type Backplane struct {
 	// Not the options: they hold a password, and a Backplane may be printed.
 	closeTimeout time.Duration
@@ -46,9 +47,11 @@ type member interface {
 }
 
 // Connect joins the channel that options name. It returns once the subscription
-// is confirmed, and fails if ctx ends first, if Redis is not reached within the
-// connect timeout (5 seconds unless the connection string says otherwise) and
-// its retries, or if Redis refuses. With AllowDisconnectedStart, or
+// is confirmed. It tries for as long as the connect timeout lasts (5 seconds, or
+// connectTimeout in the connection string, or Redis.DialTimeout), connectRetry
+// times more after the first attempt if that is set, and fails when that or ctx
+// ends, or as soon as Redis refuses: a wrong password, a missing permission, a
+// certificate that does not verify. With AllowDisconnectedStart, or
 // abortConnect=false in the connection string, it returns at once and keeps
 // trying. ctx governs nothing after Connect has returned.
 //
@@ -125,7 +128,9 @@ func (bp *Backplane) ClearAll(ctx context.Context) error {
 }
 
 // Flush waits until Redis has accepted everything that was queued when it was
-// called. Its error wraps ErrUnconfirmed if ctx ends first.
+// called, however long Redis is away. Its error wraps ErrUnconfirmed, and says
+// what is left, if ctx ends first or if Close gave up; after a Close that
+// delivered everything it returns nil.
 func (bp *Backplane) Flush(ctx context.Context) error {
 	if bp.publisher == nil {
 		return nil
@@ -154,7 +159,8 @@ func (bp *Backplane) Stats() BackplaneStats {
 // Close closes the caches, tries for at most CloseTimeout to deliver what is
 // queued, and leaves the channel. Its error wraps ErrUnconfirmed and says what
 // could not be delivered; other instances may then serve what those items were
-// until their time to live ends. It may be called again and returns the same.
+// until their time to live ends. A write that waits for Redis meanwhile returns
+// ErrUnconfirmed. Close may be called again and returns the same.
 func (bp *Backplane) Close() error {
 	bp.closeOnce.Do(func() { bp.closeErr = bp.close() })
 	return bp.closeErr
@@ -176,7 +182,7 @@ func (bp *Backplane) close() error {
 	bp.following.Wait()
 	bp.redis.close()
 	if err != nil {
-		bp.logger.Warn("nearcache: closed", "error", err)
+		bp.logger.Warn("nearcache: closed with invalidations undelivered", "error", err)
 	} else {
 		bp.logger.Info("nearcache: closed")
 	}
@@ -187,6 +193,9 @@ func (bp *Backplane) close() error {
 func (bp *Backplane) register(name string, m member) error {
 	bp.mu.Lock()
 	defer bp.mu.Unlock()
+	if bp.members == nil {
+		return fmt.Errorf("%w: the backplane of cache %q is a zero Backplane; use Connect, or Local", ErrOptions, name)
+	}
 	if bp.closed {
 		return fmt.Errorf("%w: cache %q was not made, its backplane is closed", ErrClosed, name)
 	}
@@ -242,6 +251,9 @@ func (bp *Backplane) setState(s State) {
 		bp.publisher.reached()
 	}
 }
+
+// connectFailed is called by the subscriber after an attempt that failed.
+func (bp *Backplane) connectFailed(err error) { bp.publisher.notReached(err) }
 
 // apply applies an operation of another instance.
 func (bp *Backplane) apply(o operation) {

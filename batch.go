@@ -116,10 +116,21 @@ func (b *batch) describe() string {
 		if c := b.caches[name]; c.clear {
 			parts = append(parts, fmt.Sprintf("a clear of %s", name))
 		} else {
-			parts = append(parts, fmt.Sprintf("%d keys and %d regions of %s", len(c.keys), len(c.regions), name))
+			parts = append(parts, describeCounts(len(c.keys), len(c.regions))+" of "+name)
 		}
 	}
 	return strings.Join(parts, ", ")
+}
+
+func describeCounts(keys, regions int) string {
+	var parts []string
+	if keys > 0 {
+		parts = append(parts, fmt.Sprintf("%d key(s)", keys))
+	}
+	if regions > 0 {
+		parts = append(parts, fmt.Sprintf("%d region(s)", regions))
+	}
+	return strings.Join(parts, " and ")
 }
 
 func (b *batch) cache(name string) *cacheBatch {

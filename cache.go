@@ -22,8 +22,16 @@ type Cache[K comparable, V any] struct {
 	stats     *cacheCounters
 }
 
-// New makes a cache on a backplane. Its error wraps ErrOptions, and names every
-// field that is wrong, or is ErrClosed if the backplane is closed.
+// New makes a cache on a backplane.
+//
+// K is a string or integer kind, or a type with both MarshalText (of
+// [encoding.TextMarshaler]) and UnmarshalText on its pointer, which then make its
+// keys' form in messages. Pointers and types that hold interfaces are no keys. A
+// key that does not survive being encoded and decoded, such as a time.Time with a
+// monotonic part, is never kept, and a write to it clears the whole cache.
+//
+// The error wraps ErrOptions, and names every field that is wrong, or ErrClosed
+// if the backplane is closed.
 func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V], error) {
 	o, err := options.withDefaults()
 	if err != nil {
@@ -54,8 +62,11 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 
 // Get returns the item of key: from memory, or from Load, once for all callers
 // that ask meanwhile. It returns the loader's own error, ErrNotFound for a kept
-// not-found, or ctx's error if ctx ends first; a hit ignores ctx. A panic of the
-// loader is raised again in every caller. After Close it calls Load each time.
+// not-found, or ctx's error if ctx ends first; a hit ignores ctx. If the loader
+// panics, Get panics in every caller, with an error that has the panic's value
+// and the loader's stack in its text and wraps the value if that is an error; a
+// loader that ends its goroutine makes Get return an error. After Close, Get
+// calls Load each time.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	if e := c.local.get(key); e != nil {
 		c.stats.hits.Inc()
@@ -169,13 +180,17 @@ func (c *Cache[K, V]) Update(
 
 // Remove evicts items here and in every other instance. Call it after the source
 // was changed. The local part is done when it returns, whatever it returns, and
-// even if ctx has ended: ctx bounds only the wait for Redis.
+// even if ctx has ended: ctx bounds only the wait for Redis. That wait also ends
+// with the first attempt that fails, by the command timeout at the latest
+// (asyncTimeout, else syncTimeout, in the connection string, Redis.ReadTimeout,
+// or 5 seconds), and there is none while attempts fail; Backplane.Flush waits
+// longer.
 //
 // It returns nil when Redis has accepted the message, an error that wraps
-// ErrUnconfirmed when it has not yet, ErrKey if a key does not survive encoding
-// (the cache is cleared everywhere instead), or ErrClosed. No keys: nothing
-// happens. More than 65 536 keys are told to other instances as a clear of the
-// cache.
+// ErrUnconfirmed when it has not yet (nothing is to be repeated: it is queued),
+// ErrKey if a key does not survive encoding (the cache is cleared everywhere
+// instead), or ErrClosed. No keys: nothing happens. More than 65 536 keys are told
+// to other instances as a clear of the cache.
 func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
 	if c.local.closed.Load() {
 		return c.errClosed()
@@ -260,10 +275,10 @@ func (c *Cache[K, V]) errClosed() error {
 
 // outcome decides what to keep of a load, or of a write that succeeded.
 func (c *Cache[K, V]) outcome(key K, value V, err error) outcome[V] {
-	if err != nil {
-		if c.options.NotFoundTTL > 0 && c.options.NotFound(err) {
-			return outcome[V]{notFound: true, ttl: c.options.NotFoundTTL}
-		}
+	switch {
+	case err != nil && c.options.NotFound(err):
+		return outcome[V]{notFound: true, ttl: c.options.NotFoundTTL}
+	case err != nil:
 		return outcome[V]{}
 	}
 	o := outcome[V]{value: value}
@@ -318,6 +333,6 @@ func (c *Cache[K, V]) removeWire(wires []string) {
 }
 
 func (c *Cache[K, V]) missedMessages() {
-	c.stats.gaps.Add(1)
+	c.stats.missedMessages.Add(1)
 	c.local.clear()
 }

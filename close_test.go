@@ -48,7 +48,7 @@ func TestCloseWithoutRedis(t *testing.T) {
 
 		err := within(t, "Close returns", in.bp.Close)
 		assert.ErrorIs(t, err, nearcache.ErrUnconfirmed)
-		assert.ErrorContains(t, err, "2 keys")
+		assert.ErrorContains(t, err, "2 key(s)")
 		assert.ErrorContains(t, err, "items")
 		assert.ErrorContains(t, err, "a clear of numbers")
 		assert.NotContains(t, err.Error(), "secret-key")

@@ -3,21 +3,22 @@ package nearcache
 import "errors"
 
 // The errors of this package, for use with [errors.Is]. What an operation
-// returns wraps one of them and adds what happened, to what, and what to do.
+// returns wraps one of them and adds what it is about, and the cause.
 var (
 	// ErrNotFound reports that the source has no such item. A loader returns it,
 	// or an error that wraps it, to say so; a hit on a kept not-found
-	// (Options.NotFoundTTL) returns it bare. Nothing else is changed.
+	// (Options.NotFoundTTL) returns it bare, whatever error the loader had.
 	ErrNotFound = errors.New("nearcache: not found")
 
-	// ErrClosed reports a write to, or a wait on, a cache or backplane that has
-	// been closed. Nothing was invalidated and nothing was queued.
+	// ErrClosed reports a write to a cache or backplane that has been closed, or a
+	// cache that was to be made on one. Nothing was invalidated or queued.
 	ErrClosed = errors.New("nearcache: closed")
 
 	// ErrUnconfirmed reports that Redis has not confirmed an invalidation: it is
 	// unreachable, it refused the message, or the caller's context ended first.
 	// The local part is done, and the message is queued and will be sent until
-	// Redis accepts it or the backplane is closed. The error also wraps the cause.
+	// Redis accepts it or the backplane is closed: there is nothing to repeat.
+	// Flush waits for it. The error also wraps the cause.
 	ErrUnconfirmed = errors.New("nearcache: invalidation not confirmed")
 
 	// ErrKey reports a write to a key that does not survive encoding and decoding,

@@ -41,8 +41,8 @@ func newKeyCodec[K comparable]() (keyCodec[K], error) {
 	case reflect.Uint <= kind.Kind() && kind.Kind() <= reflect.Uintptr:
 		return keyCodec[K]{encode: encodeUint[K], decode: decodeUint[K], exact: true}, nil
 	}
-	return keyCodec[K]{}, fmt.Errorf("key type %s is neither a string or integer kind, "+
-		"nor a type with MarshalText and UnmarshalText", kind)
+	return keyCodec[K]{}, fmt.Errorf("key type %s cannot name items in messages: use a string or integer kind, "+
+		"or a type (no pointer) with MarshalText, and UnmarshalText on its pointer", kind)
 }
 
 // wire returns key's encoded form, or an error that says why other instances

@@ -89,11 +89,14 @@ type Options[K comparable, V any] struct {
 	// Load reads an item from the source. At most one load of a key that may be
 	// kept runs at a time, in a goroutine of its own, without any lock held. Its
 	// context carries the values of the first caller's and is cancelled when the
-	// last caller that waits for it has gone. An error goes to all callers as it
-	// is and is not kept, but see NotFoundTTL.
+	// last caller that waits for it has gone; it has no deadline. An error goes to
+	// all callers as it is and is not kept, but see NotFoundTTL. Load may call Get
+	// for other keys; for the key that it is loading, Get waits until the context
+	// ends.
 	Load func(ctx context.Context, key K) (V, error)
 
-	// Capacity bounds the number of items held in memory. Negative is an error.
+	// Capacity bounds the number of items held in memory, exactly. Negative is an
+	// error.
 	// Defaults to 100 000.
 	Capacity int
 
@@ -109,22 +112,25 @@ type Options[K comparable, V any] struct {
 
 	// Expiry chooses the time to live of each item and overrides TTL. Its result
 	// is taken as it is, without the random part. Zero or less: the item is not
-	// kept. It must not block. Defaults to nil.
+	// kept; NoExpiry: without a limit. It must not block. Defaults to nil.
 	Expiry func(key K, value V) time.Duration
 
-	// NotFoundTTL is how long a not-found is kept, so that misses of items that do
-	// not exist spare the source. Negative is an error.
-	// Defaults to 0: a not-found is not kept.
+	// NotFoundTTL is how long a not-found is kept, exactly, so that asking for
+	// items that do not exist spares the source; NoExpiry is legal. The callers of
+	// the load get the loader's own error, and later ones ErrNotFound: let the
+	// loader return an error that wraps ErrNotFound, or test for both. Negative is
+	// an error. Defaults to 0: a not-found is not kept.
 	NotFoundTTL time.Duration
 
 	// NotFound reports whether a loader's error means that the item does not
-	// exist; set it to recognise sql.ErrNoRows, for instance.
-	// Defaults to errors.Is(err, ErrNotFound).
+	// exist; set it to recognise sql.ErrNoRows, for instance. It changes no error;
+	// see NotFoundTTL. Defaults to errors.Is(err, ErrNotFound).
 	NotFound func(err error) bool
 
 	// Regions names the regions that an item belongs to, for ClearRegion. It is
 	// called with every item before it is kept and must always say the same for
-	// the same item. It must not block. Any string is a region.
+	// the same item. It must not block. Any string is a region, and nil means none;
+	// the slice is not kept.
 	// Defaults to nil: items belong to no region.
 	Regions func(key K, value V) []string
 }

@@ -11,10 +11,10 @@ import (
 
 var (
 	// errNotReached is why writes are unconfirmed before Redis was ever reached.
-	errNotReached = errors.New("redis has not been reached yet")
+	errNotReached = errors.New("no connection to Redis yet")
 
 	// errNoAnswer is why a write is unconfirmed whose attempt close had to end.
-	errNoAnswer = errors.New("redis has not answered")
+	errNoAnswer = errors.New("no answer from Redis")
 )
 
 // publisher sends invalidations in groups: while one is being sent the next
@@ -84,9 +84,9 @@ func (p *publisher) publish(ctx context.Context, inv invalidation) error {
 	}
 	select {
 	case <-g.done:
-		return unconfirmed(g.err)
+		return unconfirmed(inv, g.err)
 	case <-ctx.Done():
-		return unconfirmed(ctx.Err())
+		return unconfirmed(inv, ctx.Err())
 	}
 }
 
@@ -111,15 +111,22 @@ func (p *publisher) enqueue(inv invalidation) (*group, error) {
 	if first {
 		signal(p.work)
 	}
-	return g, unconfirmed(down)
+	return g, unconfirmed(inv, down)
 }
 
-// unconfirmed wraps a cause in ErrUnconfirmed; nil stays nil.
-func unconfirmed(cause error) error {
+// unconfirmed wraps a cause in ErrUnconfirmed and says what it is about; nil
+// stays nil.
+func unconfirmed(inv invalidation, cause error) error {
 	if cause == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: it is queued and will be sent again: %w", ErrUnconfirmed, cause)
+	var what batch
+	what.add(inv)
+	state := "done here, and queued for the other instances until Redis accepts it"
+	if errors.Is(cause, ErrClosed) {
+		state = "done here, and not delivered to the other instances before Close"
+	}
+	return fmt.Errorf("%w: %s: %s: %w", ErrUnconfirmed, what.describe(), state, cause)
 }
 
 // signal leaves a token for one receiver, unless there is one already.
@@ -133,11 +140,20 @@ func signal(c chan struct{}) {
 // reached says that Redis answers: what is queued is tried at once.
 func (p *publisher) reached() {
 	p.mu.Lock()
-	if p.down == errNotReached {
+	if errors.Is(p.down, errNotReached) {
 		p.down = nil
 	}
 	p.mu.Unlock()
 	signal(p.retry)
+}
+
+// notReached says why Redis has not been reached so far.
+func (p *publisher) notReached(cause error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if errors.Is(p.down, errNotReached) {
+		p.down = fmt.Errorf("%w: %w", errNotReached, cause)
+	}
 }
 
 // run sends group after group until closing finds nothing left, or ctx ends.
@@ -207,7 +223,7 @@ func (p *publisher) finish(g *group, err error, ended bool) {
 			p.progress = nil
 		}
 		close(g.done)
-		if wasDown != nil && wasDown != errNotReached {
+		if wasDown != nil && !errors.Is(wasDown, errNotReached) {
 			p.logger.Info("nearcache: invalidations are published again")
 		}
 		return
@@ -231,7 +247,7 @@ func (p *publisher) finish(g *group, err error, ended bool) {
 		failed.err = p.down
 		close(failed.done)
 	}
-	if wasDown == nil || wasDown == errNotReached {
+	if wasDown == nil || errors.Is(wasDown, errNotReached) {
 		p.logger.Warn("nearcache: publishing failed; invalidations are queued until Redis accepts them",
 			"error", err)
 	}
@@ -260,10 +276,21 @@ func (p *publisher) flush(ctx context.Context) error {
 			if p.down != nil {
 				ended = fmt.Errorf("%w (%w)", ended, p.down)
 			}
-			return unconfirmed(ended)
+			return fmt.Errorf("%w: Flush ended with %s still to be accepted by Redis: %w",
+				ErrUnconfirmed, p.describeLocked(), ended)
 		}
 	}
 	return nil
+}
+
+// describeLocked says what is queued or being sent.
+func (p *publisher) describeLocked() string {
+	var all batch
+	if p.sending != nil {
+		all.merge(&p.sending.batch)
+	}
+	all.merge(&p.gathering.batch)
+	return all.describe()
 }
 
 // close takes no more invalidations, tries for at most timeout to deliver those

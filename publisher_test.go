@@ -331,7 +331,7 @@ func TestPublisherClose(t *testing.T) {
 			err := p.close(3 * time.Second)
 			require.ErrorIs(t, err, ErrUnconfirmed)
 			require.ErrorIs(t, err, errRefused)
-			require.ErrorContains(t, err, "2 keys and 0 regions of p")
+			require.ErrorContains(t, err, "2 key(s) of p")
 			require.NotContains(t, err.Error(), "secret")
 			require.Equal(t, 3*time.Second, time.Since(before))
 		})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -25,7 +24,6 @@ import (
 const (
 	defaultConnectTimeout = 5 * time.Second
 	defaultCommandTimeout = 5 * time.Second
-	defaultConnectRetry   = 3
 	keepAliveProbes       = 3
 )
 
@@ -68,7 +66,7 @@ type redisServer struct {
 	options        *redis.Options // of every client; the connection is dialled by dial
 	keepAlive      time.Duration  // between probes of an idle connection; negative: none
 	connectTimeout time.Duration
-	connectRetry   int
+	connectRetry   int // attempts after the first; negative: as many as there is time for
 	commandTimeout time.Duration
 
 	disconnectedStart bool
@@ -85,7 +83,7 @@ type redisServer struct {
 func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 	s := &redisServer{
 		connectTimeout:    defaultConnectTimeout,
-		connectRetry:      defaultConnectRetry,
+		connectRetry:      -1,
 		commandTimeout:    defaultCommandTimeout,
 		keepAlive:         15 * time.Second,
 		disconnectedStart: o.AllowDisconnectedStart,
@@ -174,9 +172,7 @@ func (s *redisServer) readConnectionString(text string) error {
 	if c.AsyncTimeout > 0 {
 		s.commandTimeout = c.AsyncTimeout
 	}
-	if c.ConnectRetry >= 0 {
-		s.connectRetry = c.ConnectRetry
-	}
+	s.connectRetry = c.ConnectRetry
 	if c.KeepAlive != 0 {
 		s.keepAlive = c.KeepAlive
 	}
@@ -251,7 +247,7 @@ func (s *redisServer) dialRaw(ctx context.Context) (net.Conn, error) {
 	secure := tls.Client(raw, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
-		return nil, fmt.Errorf("TLS handshake with %s: %w", address, err)
+		return nil, fmt.Errorf("TLS handshake with %s (does the port speak TLS?): %w", address, err)
 	}
 	return secure, nil
 }
@@ -287,11 +283,29 @@ func (s *redisServer) publish(lifetime context.Context, body string) error {
 		// server by now.
 		s.publishing.close()
 		s.publishing = nil
-		var answered redis.Error
-		if !reused || errors.As(err, &answered) || ctx.Err() != nil {
-			return err
+		if !reused || !connectionLost(err) || ctx.Err() != nil {
+			return s.explain(err)
 		}
 	}
+}
+
+// connectionLost reports whether err says that the connection was dead, rather
+// than that Redis answered with an error or was too slow to answer.
+func connectionLost(err error) bool {
+	var answered redis.Error
+	var slow net.Error
+	return !errors.As(err, &answered) && !(errors.As(err, &slow) && slow.Timeout())
+}
+
+// explain says what Redis was asked for when it answered with an error.
+func (s *redisServer) explain(err error) error {
+	switch {
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return fmt.Errorf("the key %s is not nearcache's, delete it: %w", s.positionKey, err)
+	case redis.HasErrorPrefix(err, "OOM"), redis.HasErrorPrefix(err, "READONLY"):
+		return fmt.Errorf("publishing writes the key %s, and Redis takes no writes: %w", s.positionKey, err)
+	}
+	return err
 }
 
 // nonce makes the position of a message unlike any other.
@@ -329,7 +343,11 @@ func (s *redisServer) firstSubscription(ctx context.Context) (sub subscription, 
 			break
 		}
 	}
-	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+	switch {
+	case ctx.Err() == nil || errors.Is(err, ctx.Err()):
+	case errors.Is(err, net.ErrClosed): // by us, because ctx ended
+		err = fmt.Errorf("no answer: %w", ctx.Err())
+	default:
 		err = fmt.Errorf("%w: %w", ctx.Err(), err)
 	}
 	if refused(err) {
@@ -339,13 +357,19 @@ func (s *redisServer) firstSubscription(ctx context.Context) (sub subscription, 
 		"(to start without it, set abortConnect=false or AllowDisconnectedStart)", s.options.Addr, err)
 }
 
-// refused reports whether trying again would end the same way.
+// refused reports whether trying again would end the same way: Redis answered
+// with an error, other than one that passes, or its certificate does not verify.
 func refused(err error) bool {
+	for _, passing := range []string{
+		"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "BUSY", "max number of clients",
+	} {
+		if redis.HasErrorPrefix(err, passing) {
+			return false
+		}
+	}
+	var answered redis.Error
 	var certificate *tls.CertificateVerificationError
-	var authority x509.UnknownAuthorityError
-	return errors.As(err, &certificate) || errors.As(err, &authority) ||
-		redis.HasErrorPrefix(err, "WRONGPASS") || redis.HasErrorPrefix(err, "NOAUTH") ||
-		redis.HasErrorPrefix(err, "NOPERM")
+	return errors.As(err, &answered) || errors.As(err, &certificate)
 }
 
 // subscribe makes one attempt at a subscription, confirmed and with its position.
@@ -385,7 +409,8 @@ func (s *redisServer) position(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer link.close()
-	return positionScript.Run(ctx, link.conn, []string{s.positionKey}, nonce()).Text()
+	position, err := positionScript.Run(ctx, link.conn, []string{s.positionKey}, nonce()).Text()
+	return position, s.explain(err)
 }
 
 func (r *redisSubscription) position() string { return r.seen }

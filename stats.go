@@ -89,7 +89,7 @@ type CacheStats struct {
 	Misses MissStats
 
 	Loads         uint64        // loads that ended, whatever their outcome
-	LoadErrors    uint64        // of these, errors and panics that are not a not-found that is kept
+	LoadErrors    uint64        // of these, errors and panics, not-founds left out
 	LoadTime      time.Duration // the time all loads took, added up
 	LoadDiscarded uint64        // results that came too late to be kept: invalidated, or expired, meanwhile
 
@@ -121,7 +121,7 @@ type InvalidationStats struct {
 	Keys    uint64 // keys removed, set or updated, held or not
 	Regions uint64 // regions cleared
 	Clears  uint64 // clears of the cache, or of all caches
-	Gaps    uint64 // clears because messages may have been missed
+	Missed  uint64 // clears because messages were, or may have been, missed: gaps and new subscriptions
 }
 
 // cacheCounters are a cache's counters. Hits are counted on the fastest path
@@ -137,7 +137,7 @@ type cacheCounters struct {
 
 	evictedCapacity, evictedExpired, evictedCleared atomic.Uint64
 
-	keysInvalidated, regionsCleared, clears, gaps atomic.Uint64
+	keysInvalidated, regionsCleared, clears, missedMessages atomic.Uint64
 }
 
 func newCacheCounters() *cacheCounters { return &cacheCounters{hits: xsync.NewCounter()} }
@@ -192,7 +192,7 @@ func (c *cacheCounters) snapshot() CacheStats {
 			Keys:    c.keysInvalidated.Load(),
 			Regions: c.regionsCleared.Load(),
 			Clears:  c.clears.Load(),
-			Gaps:    c.gaps.Load(),
+			Missed:  c.missedMessages.Load(),
 		},
 	}
 }

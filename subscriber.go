@@ -43,6 +43,7 @@ type subscriber struct {
 // subscriberTarget is what a subscriber acts on: the backplane.
 type subscriberTarget interface {
 	setState(State)
+	connectFailed(error)
 	apply(operation)
 	missedMessages()
 }
@@ -76,6 +77,7 @@ func (s *subscriber) connect(ctx context.Context) subscription {
 		if err == nil {
 			return sub
 		}
+		s.target.connectFailed(err)
 		if pause.failures == 1 && ctx.Err() == nil {
 			s.logger.Warn("nearcache: cannot subscribe; trying again until it works", "error", err)
 		}

@@ -18,9 +18,10 @@ type recorder struct {
 	states  []State
 }
 
-func (r *recorder) apply(o operation) { r.applied = append(r.applied, o) }
-func (r *recorder) missedMessages()   { r.clears++ }
-func (r *recorder) setState(s State)  { r.states = append(r.states, s) }
+func (r *recorder) apply(o operation)   { r.applied = append(r.applied, o) }
+func (r *recorder) missedMessages()     { r.clears++ }
+func (r *recorder) setState(s State)    { r.states = append(r.states, s) }
+func (r *recorder) connectFailed(error) {}
 
 func newTestSubscriber() (*subscriber, *recorder) {
 	r := &recorder{}

@@ -101,7 +101,9 @@ func (s *sweeper) run() {
 	s.running = false
 	s.armed.Store(false) // before due is asked: who adds an entry later arms again
 	s.rest = ended.Add(sweepShare * ended.Sub(began))
-	if s.due() {
+	if s.again {
+		s.scheduleLocked(0)
+	} else if s.due() {
 		s.scheduleLocked(sweepInterval)
 	}
 	s.idle.Broadcast()

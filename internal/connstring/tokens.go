@@ -52,6 +52,9 @@ func (b *builder) endpointToken(t token) error {
 	e, err := parseEndpoint(t.text)
 	// "password:secret" and "password secret" lack their =.
 	mistyped := strings.HasPrefix(strings.ToLower(t.text), "pass")
+	if name := canonical(t.text, []string{"password", "ssl", "abortConnect"}); name != "" {
+		return t.fail(fmt.Errorf("%s needs a value, as in %s=…", name, name))
+	}
 	switch {
 	case t.afterPassword && (err != nil || !e.isUnmistakable()):
 		return t.tail()

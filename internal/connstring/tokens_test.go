@@ -230,6 +230,8 @@ func TestParseTokensErrors(t *testing.T) {
 		{"URL without a scheme, an option in the password", "ann:1,ssl=hunter2@localhost", "token 2: ssl must be true or false (its value is withheld"},
 		{"URL in quotes", `"redis://:hunter2@localhost"`, "token 1: neither an option"},
 
+		{"password without a value", "h,password", "token 2: password needs a value"},
+		{"ssl without a value", "h,SSL", "token 2: ssl needs a value"},
 		{"ssl", "h,ssl=maybe", `token 2: ssl must be true or false, got "maybe"`},
 		{"abortConnect", "h,abortconnect=2", `abortConnect must be true or false, got "2"`},
 		{"blank boolean", "h,ssl=", `ssl must be true or false, got ""`},
