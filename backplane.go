@@ -32,6 +32,13 @@ type Backplane struct {
 	members map[string]member
 	closed  bool
 
+	// writers counts the writes under way, which close waits for. A write counts
+	// itself first and then looks at closing, close does it the other way round: of
+	// two that race one sees the other.
+	writers     atomic.Int64
+	closing     atomic.Bool
+	writersGone chan struct{} // one token: writers was 0, once closing
+
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -110,7 +117,12 @@ func Local() *Backplane {
 }
 
 func newBackplane(o BackplaneOptions, state State) *Backplane {
-	bp := &Backplane{closeTimeout: o.CloseTimeout, logger: o.Logger, members: map[string]member{}}
+	bp := &Backplane{
+		closeTimeout: o.CloseTimeout,
+		logger:       o.Logger,
+		members:      map[string]member{},
+		writersGone:  make(chan struct{}, 1),
+	}
 	bp.state.Store(int64(state))
 	return bp
 }
@@ -118,9 +130,10 @@ func newBackplane(o BackplaneOptions, state State) *Backplane {
 // ClearAll evicts every item of every cache on the channel, here and in every
 // other instance. The errors are those of Cache.Remove.
 func (bp *Backplane) ClearAll(ctx context.Context) error {
-	if bp.State() == StateClosed {
+	if !bp.enter() {
 		return fmt.Errorf("%w: backplane", ErrClosed)
 	}
+	defer bp.leave()
 	for _, m := range bp.snapshotMembers() {
 		m.clearLocal()
 	}
@@ -156,8 +169,8 @@ func (bp *Backplane) Stats() BackplaneStats {
 	return s
 }
 
-// Close closes the caches, tries for at most CloseTimeout to deliver what is
-// queued, and leaves the channel. Its error wraps ErrUnconfirmed and says what
+// Close waits for writes under way, delivers what is queued, closes the caches
+// and leaves the channel, all within CloseTimeout. Its error wraps ErrUnconfirmed and says what
 // could not be delivered; other instances may then serve what those items were
 // until their time to live ends. A write that waits for Redis meanwhile returns
 // ErrUnconfirmed. Close may be called again and returns the same.
@@ -167,9 +180,20 @@ func (bp *Backplane) Close() error {
 }
 
 func (bp *Backplane) close() error {
+	deadline := time.Now().Add(bp.closeTimeout)
+	bp.closing.Store(true)
 	bp.mu.Lock()
 	bp.closed = true
 	bp.mu.Unlock()
+
+	// 1. an Update begins   2. Close   3. the Update changes the source. Were it too
+	// late to publish, the other instances would not hear of it.
+	for bp.writers.Load() > 0 && time.Now().Before(deadline) {
+		select {
+		case <-bp.writersGone:
+		case <-time.After(time.Until(deadline)):
+		}
+	}
 	for _, m := range bp.snapshotMembers() {
 		_ = m.Close()
 	}
@@ -177,7 +201,7 @@ func (bp *Backplane) close() error {
 	if bp.redis == nil {
 		return nil
 	}
-	err := bp.publisher.close(bp.closeTimeout)
+	err := bp.publisher.close(time.Until(deadline))
 	bp.unfollow()
 	bp.following.Wait()
 	bp.redis.close()
@@ -225,6 +249,22 @@ func (bp *Backplane) snapshotMembers() []member {
 	return members
 }
 
+// enter reports whether a write may begin. If so leave ends it.
+func (bp *Backplane) enter() bool {
+	bp.writers.Add(1)
+	if bp.closing.Load() {
+		bp.leave()
+		return false
+	}
+	return true
+}
+
+func (bp *Backplane) leave() {
+	if bp.writers.Add(-1) == 0 && bp.closing.Load() {
+		signal(bp.writersGone)
+	}
+}
+
 // publish tells the other instances and waits for Redis to accept it.
 func (bp *Backplane) publish(ctx context.Context, inv invalidation) error {
 	if bp.publisher == nil {
@@ -255,6 +295,23 @@ func (bp *Backplane) setState(s State) {
 // connectFailed is called by the subscriber after an attempt that failed.
 func (bp *Backplane) connectFailed(err error) { bp.publisher.notReached(err) }
 
+// applyHere does the local part of inv on the cache that it names.
+func (bp *Backplane) applyHere(inv invalidation) {
+	bp.mu.RLock()
+	m := bp.members[inv.cache]
+	bp.mu.RUnlock()
+	switch {
+	case m == nil:
+	case inv.clear:
+		m.clearLocal()
+	default:
+		m.removeWire(inv.keys)
+		if len(inv.regions) > 0 {
+			m.clearRegionsLocal(inv.regions)
+		}
+	}
+}
+
 // apply applies an operation of another instance.
 func (bp *Backplane) apply(o operation) {
 	if o.op == opClearAll {
@@ -263,20 +320,14 @@ func (bp *Backplane) apply(o operation) {
 		}
 		return
 	}
-	bp.mu.RLock()
-	m := bp.members[o.cache]
-	bp.mu.RUnlock()
-	if m == nil {
-		return // a cache that this instance does not hold
-	}
+	inv := invalidation{cache: o.cache, clear: o.op == opClearCache}
 	switch o.op {
 	case opRemoveKeys:
-		m.removeWire(o.values)
+		inv.keys = o.values
 	case opClearRegions:
-		m.clearRegionsLocal(o.values)
-	case opClearCache:
-		m.clearLocal()
+		inv.regions = o.values
 	}
+	bp.applyHere(inv) // a cache that this instance does not hold is none of its business
 }
 
 // missedMessages clears every cache, because anything may have been missed.

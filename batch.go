@@ -15,6 +15,9 @@ const (
 
 	// The same for the bytes of those keys and regions, in one cache.
 	maxBatchBytes = 16 << 20
+
+	// Past so many caches, everything is cleared instead.
+	maxBatchCaches = 1 << 12
 )
 
 // invalidation is what one write asks every other instance to evict: a whole
@@ -52,6 +55,9 @@ func (b *batch) add(inv invalidation) {
 	case inv.all:
 		b.all = true
 		clear(b.caches)
+	case b.caches[inv.cache] == nil && len(b.caches) == maxBatchCaches:
+		b.collapsed++
+		b.add(invalidation{all: true})
 	default:
 		c := b.cache(inv.cache)
 		if inv.clear {
@@ -75,17 +81,11 @@ func (b *batch) merge(other *batch) {
 	if b.all {
 		return
 	}
-	for name, from := range other.caches {
-		to := b.cache(name)
-		if from.clear {
-			to.collapse()
-		}
-		for key := range from.keys {
-			b.collapsed += to.add(&to.keys, key)
-		}
-		for region := range from.regions {
-			b.collapsed += to.add(&to.regions, region)
-		}
+	for name, c := range other.caches {
+		b.add(invalidation{
+			cache: name, clear: c.clear,
+			keys: slices.Collect(maps.Keys(c.keys)), regions: slices.Collect(maps.Keys(c.regions)),
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package nearcache
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -50,7 +51,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 		backplane: bp,
 		options:   o,
 		keys:      keys,
-		local:     newLocal[K, V](o.Capacity, o.Eviction, stats),
+		local:     newLocal[K, V](o.Capacity, o.Eviction, o.Regions != nil || o.NotFoundTTL > 0, stats),
 		stats:     stats,
 	}
 	c.loader = loader[K, V]{load: o.Load, outcome: c.outcome}
@@ -141,37 +142,35 @@ func (c *Cache[K, V]) Update(
 	if write == nil {
 		return value, fmt.Errorf("%w: cache %q: Update's write is nil", ErrOptions, c.options.Name)
 	}
-	if c.local.closed.Load() {
-		return value, c.errClosed()
+	if err := c.enter(); err != nil {
+		return value, err
 	}
-	wire, keyErr := c.keys.wire(key)
-	if keyErr != nil {
-		// Deferred: however write ends, the source may have changed.
-		defer func() {
-			if cleared := c.clearForKey(ctx, key, keyErr); err == nil {
-				err = cleared
-			}
-		}()
-		return write(ctx)
-	}
+	defer c.backplane.leave()
 
-	inv := invalidation{cache: c.options.Name, keys: []string{wire}}
-	w := c.local.beginWrite(key)
-	c.stats.keysInvalidated.Add(1)
+	inv, keyErr := c.removal(key)
+	var w *pendingWrite // nil: the key cannot be fenced, so everything is cleared at the end
+	if keyErr == nil {
+		w = c.local.beginWrite(key)
+		c.stats.keysInvalidated.Add(1)
+	}
 	var o outcome[V]
 	returned := false
 	defer func() {
-		c.local.endWrite(key, w, &o)
+		if w != nil {
+			c.local.endWrite(key, w, &o)
+		} else {
+			c.clearLocal()
+		}
 		if !returned { // by a panic: whoever recovers it expects no wait
-			c.backplane.enqueue(inv)
+			c.enqueue(inv)
 			return
 		}
-		if published := c.backplane.publish(ctx, inv); err == nil {
-			err = published
+		if published := c.publish(ctx, inv); err == nil {
+			err = joined(keyErr, published)
 		}
 	}()
 	value, err = write(ctx)
-	if err == nil {
+	if err == nil && w != nil {
 		o = c.outcome(key, value, nil)
 	}
 	returned = true
@@ -192,22 +191,20 @@ func (c *Cache[K, V]) Update(
 // instead), or ErrClosed. No keys: nothing happens. More than 65 536 keys are told
 // to other instances as a clear of the cache.
 func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
-	if c.local.closed.Load() {
-		return c.errClosed()
+	if err := c.enter(); err != nil {
+		return err
 	}
+	defer c.backplane.leave()
 	if len(keys) == 0 {
 		return nil
 	}
-	wires := make([]string, len(keys))
-	for i, key := range keys {
-		wire, err := c.keys.wire(key)
-		if err != nil {
-			return c.clearForKey(ctx, key, err)
-		}
-		wires[i] = wire
+	inv, keyErr := c.removal(keys...)
+	if inv.clear {
+		c.clearLocal()
+	} else {
+		c.removeLocal(keys...)
 	}
-	c.removeLocal(keys...)
-	return c.backplane.publish(ctx, invalidation{cache: c.options.Name, keys: wires})
+	return joined(keyErr, c.publish(ctx, inv))
 }
 
 // ClearRegion evicts every item of the regions, here and in every other
@@ -215,35 +212,83 @@ func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
 // regions are those that Regions returned for the copy that is held. The errors
 // are those of Remove. No regions: nothing happens.
 func (c *Cache[K, V]) ClearRegion(ctx context.Context, regions ...string) error {
-	if c.local.closed.Load() {
-		return c.errClosed()
+	if err := c.enter(); err != nil {
+		return err
 	}
+	defer c.backplane.leave()
 	if len(regions) == 0 {
 		return nil
 	}
 	c.clearRegionsLocal(regions)
-	return c.backplane.publish(ctx, invalidation{cache: c.options.Name, regions: regions})
+	return c.publish(ctx, invalidation{cache: c.options.Name, regions: regions})
 }
 
 // Clear evicts every item of this cache, here and in every other instance, in a
 // time that does not depend on how many there are. The errors are those of
 // Remove.
 func (c *Cache[K, V]) Clear(ctx context.Context) error {
-	if c.local.closed.Load() {
-		return c.errClosed()
+	if err := c.enter(); err != nil {
+		return err
 	}
+	defer c.backplane.leave()
 	c.clearLocal()
-	return c.backplane.publish(ctx, invalidation{cache: c.options.Name, clear: true})
+	return c.publish(ctx, invalidation{cache: c.options.Name, clear: true})
 }
 
-// clearForKey clears the cache everywhere, because key cannot be named to others.
-func (c *Cache[K, V]) clearForKey(ctx context.Context, key K, cause error) error {
-	published := c.Clear(ctx)
-	err := fmt.Errorf("%w: cache %q, key %v: %w; the whole cache was cleared", ErrKey, c.options.Name, key, cause)
-	if published != nil {
-		err = fmt.Errorf("%w: %w", err, published)
+// enter refuses a write to a closed cache. Each success is paired with one
+// backplane.leave, before which the backplane closes only if its time is up.
+func (c *Cache[K, V]) enter() error {
+	if c.local.closed.Load() || !c.backplane.enter() {
+		return fmt.Errorf("%w: cache %q", ErrClosed, c.options.Name)
 	}
-	return err
+	return nil
+}
+
+// removal returns the invalidation of keys: a clear of the cache, and an error
+// that says so, if one of them cannot be named to others.
+func (c *Cache[K, V]) removal(keys ...K) (invalidation, error) {
+	wires := make([]string, len(keys))
+	for i, key := range keys {
+		wire, err := c.keys.wire(key)
+		if err != nil {
+			return invalidation{cache: c.options.Name, clear: true}, fmt.Errorf(
+				"%w: cache %q, key %v: %w; the whole cache was cleared", ErrKey, c.options.Name, key, err)
+		}
+		wires[i] = wire
+	}
+	return invalidation{cache: c.options.Name, keys: wires}, nil
+}
+
+// joined returns one error that wraps those of its two that are not nil.
+func joined(keyErr, published error) error {
+	if keyErr != nil && published != nil {
+		return fmt.Errorf("%w: %w", keyErr, published)
+	}
+	return cmp.Or(keyErr, published)
+}
+
+// publish tells the other instances, and waits for Redis to accept it.
+func (c *Cache[K, V]) publish(ctx context.Context, inv invalidation) error {
+	c.tellSuccessor(inv)
+	return c.backplane.publish(ctx, inv)
+}
+
+// enqueue tells the other instances, and waits for nothing.
+func (c *Cache[K, V]) enqueue(inv invalidation) {
+	c.tellSuccessor(inv)
+	c.backplane.enqueue(inv)
+}
+
+// tellSuccessor does the local part of a write for the cache that has this one's
+// name now.
+//
+//  1. an Update begins   2. its cache is closed, and made anew   3. a Get on the new
+//     one loads version 1   4. the Update writes version 2. Its own message comes
+//     back as work that was done.
+func (c *Cache[K, V]) tellSuccessor(inv invalidation) {
+	if c.local.closed.Load() {
+		c.backplane.applyHere(inv)
+	}
 }
 
 // Len returns the number of items in memory. It is 0 after Clear. Items that
@@ -264,13 +309,9 @@ func (c *Cache[K, V]) Stats() CacheStats {
 // on for the callers that wait for them. It always returns nil and may be called
 // again.
 func (c *Cache[K, V]) Close() error {
+	c.local.close() // first: it must serve nothing once it hears no messages
 	c.backplane.unregister(c.options.Name, c)
-	c.local.close()
 	return nil
-}
-
-func (c *Cache[K, V]) errClosed() error {
-	return fmt.Errorf("%w: cache %q", ErrClosed, c.options.Name)
 }
 
 // outcome decides what to keep of a load, or of a write that succeeded.

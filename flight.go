@@ -12,15 +12,20 @@ import (
 var errGoexit = errors.New("nearcache: the loader called runtime.Goexit")
 
 // flight is a load under way. While it is registered in its shard, callers may
-// join it and its result may be kept. An invalidation takes it out: whoever
-// waits for it still gets its result, and nobody else ever does.
+// join it and its result may be kept. An invalidation of its key takes it out:
+// whoever waits for it still gets its result, and nobody else ever does.
+//
+// A clear of a region makes all flights unjoinable, as none knows its regions
+// yet; the next Get of the key starts a newer one. The older stays registered
+// behind it, because its result may be kept if its regions were not among those.
 type flight[K comparable, V any] struct {
 	key    K
 	start  start
 	ctx    loadContext
 	cancel context.CancelFunc // of ctx
 
-	waiters int // guarded by the shard's mu
+	waiters int           // guarded by the shard's mu
+	older   *flight[K, V] // guarded by the shard's mu
 
 	done  chan struct{} // closed after everything below was set
 	value V
@@ -72,13 +77,13 @@ type loader[K comparable, V any] struct {
 
 // join returns the entry of key if another caller has just put it there, or else
 // the flight to wait for: the one that is registered, if this caller may have
-// its result, or a new one. The third result is the cause of a miss.
+// its result, or a new one.
 func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry[K, V], *flight[K, V]) {
 	sh, hash := l.shard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 
-	miss := fate(-1)
+	miss := absent
 	if e, held := l.entries.Load(key); held {
 		if miss = l.fate(e, l.now()); miss == alive {
 			return e, nil
@@ -89,8 +94,9 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 	l.stats.missed(miss)
 
 	// 1. a load begins   2. the cache or a region is cleared   3. a Get begins. It
-	// must not get what was read before 2, so it replaces the load.
-	if f := sh.flights[key]; f != nil && l.holds(f.start) {
+	// must not get what was read before 2, so it does not join the load.
+	newest := sh.flights[key]
+	if f := newest; f != nil && l.holds(f.start) {
 		// A loader that asks for the key it is loading waits for its own context;
 		// were it counted as a waiter, that context would never be cancelled.
 		if ctx.Value(f) == nil {
@@ -98,7 +104,7 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 		}
 		return nil, f
 	}
-	f := &flight[K, V]{key: key, start: l.begin(), waiters: 1, done: make(chan struct{})}
+	f := &flight[K, V]{key: key, start: l.begin(), waiters: 1, older: newest, done: make(chan struct{})}
 	f.ctx = loadContext{values: ctx, flight: f}
 	f.ctx.Context, f.cancel = context.WithCancel(context.Background())
 	sh.flights[key] = f
@@ -134,10 +140,29 @@ func (l *local[K, V]) leave(ctx context.Context, f *flight[K, V]) {
 	if f.waiters > 0 {
 		return
 	}
-	if sh.flights[f.key] == f {
-		delete(sh.flights, f.key)
-	}
+	sh.unregisterLocked(f)
 	f.cancel()
+}
+
+// unregisterLocked takes f out of its key's flights and reports whether it was
+// one of them.
+func (sh *shard[K, V]) unregisterLocked(f *flight[K, V]) bool {
+	newest := sh.flights[f.key]
+	if newest == f {
+		if f.older == nil {
+			delete(sh.flights, f.key)
+		} else {
+			sh.flights[f.key] = f.older
+		}
+		return true
+	}
+	for at := newest; at != nil; at = at.older {
+		if at.older == f {
+			at.older = f.older
+			return true
+		}
+	}
+	return false
 }
 
 // fly runs the load in its own goroutine, keeps its result if nothing overtook
@@ -177,8 +202,7 @@ func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
 	now := l.now()
 	sh, _ := l.shard(f.key)
 	sh.mu.Lock()
-	if sh.flights[f.key] == f {
-		delete(sh.flights, f.key)
+	if sh.unregisterLocked(f) {
 		kept = l.keepLocked(sh, hash, now, f.key, f.start, o)
 	}
 	sh.mu.Unlock()

@@ -40,6 +40,10 @@ type local[K comparable, V any] struct {
 	// lockedHits says that the policy has to see hits under the shard lock.
 	lockedHits bool
 
+	// regional says that items may belong to regions: if not, clears of regions
+	// are of no concern to loads and writes.
+	regional bool
+
 	epoch time.Time // what now() counts from, on the monotonic clock
 
 	// generation advances with every clear of the cache.
@@ -51,8 +55,9 @@ type local[K comparable, V any] struct {
 	sweeper *sweeper
 	stats   *cacheCounters
 
-	// expiring counts the entries that have a deadline.
-	expiring atomic.Int64
+	// expiring counts the entries that have a deadline, notFounds the kept
+	// not-founds.
+	expiring, notFounds atomic.Int64
 
 	// dirty counts clears; swept is what it was when the last whole sweep began.
 	// Equal: every entry is live or expired.
@@ -85,20 +90,22 @@ type shard[K comparable, V any] struct {
 	// of this shard.
 	mu      sync.Mutex
 	policy  eviction.Policy[item[K, V]]
-	flights map[K]*flight[K, V]
-	writes  map[K]*write
+	flights map[K]*flight[K, V] // the newest of each key
+	writes  map[K]*pendingWrite
 
 	_ [64]byte // shards share no cache line
 }
 
-// write is a Set or Update under way.
-type write struct{ start start }
+// pendingWrite is a Set or Update under way.
+type pendingWrite struct{ start start }
 
 // entriesPerShard is the least capacity of a shard: smaller ones evict much
 // sooner than the whole cache would, since keys do not spread evenly.
 const entriesPerShard = 512
 
-func newLocal[K comparable, V any](capacity int, policy Eviction, stats *cacheCounters) *local[K, V] {
+func newLocal[K comparable, V any](
+	capacity int, policy Eviction, regional bool, stats *cacheCounters,
+) *local[K, V] {
 	shards := 1
 	for shards < 16*runtime.GOMAXPROCS(0) && capacity/(2*shards) >= entriesPerShard {
 		shards *= 2
@@ -108,6 +115,7 @@ func newLocal[K comparable, V any](capacity int, policy Eviction, stats *cacheCo
 		shards:     make([]shard[K, V], shards),
 		seed:       maphash.MakeSeed(),
 		lockedHits: policy == LRU,
+		regional:   regional,
 		epoch:      time.Now(),
 		stats:      stats,
 	}
@@ -124,7 +132,7 @@ func newLocal[K comparable, V any](capacity int, policy Eviction, stats *cacheCo
 			sh.policy = eviction.NewS3FIFO[item[K, V]](share)
 		}
 		sh.flights = map[K]*flight[K, V]{}
-		sh.writes = map[K]*write{}
+		sh.writes = map[K]*pendingWrite{}
 	}
 	return l
 }
@@ -166,7 +174,8 @@ func (l *local[K, V]) peek(key K) *entry[K, V] {
 type fate int
 
 const (
-	alive fate = iota
+	absent fate = iota // there is no entry
+	alive
 	expired
 	cleared
 )
@@ -206,14 +215,14 @@ func (l *local[K, V]) end() { l.regions.end() }
 
 // holds reports whether nothing was cleared since s: not the cache, no region.
 func (l *local[K, V]) holds(s start) bool {
-	return s.generation == l.generation.Load() && s.clears == l.regions.clears.Load()
+	return s.generation == l.generation.Load() && (!l.regional || s.clears == l.regions.clears.Load())
 }
 
 // beginWrite fences key for a Set or Update: it is evicted, loads and writes
 // under way will not keep it, and what it returns tells at the end whether
 // anything has invalidated it since.
-func (l *local[K, V]) beginWrite(key K) *write {
-	w := &write{start: l.begin()}
+func (l *local[K, V]) beginWrite(key K) *pendingWrite {
+	w := &pendingWrite{start: l.begin()}
 	sh, _ := l.shard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -229,7 +238,7 @@ func (l *local[K, V]) beginWrite(key K) *write {
 //  3. A ends, B is no longer registered   4. B ends: neither result is kept,
 //
 // since nobody knows in which order the source took them.
-func (l *local[K, V]) endWrite(key K, w *write, o *outcome[V]) {
+func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	defer l.end()
 	sh, hash := l.shard(key)
 	sh.mu.Lock()
@@ -277,14 +286,33 @@ func (l *local[K, V]) keepLocked(
 	e := &entry[K, V]{Hash: hash, Item: item[K, V]{
 		key: key, value: o.value, notFound: o.notFound, expires: expires, start: s, regions: regions,
 	}}
+	// 1. load A begins   2. a region is cleared that turns out to be none of its
+	// own   3. load B of the same key begins, behind the clear   4. both end. Either
+	// may be kept, and B may be newer.
+	if old, held := l.entries.Load(key); held {
+		if old.Item.start.clears > s.clears && l.fate(old, now) == alive {
+			l.regions.release(regions)
+			return false
+		}
+		l.dropLocked(sh, old)
+	}
 	if victim := sh.policy.Add(e); victim != nil {
 		l.forgetLocked(victim)
 		l.stats.evicted(l.fate(victim, now))
 	}
 	l.entries.Store(key, e)
+	if o.notFound {
+		l.notFounds.Add(1)
+	}
 	if expires != never {
 		l.expiring.Add(1)
 		l.sweeper.later()
+	}
+	// 1. the checks above pass   2. a clear, and the sweep that follows it, which
+	// finds nothing here   3. the entry is stored. No other sweep would come.
+	if l.fate(e, now) == cleared {
+		l.dropLocked(sh, e)
+		return false
 	}
 	return true
 }
@@ -321,7 +349,7 @@ func (l *local[K, V]) removeLocked(sh *shard[K, V], key K) {
 	if e, held := l.entries.Load(key); held {
 		l.dropLocked(sh, e)
 	}
-	delete(sh.flights, key)
+	delete(sh.flights, key) // with all the older ones
 	delete(sh.writes, key)
 }
 
@@ -335,6 +363,9 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], e *entry[K, V]) {
 func (l *local[K, V]) forgetLocked(e *entry[K, V]) {
 	l.entries.Delete(e.Item.key)
 	l.regions.release(e.Item.regions)
+	if e.Item.notFound {
+		l.notFounds.Add(-1)
+	}
 	if e.Item.expires != never {
 		l.expiring.Add(-1)
 	}
@@ -351,9 +382,10 @@ func (l *local[K, V]) clear() {
 // its regions yet, so none can be joined after it (see joinable), and each finds
 // out at its end whether it may be kept (see attach).
 func (l *local[K, V]) clearRegions(regions []string) {
-	l.regions.clear(regions)
-	l.dirty.Add(1)
-	l.sweeper.soon()
+	if l.regions.clear(regions) || l.notFounds.Load() > 0 {
+		l.dirty.Add(1)
+		l.sweeper.soon()
+	}
 }
 
 // len returns the number of entries that are held and not cleared; entries that
@@ -404,6 +436,7 @@ func (l *local[K, V]) close() {
 		l.shards[i].mu.Lock()
 	}
 	l.entries.Clear()
+	l.regions.forget()
 	for i := range l.shards {
 		l.shards[i].policy = nil // nothing is kept, so nothing asks for it
 		l.shards[i].mu.Unlock()

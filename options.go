@@ -86,8 +86,10 @@ type Options[K comparable, V any] struct {
 	// the backplane may have it.
 	Name string
 
-	// Load reads an item from the source. At most one load of a key that may be
-	// kept runs at a time, in a goroutine of its own, without any lock held. Its
+	// Load reads an item from the source, in a goroutine of its own and without any
+	// lock held. One load of a key serves all who ask for it, unless the key, a
+	// region or the cache was invalidated since it began: then it goes on for those
+	// who wait already, and the next to ask starts another. Its
 	// context carries the values of the first caller's and is cancelled when the
 	// last caller that waits for it has gone; it has no deadline. An error goes to
 	// all callers as it is and is not kept, but see NotFoundTTL. Load may call Get

@@ -90,14 +90,14 @@ func (p *publisher) publish(ctx context.Context, inv invalidation) error {
 	}
 }
 
-// enqueue queues inv and returns its group. The error is ErrClosed, with nothing
-// queued, or ErrUnconfirmed if there is no point in waiting.
+// enqueue queues inv and returns its group. The error is ErrUnconfirmed if there
+// is no point in waiting, and ErrClosed as well if nothing was queued.
 func (p *publisher) enqueue(inv invalidation) (*group, error) {
 	p.mu.Lock()
 	g, down := p.gathering, p.down
-	if p.closing {
+	if p.closing { // the caller began before, and took longer than close could wait
 		p.mu.Unlock()
-		return nil, ErrClosed
+		return nil, unconfirmed(inv, ErrClosed)
 	}
 	first := g.batch.empty()
 	if first {
@@ -210,9 +210,21 @@ func (p *publisher) round(ctx context.Context, g *group) error {
 // finish ends a round: g was accepted, or returns to the queue. ended reports
 // whether the publisher's time is over.
 func (p *publisher) finish(g *group, err error, ended bool) {
+	wasDown := p.settle(g, err, ended)
+	wasFailing := wasDown != nil && !errors.Is(wasDown, errNotReached)
+	switch {
+	case err == nil && wasFailing:
+		p.logger.Info("nearcache: invalidations are published again")
+	case err != nil && !wasFailing:
+		p.logger.Warn("nearcache: publishing failed; invalidations are queued until Redis accepts them", "error", err)
+	}
+}
+
+// settle is finish without the log, and returns what was wrong before this round.
+func (p *publisher) settle(g *group, err error, ended bool) (wasDown error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	wasDown := p.down
+	wasDown = p.down
 	p.sending, p.down = nil, err
 
 	if err == nil {
@@ -223,10 +235,7 @@ func (p *publisher) finish(g *group, err error, ended bool) {
 			p.progress = nil
 		}
 		close(g.done)
-		if wasDown != nil && !errors.Is(wasDown, errNotReached) {
-			p.logger.Info("nearcache: invalidations are published again")
-		}
-		return
+		return wasDown
 	}
 
 	// 1. A is sent   2. B is queued behind it   3. the reply to A is lost. Whether
@@ -247,10 +256,7 @@ func (p *publisher) finish(g *group, err error, ended bool) {
 		failed.err = p.down
 		close(failed.done)
 	}
-	if wasDown == nil || errors.Is(wasDown, errNotReached) {
-		p.logger.Warn("nearcache: publishing failed; invalidations are queued until Redis accepts them",
-			"error", err)
-	}
+	return wasDown
 }
 
 // flush waits until everything queued before it was accepted.
@@ -313,8 +319,6 @@ func (p *publisher) close(timeout time.Duration) error {
 	if left.batch.empty() {
 		return nil
 	}
-	left.err = errors.Join(ErrClosed, p.down)
-	close(left.done)
 	return fmt.Errorf("%w: closed after %v with undelivered invalidations: %s: %w",
 		ErrUnconfirmed, timeout, left.batch.describe(), p.down)
 }

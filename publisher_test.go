@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -384,5 +385,37 @@ func TestPublisherNeverDrops(t *testing.T) {
 		trouble.Wait()
 		require.NoError(t, p.flush(t.Context()))
 		require.Len(t, slices.Compact(redis.keys()), 8*200)
+	})
+}
+
+func TestBatchBounds(t *testing.T) {
+	t.Run("bytes of one cache", func(t *testing.T) {
+		var b batch
+		large := strings.Repeat("x", maxBatchBytes/4)
+		for i := range 5 {
+			b.add(removal(fmt.Sprint(i, large)))
+		}
+		require.Equal(t, 1, b.entries())
+		require.True(t, b.caches["p"].clear)
+		require.EqualValues(t, 1, b.collapsed)
+	})
+	t.Run("caches", func(t *testing.T) {
+		var b batch
+		for i := range maxBatchCaches + 1 {
+			b.add(invalidation{cache: fmt.Sprint(i), keys: []string{"a"}})
+		}
+		require.Equal(t, 1, b.entries())
+		require.True(t, b.all)
+		require.EqualValues(t, 1, b.collapsed)
+	})
+	t.Run("a merge keeps to them", func(t *testing.T) {
+		var a, b batch
+		for i := range maxBatchEntries {
+			a.add(removal(fmt.Sprint("a", i)))
+			b.add(removal(fmt.Sprint("b", i)))
+		}
+		a.merge(&b)
+		require.Equal(t, 1, a.entries())
+		require.True(t, a.caches["p"].clear)
 	})
 }

@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -133,7 +134,7 @@ func (t *regionTable) clear(names []string) (hadMembers bool) {
 		if len(t.log) == maxClearLog {
 			t.dropLogLocked(n - 1)
 		}
-		t.log = append(t.log, name)
+		t.log = append(t.log, strings.Clone(name)) // it may be a piece of a large message
 		t.logged.Store(true)
 	}
 	return hadMembers
@@ -144,6 +145,14 @@ func (t *regionTable) tracked() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.byName) + len(t.log)
+}
+
+// forget drops all regions, for a table that has no entries any more.
+func (t *regionTable) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.byName = nil
+	t.dropLogLocked(t.clears.Load())
 }
 
 // dropLogLocked forgets the names of all clears up to number base.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync/atomic"
+	"time"
 )
 
 // subscription is one confirmed subscription, over one connection. Whatever goes
@@ -35,10 +36,14 @@ type subscriber struct {
 	self      instanceID
 	logger    *slog.Logger
 
-	last string // the channel's position here; used by one goroutine at a time
+	last       string    // the channel's position here
+	quietUntil time.Time // no clear is logged before; like last, used by one goroutine at a time
 
 	received, applied, own, foreign, undecodable, gaps, subscribed atomic.Uint64
 }
+
+// logInterval is how long the log is silent about clears after one was logged.
+const logInterval = time.Minute
 
 // subscriberTarget is what a subscriber acts on: the backplane.
 type subscriberTarget interface {
@@ -150,15 +155,21 @@ func (s *subscriber) handle(payload string) {
 	}
 }
 
-// clear clears everything, counted and logged with its reason.
+// clear clears everything, counted by its reason. Now and then it is logged: what
+// one message causes, every message may.
 func (s *subscriber) clear(counter *atomic.Uint64, reason string, err error) {
 	counter.Add(1)
 	s.target.missedMessages()
-	if err != nil {
-		s.logger.Warn("nearcache: "+reason, "error", err)
-	} else {
-		s.logger.Info("nearcache: " + reason)
+	now := time.Now()
+	if now.Before(s.quietUntil) {
+		return
 	}
+	s.quietUntil = now.Add(logInterval)
+	args := []any{"undecodable", s.undecodable.Load(), "gaps", s.gaps.Load()}
+	if err != nil {
+		args = append(args, "error", err)
+	}
+	s.logger.Warn("nearcache: "+reason, args...)
 }
 
 // snapshot fills in what the subscriber knows.

@@ -196,3 +196,20 @@ func TestSubscriberReconnects(t *testing.T) {
 		<-ended
 	})
 }
+
+// What one message causes every message may: the log gets a line now and then.
+func TestClearsAreLoggedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, r := newTestSubscriber()
+		lines := 0
+		s.logger = slog.New(statsHandler{slog.DiscardHandler, func() { lines++ }})
+		for range 1000 {
+			s.handle(magic + "nonsense")
+		}
+		require.Equal(t, 1000, r.clears)
+		require.Equal(t, 1, lines)
+		time.Sleep(logInterval)
+		s.handle(magic + "nonsense")
+		require.Equal(t, 2, lines)
+	})
+}

@@ -3,6 +3,7 @@ package nearcache
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/netip"
 	"strings"
@@ -365,4 +366,112 @@ func TestUndecodableKeyClearsTheCache(t *testing.T) {
 		require.Equal(t, test.numbers, numbers.Len(), "%q", test.keys)
 		require.Equal(t, test.word, words.Len(), "%q", test.keys)
 	}
+}
+
+// 1. an Update begins   2. the backplane is closed   3. the Update changes the
+// source, which the other instances must hear of.
+func TestCloseWaitsForWritesUnderWay(t *testing.T) {
+	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
+		bp.redis, bp.unfollow = &redisServer{}, func() {}
+		cache, err := New(bp, Options[string, string]{
+			Name: "p", Load: func(context.Context, string) (string, error) { return "", nil },
+		})
+		require.NoError(t, err)
+		updated := make(chan error, 1)
+		go func() {
+			_, err := cache.Update(context.Background(), "a", func(context.Context) (string, error) {
+				time.Sleep(time.Second)
+				return "new", nil
+			})
+			updated <- err
+		}()
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- bp.Close() }()
+		synctest.Wait()
+		require.ErrorIs(t, cache.Remove(t.Context(), "b"), ErrClosed, "no other write begins")
+		require.ErrorIs(t, bp.ClearAll(t.Context()), ErrClosed)
+		require.NoError(t, <-updated)
+		require.NoError(t, <-closed)
+		require.Equal(t, []string{"a"}, redis.keys())
+	})
+}
+
+// A write that outlasts CloseTimeout is told that it was not delivered; and one
+// that closes the backplane itself does not wait for itself for ever.
+func TestWriteThatOutlastsClose(t *testing.T) {
+	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
+		bp.redis, bp.unfollow = &redisServer{}, func() {}
+		cache, err := New(bp, Options[string, string]{
+			Name: "p", Load: func(context.Context, string) (string, error) { return "", nil },
+		})
+		require.NoError(t, err)
+		before := time.Now()
+		v, err := cache.Update(context.Background(), "a", func(context.Context) (string, error) {
+			return "new", bp.Close()
+		})
+		require.Equal(t, "new", v)
+		require.Equal(t, defaultCloseTimeout, time.Since(before))
+		require.ErrorIs(t, err, ErrUnconfirmed)
+		require.ErrorIs(t, err, ErrClosed)
+		require.ErrorContains(t, err, "1 key(s) of p")
+		require.Empty(t, redis.keys())
+	})
+}
+
+func TestUpdateAcrossCloseAndNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bp := Local()
+		defer bp.Close()
+		source := "old"
+		options := Options[string, string]{
+			Name: "p", Load: func(context.Context, string) (string, error) { return source, nil },
+		}
+		first, err := New(bp, options)
+		require.NoError(t, err)
+		var second *Cache[string, string]
+		_, err = first.Update(t.Context(), "a", func(ctx context.Context) (string, error) {
+			require.NoError(t, first.Close())
+			second, err = New(bp, options)
+			require.NoError(t, err)
+			v, err := second.Get(ctx, "a")
+			require.NoError(t, err)
+			require.Equal(t, "old", v)
+			source = "new"
+			return source, nil
+		})
+		require.NoError(t, err)
+		v, err := second.Get(t.Context(), "a")
+		require.NoError(t, err)
+		require.Equal(t, "new", v)
+	})
+}
+
+// A handler of the log may look at the statistics.
+func TestLogHandlerMayAskForStats(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		logged := 0
+		p.logger = slog.New(statsHandler{slog.DiscardHandler, func() {
+			logged++
+			p.snapshot(&BackplaneStats{})
+		}})
+		redis.refuse(errRefused)
+		require.Error(t, p.publish(t.Context(), removal("a")))
+		redis.refuse(nil)
+		require.NoError(t, p.flush(t.Context()))
+		require.NoError(t, p.publish(t.Context(), removal("a"))) // after the log of the round before
+		require.Equal(t, 2, logged)
+	})
+}
+
+type statsHandler struct {
+	slog.Handler
+	look func()
+}
+
+func (h statsHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h statsHandler) Handle(context.Context, slog.Record) error {
+	h.look()
+	return nil
 }
