@@ -998,3 +998,41 @@ func TestConnectWithoutRedisIsLocalAndSaysSo(t *testing.T) {
 	require.NoError(t, bp.Flush(t.Context()))
 	require.NoError(t, bp.ClearAll(t.Context()))
 }
+
+// Two loads of one key, with a clear of another region in between: both may be
+// kept, and the one that began later stays, in whichever order they end.
+func TestLaterLoadStays(t *testing.T) {
+	for _, laterEndsFirst := range []bool{true, false} {
+		t.Run(fmt.Sprint("later ends first: ", laterEndsFirst), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				source := newGate()
+				cache := newCache(t, nearcache.Options[string, string]{
+					Load:    source.load,
+					Regions: func(string, string) []string { return []string{"own"} },
+				})
+				earlier := get(t.Context(), cache, "a")
+				first := <-source.calls
+				require.NoError(t, cache.ClearRegion(t.Context(), "another"))
+				later := get(t.Context(), cache, "a")
+				second := <-source.calls
+				end := func(call *gateCall, result chan got, value string) {
+					call.returns(value, nil)
+					require.Equal(t, got{value: value}, <-result)
+				}
+				if laterEndsFirst {
+					end(second, later, "two")
+					end(first, earlier, "one")
+				} else {
+					end(first, earlier, "one")
+					v, _ := cache.Peek("a")
+					require.Equal(t, "one", v)
+					end(second, later, "two")
+				}
+				v, _ := cache.Peek("a")
+				require.Equal(t, "two", v)
+				require.NoError(t, cache.Remove(t.Context(), "a"))
+				require.Zero(t, cache.Len())
+			})
+		})
+	}
+}

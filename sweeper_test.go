@@ -54,19 +54,19 @@ func TestSweeperCloseWaitsForTheSweep(t *testing.T) {
 
 func TestSweeperComesBackWhileThingsExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sweeps := 0
+		var sweeps atomic.Int64
 		var due atomic.Bool
 		due.Store(true)
-		s := newSweeper(func(func() bool) { sweeps++ }, due.Load)
+		s := newSweeper(func(func() bool) { sweeps.Add(1) }, due.Load)
 		defer s.close()
 		s.later()
 		s.later()
 		time.Sleep(3*sweepInterval + sweepInterval/2)
 		synctest.Wait()
-		require.Equal(t, 3, sweeps)
+		require.EqualValues(t, 3, sweeps.Load())
 		due.Store(false)
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		require.Equal(t, 4, sweeps)
+		require.EqualValues(t, 4, sweeps.Load())
 	})
 }

@@ -36,13 +36,15 @@ func newCatalogue(products int, readDelay time.Duration) *catalogue {
 		c.products = append(c.products, Product{
 			ID:       id,
 			Name:     fmt.Sprintf("Product %d", id),
-			Category: categories[id%int64(len(categories))],
+			Category: categoryOf(id),
 			Version:  1,
 		})
 		c.prices = append(c.prices, Price{SKU: skuOf(id), Cents: 100 + rand.Int64N(10_000), Version: 1})
 	}
 	return c
 }
+
+func categoryOf(id int64) string { return categories[id%int64(len(categories))] }
 
 func skuOf(id int64) string { return "SKU-" + strconv.FormatInt(id, 10) }
 
@@ -67,18 +69,23 @@ func (c *catalogue) changeProduct(id int64) change {
 	return c.changeProductLocked(id, c.now())
 }
 
-// changeCategory makes a new version of every product of a category, all at once.
-func (c *catalogue) changeCategory(category string) []change {
+// changeCategoryOf makes a new version of every product in the category of one,
+// all at once, and returns that one's change.
+func (c *catalogue) changeCategoryOf(id int64) change {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at := c.now()
-	var changes []change
+	var made change
 	for _, p := range c.products {
-		if p.Category == category {
-			changes = append(changes, c.changeProductLocked(p.ID, at))
+		if p.Category != categoryOf(id) {
+			continue
+		}
+		changed := c.changeProductLocked(p.ID, at)
+		if p.ID == id {
+			made = changed
 		}
 	}
-	return changes
+	return made
 }
 
 func (c *catalogue) changeProductLocked(id int64, at time.Duration) change {
@@ -93,16 +100,7 @@ func (c *catalogue) priceChange(p Price) change {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := priceItem(p.SKU)
-	return change{item: i, version: p.Version, at: c.ledger.superseded[i][p.Version-2].at}
-}
-
-// confirm says that Redis has accepted the invalidations of changes.
-func (c *catalogue) confirm(changes ...change) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, ch := range changes {
-		c.ledger.confirm(ch.item, ch.version, c.now())
-	}
+	return change{item: i, version: p.Version, at: c.ledger.superseded[i][p.Version-2]}
 }
 
 // judge looks at reads that began at a time, and returns one finding for each.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -22,8 +23,14 @@ import (
 // its instances.
 const programVariable = "CLUSTER_TEST_PROGRAM"
 
+// deafVariable makes the program's instances deaf ones.
+const deafVariable = "CLUSTER_TEST_DEAF"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(programVariable) != "" {
+		if os.Getenv(deafVariable) != "" && os.Args[1] == instanceCommand {
+			deafMain()
+		}
 		main()
 	}
 	_ = os.Setenv(programVariable, "yes")
@@ -93,10 +100,12 @@ func (p *program) instances(t *testing.T) []int {
 	return pids
 }
 
-// awaitTable waits until the traffic runs, and returns the instances.
-func (p *program) awaitTable(t *testing.T) []int {
+var progressPattern = regexp.MustCompile(`\n\d+s `)
+
+// awaitProgress waits until the traffic runs, and returns the instances.
+func (p *program) awaitProgress(t *testing.T) []int {
 	t.Helper()
-	eventually(t, "the table is drawn", func() bool { return strings.Contains(p.stdout.String(), "\ntotal ") })
+	eventually(t, "progress is shown", func() bool { return progressPattern.MatchString(p.stdout.String()) })
 	return p.instances(t)
 }
 
@@ -157,6 +166,34 @@ func TestRunEndsWithVerdict(t *testing.T) {
 	}
 }
 
+// Not parallel: the environment is for this test alone.
+func TestViolationFailsRun(t *testing.T) {
+	t.Setenv(deafVariable, "yes")
+	p := start(t, small("-duration", "5s", "-instances", "2")...)
+	if code := p.wait(t); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	for _, want := range []string{"\nNo effect: ", "\nVIOLATION: instance "} {
+		if !strings.Contains(p.stdout.String(), want) {
+			t.Errorf("no %q in the output", want)
+		}
+	}
+	if p.stderr.String() != "" {
+		t.Error("there is something on stderr")
+	}
+}
+
+// deafMain is what a deaf instance does instead of instanceMain.
+func deafMain() {
+	server, err := serve(deaf(newSourceClient(os.Getenv(sourceVariable))))
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(server.url)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(exitOK)
+}
+
 func TestSignalEndsRunWithVerdict(t *testing.T) {
 	tests := []struct {
 		name string
@@ -170,7 +207,7 @@ func TestSignalEndsRunWithVerdict(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			p := start(t, small("-duration", "1h", "-instances", "2")...)
-			pids := p.awaitTable(t)
+			pids := p.awaitProgress(t)
 			if err := test.send(p.cmd.Process.Pid); err != nil {
 				t.Fatal(err)
 			}
@@ -186,7 +223,7 @@ func TestSignalEndsRunWithVerdict(t *testing.T) {
 func TestInstancesEndWithTheirParent(t *testing.T) {
 	t.Parallel()
 	p := start(t, small("-duration", "1h", "-instances", "2")...)
-	pids := p.awaitTable(t)
+	pids := p.awaitProgress(t)
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +234,7 @@ func TestInstancesEndWithTheirParent(t *testing.T) {
 func TestLostInstanceFailsRun(t *testing.T) {
 	t.Parallel()
 	p := start(t, small("-duration", "1h")...)
-	pids := p.awaitTable(t)
+	pids := p.awaitProgress(t)
 	if err := syscall.Kill(pids[1], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

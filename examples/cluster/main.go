@@ -22,16 +22,22 @@
 //	-reads N           reads per second to aim for, of all instances together (30000)
 //	-changes N         changes per second to aim for (25)
 //
+// On a terminal it redraws a table; elsewhere it prints a line a second, and the
+// table at the end.
+//
 // It exits with 1 if an instance served anything superseded more than two seconds
-// before it was asked, or if something failed; with 2 if the flags are wrong.
-// Ctrl-C ends it early, with a verdict on the time it ran.
+// before it was asked, or if something failed; with 2 if the flags are wrong. The
+// two seconds count from when the source took the next version, whether or not
+// Redis accepted the invalidation. Ctrl-C ends it early, with a verdict on the
+// time it ran.
 //
 // Other things to try while it runs: ask an instance, its address is printed
 // (curl '…/products?ids=1,2', curl …/stats); kill an instance; with a real Redis,
-// stop that and start it again. Without Redis nobody hears of changes, and an
-// instance that finds it again two seconds after the others did can be late
-// enough for a violation. A run leaves one small key in a real Redis, named
-// after its channel.
+// stop that and start it again. If it is away for seconds, the run may well end
+// in a violation: nobody hears of changes without Redis, and an instance serves
+// what it holds until it has subscribed again, which it tries with pauses of up
+// to two seconds. nearcache bounds that by the time to live alone, five minutes
+// here. A run leaves one small key in a real Redis, named after its channel.
 //
 // Start reading at instance.go: it is the service, and all there is to using
 // nearcache. The rest is the experiment around it: catalogue.go is the source of
@@ -155,9 +161,9 @@ func run(ctx context.Context, s settings, stdout *os.File, stderr io.Writer) err
 	return err
 }
 
-// observe lets the traffic run, and draws the table once a second, until the
-// duration is over, ctx ends or something fails. It returns the instances' last
-// statistics and how long the traffic ran.
+// observe lets the traffic run, and shows it once a second, until the duration is
+// over, ctx ends or something fails. It returns the instances' last statistics and
+// how long the traffic ran.
 func observe(ctx context.Context, traffic *traffic, fleet *fleet, table *table, duration time.Duration) (
 	final []nearcache.BackplaneStats, ran time.Duration, err error,
 ) {
@@ -178,8 +184,7 @@ func observe(ctx context.Context, traffic *traffic, fleet *fleet, table *table, 
 			continue
 		}
 		nowAt := time.Now()
-		title := fmt.Sprintf("%v of %v", nowAt.Sub(start).Round(time.Second), duration)
-		table.draw(title, traffic.rows(last, now, nowAt.Sub(lastAt)))
+		table.progress(nowAt.Sub(start), duration, traffic.rows(last, now, nowAt.Sub(lastAt)))
 		last, lastAt = now, nowAt
 	}
 	wait()
@@ -190,7 +195,7 @@ func observe(ctx context.Context, traffic *traffic, fleet *fleet, table *table, 
 	if final, err = traffic.stats(ctx); err != nil {
 		return last, ran, err
 	}
-	table.draw(fmt.Sprintf("%.1fs, the whole run", ran.Seconds()), traffic.rows(nil, final, ran))
+	table.finish(ran, traffic.rows(nil, final, ran))
 	return final, ran, nil
 }
 

@@ -14,9 +14,10 @@ import (
 const legend = `
 A read is one Cache.Get; users ask for a hundred at a time, over HTTP. Change to
 effect is the time from the source taking a change to this instance serving it,
-where another instance was told. A stale read returned a version superseded
-before the read began; oldest is how long before, at most. reads/s and hits are
-of the last second, all else counts from the start.
+where another instance was told; it includes the reload from the slow source. A
+stale read returned a version superseded before the read began; oldest is how
+long before, at most. reads/s and hits are of the last second, all else counts
+from the start.
 
 `
 
@@ -75,17 +76,46 @@ func gets(s nearcache.BackplaneStats) (reads, hits, loads uint64) {
 	return reads, hits, loads
 }
 
-// table draws rows, on a terminal always in the same place.
+// table shows rows: on a terminal all of them, always in the same place, and
+// elsewhere a line for the total, and all of them at the end.
 type table struct {
 	out     io.Writer
 	redraws bool
-	drawn   int // lines that stand where the next drawing goes
+	drawn   int  // lines that stand where the next drawing goes
+	headed  bool // the lines for the total have their headings
 }
 
 func newTable(out *os.File) *table {
 	info, err := out.Stat()
 	terminal := err == nil && info.Mode()&os.ModeCharDevice != 0
 	return &table{out: out, redraws: terminal && os.Getenv("TERM") != "dumb"}
+}
+
+// progress shows a run of a given duration that is under way. The last row is the
+// total.
+func (t *table) progress(elapsed, duration time.Duration, rows []row) {
+	elapsed = elapsed.Round(time.Second)
+	if t.redraws {
+		t.draw(fmt.Sprintf("%v of %v", elapsed, duration), rows)
+		return
+	}
+	var b strings.Builder
+	if !t.headed {
+		writeHeadings(&b, "total at")
+		t.headed = true
+	}
+	total := rows[len(rows)-1]
+	total.name = elapsed.String()
+	total.write(&b)
+	_, _ = io.WriteString(t.out, b.String())
+}
+
+// finish shows a run that is over.
+func (t *table) finish(ran time.Duration, rows []row) {
+	if t.headed {
+		_, _ = io.WriteString(t.out, "\n")
+	}
+	t.draw(fmt.Sprintf("%.1fs, the whole run", ran.Seconds()), rows)
 }
 
 func (t *table) draw(title string, rows []row) {
@@ -97,14 +127,9 @@ func (t *table) draw(title string, rows []row) {
 		b.WriteString("\x1b[?7l") // no wrapping: a line that is drawn stays one line
 	}
 	fmt.Fprintln(&b, title)
-	fmt.Fprintln(&b, "                                 invalidations change to effect   stale reads")
-	line := "%-9s %7s %6s %7s %5s %7s %7s %7s %6s %7s\n"
-	fmt.Fprintf(&b, line, "instance", "reads/s", "hits", "loads", "sent", "applied", "p50", "p99", "count", "oldest")
+	writeHeadings(&b, "instance")
 	for _, r := range rows {
-		fmt.Fprintf(&b, line, r.name, short(r.perSecond()), percent(r.hits, r.reads),
-			short(r.loads), short(r.sent), short(r.applied),
-			brief(r.seen.effects.percentile(50)), brief(r.seen.effects.percentile(99)),
-			short(uint64(r.seen.stale)), brief(r.seen.oldest))
+		r.write(&b)
 	}
 	b.WriteByte('\n')
 	t.drawn = strings.Count(b.String(), "\n")
@@ -112,6 +137,20 @@ func (t *table) draw(title string, rows []row) {
 		b.WriteString("\x1b[?7h")
 	}
 	_, _ = io.WriteString(t.out, b.String())
+}
+
+const columns = "%-9s %7s %6s %7s %5s %7s %7s %7s %6s %7s\n"
+
+func writeHeadings(b *strings.Builder, first string) {
+	fmt.Fprintln(b, "                                 invalidations change to effect   stale reads")
+	fmt.Fprintf(b, columns, first, "reads/s", "hits", "loads", "sent", "applied", "p50", "p99", "count", "oldest")
+}
+
+func (r row) write(b *strings.Builder) {
+	fmt.Fprintf(b, columns, r.name, short(r.perSecond()), percent(r.hits, r.reads),
+		short(r.loads), short(r.sent), short(r.applied),
+		brief(r.seen.effects.percentile(50)), brief(r.seen.effects.percentile(99)),
+		short(uint64(r.seen.stale)), brief(r.seen.oldest))
 }
 
 func (r row) perSecond() uint64 { return uint64(float64(r.reads) / r.period.Seconds()) }

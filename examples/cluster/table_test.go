@@ -23,12 +23,25 @@ var wideRows = []row{
 func TestTableIsPlainWithoutTerminal(t *testing.T) {
 	var out bytes.Buffer
 	table := &table{out: &out}
-	table.draw("1s of 2s", wideRows)
-	table.draw("2s of 2s", wideRows)
+	table.progress(time.Second, 2*time.Second, wideRows)
+	table.progress(2*time.Second, 2*time.Second, wideRows)
+	if n := strings.Count(out.String(), "\n"); n != 4 { // of which two are headings
+		t.Errorf("%d lines in\n%s", n, out.String())
+	}
+	for _, want := range []string{"\n1s ", "\n2s "} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	if n := strings.Count(out.String(), "123.5M"); n != 2 {
+		t.Errorf("%d times the total of 123.5M in\n%s", n, out.String())
+	}
+
+	table.finish(2*time.Second, wideRows)
 	if strings.Contains(out.String(), "\x1b") {
 		t.Errorf("an escape code in %q", out.String())
 	}
-	if n := strings.Count(out.String(), "999,999"); n != 6 {
+	if n := strings.Count(out.String(), "999,999"); n != 3 {
 		t.Errorf("%d times 999,999 in\n%s", n, out.String())
 	}
 	for line := range strings.Lines(out.String()) {
@@ -41,12 +54,12 @@ func TestTableIsPlainWithoutTerminal(t *testing.T) {
 func TestTableRedrawsInPlace(t *testing.T) {
 	var out bytes.Buffer
 	table := &table{out: &out, redraws: true}
-	table.draw("1s of 2s", wideRows)
+	table.progress(time.Second, 2*time.Second, wideRows)
 	if strings.Contains(out.String(), "A\x1b[J") {
 		t.Errorf("moved before anything was drawn: %q", out.String())
 	}
 	out.Reset()
-	table.draw("2s of 2s", wideRows)
+	table.finish(2*time.Second, wideRows)
 	const lines = "\x1b[6A\x1b[J" // title, two of headings, two rows, an empty one
 	if !strings.HasPrefix(out.String(), lines) {
 		t.Errorf("got %q, want it to begin with %q", out.String(), lines)

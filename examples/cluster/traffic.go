@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +18,9 @@ const (
 	// a product and a price by turns.
 	changesPerClear = 100
 
-	// A change that an instance does not serve by then is not waited for.
-	effectLimit = 3 * time.Second
+	// A change that an instance does not serve by then is not waited for. It is
+	// more than the tolerance, so that the last read of one is a violation.
+	effectLimit = tolerance + time.Second
 )
 
 // traffic is the instances' users: it reads all the time, changes something now
@@ -189,8 +189,7 @@ func (t *traffic) changeProduct(ctx context.Context, told int, id int64) error {
 	if err != nil {
 		return err
 	}
-	t.changed.Add(1)
-	t.told(confirmed, made)
+	t.count(&t.changed, confirmed)
 	return t.awaitEffect(ctx, told, made, look)
 }
 
@@ -205,8 +204,7 @@ func (t *traffic) changePrice(ctx context.Context, told int, sku string) error {
 		return err
 	}
 	made := t.catalogue.priceChange(price)
-	t.changed.Add(1)
-	t.told(confirmed, made)
+	t.count(&t.changed, confirmed)
 	return t.awaitEffect(ctx, told, made, look)
 }
 
@@ -217,16 +215,13 @@ func (t *traffic) changeCategory(ctx context.Context, told int, id int64) error 
 	if err := t.warm(look); err != nil {
 		return err
 	}
-	category := categories[id%int64(len(categories))]
-	made := t.catalogue.changeCategory(category)
-	confirmed, err := t.instances[told].categoryChanged(context.WithoutCancel(ctx), category)
+	made := t.catalogue.changeCategoryOf(id)
+	confirmed, err := t.instances[told].categoryChanged(context.WithoutCancel(ctx), categoryOf(id))
 	if err != nil {
 		return err
 	}
-	t.cleared.Add(1)
-	t.told(confirmed, made...)
-	watched := slices.IndexFunc(made, func(c change) bool { return c.item == productItem(id) })
-	return t.awaitEffect(ctx, told, made[watched], look)
+	t.count(&t.cleared, confirmed)
+	return t.awaitEffect(ctx, told, made, look)
 }
 
 // warm has every instance hold the item that is about to change. An instance that
@@ -240,10 +235,9 @@ func (t *traffic) warm(look func(instance int) ([]read, error)) error {
 	return nil
 }
 
-func (t *traffic) told(confirmed bool, made ...change) {
-	if confirmed {
-		t.catalogue.confirm(made...)
-	} else {
+func (t *traffic) count(changes *atomic.Int64, confirmed bool) {
+	changes.Add(1)
+	if !confirmed {
 		t.unconfirmed.Add(1)
 	}
 }
@@ -262,6 +256,7 @@ func (t *traffic) awaitEffect(
 		}
 		looking.Go(func() {
 			for {
+				waited := t.catalogue.now() - made.at // until the read begins, which is what look judges by
 				reads, err := look(instance)
 				took := t.catalogue.now() - made.at
 				if err != nil {
@@ -272,7 +267,7 @@ func (t *traffic) awaitEffect(
 					t.sightings[instance].noteEffect(took)
 					return
 				}
-				if took > effectLimit {
+				if waited > effectLimit {
 					t.sightings[instance].noteNoEffect(took)
 					return
 				}

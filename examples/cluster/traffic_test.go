@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -15,7 +16,8 @@ import (
 	"github.com/nearcache/nearcache"
 )
 
-// deaf is an instance that confirms every change and goes on serving what it had.
+// deaf is an instance that hears of no change, as one that is cut off from Redis.
+// It goes on serving what it had, and leaves the changes it is told of unconfirmed.
 func deaf(source *sourceClient) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /products", func(w http.ResponseWriter, r *http.Request) {
@@ -35,9 +37,14 @@ func deaf(source *sourceClient) http.Handler {
 	})
 	mux.HandleFunc("PUT /prices/{sku}", func(w http.ResponseWriter, r *http.Request) {
 		price, err := source.setPrice(r.Context(), r.PathValue("sku"), 1)
-		replyWritten(w, price, err)
+		replyWritten(w, price, cmp.Or(err, nearcache.ErrUnconfirmed))
 	})
-	mux.HandleFunc("POST /", func(w http.ResponseWriter, _ *http.Request) { replyWritten(w, nil, nil) })
+	mux.HandleFunc("POST /", func(w http.ResponseWriter, _ *http.Request) {
+		replyWritten(w, nil, nearcache.ErrUnconfirmed)
+	})
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, nearcache.BackplaneStats{})
+	})
 	return mux
 }
 
@@ -74,6 +81,9 @@ func TestTrafficFindsViolation(t *testing.T) {
 	v := newVerdict(time.Second, nil, traffic)
 	if !strings.HasPrefix(v.violation, "instance ") || !strings.Contains(v.violation, "served version 1 of ") {
 		t.Errorf("the violation reads %q", v.violation)
+	}
+	if v.changed == 0 || v.unconfirmed != v.changed+v.cleared {
+		t.Errorf("%d of %d changes are unconfirmed, want all", v.unconfirmed, v.changed+v.cleared)
 	}
 }
 

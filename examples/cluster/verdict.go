@@ -84,7 +84,7 @@ func (v verdict) print(out io.Writer) {
 	case v.failed:
 		say(".\nFAILED: the run broke off; until then nothing was served too late.\n")
 	default:
-		say(".\nOK: nothing was served more than %v after its invalidation.\n", tolerance)
+		say(".\nOK: nothing was served more than %v after it was superseded.\n", tolerance)
 	}
 	_, _ = io.WriteString(out, b.String())
 }
