@@ -43,8 +43,8 @@
 //     unless set). [Backplane.State] tells. A connection that is dead but looks
 //     alive counts as one that is cut off until TCP keep-alive finds out.
 //   - A nil error means that Redis has accepted the invalidation. Instances that
-//     are subscribed hear of it then; one that is connecting again hears of it
-//     when it succeeds, at most a few seconds after Redis is back.
+//     are subscribed hear of it then; one that is connecting again clears all it
+//     holds when it succeeds, some two seconds after Redis is back at the latest.
 //   - A process that dies between its write to the source and its call to Remove
 //     leaves the other instances with the old version until its time to live ends.
 //   - A source that answers with an old version, a lagging replica for instance,
@@ -56,5 +56,6 @@
 //
 // [Backplane.Close] closes the caches, delivers what is queued within
 // CloseTimeout, leaves the channel, and returns when every goroutine of the
-// package has ended, except loads that still run for their callers.
+// package has ended, except loads that still run for their callers. Writes that
+// are under way are waited for, within the same time.
 package nearcache

@@ -1,5 +1,5 @@
-// Quickstart is the first screen of the README as a program: one instance of a
-// service that keeps products in memory.
+// Quickstart is a small program to start from: one instance of a service that
+// keeps products in memory.
 //
 //	go run ./examples/quickstart
 //
@@ -61,9 +61,9 @@ func run(ctx context.Context) (err error) {
 
 	// A change: the source first, then the caches, here and everywhere.
 	store.rename(42, "The Go Memory Model")
-	if err := products.Remove(ctx, 42); err != nil {
+	if err := products.Remove(ctx, 42); err != nil && !errors.Is(err, nearcache.ErrUnconfirmed) {
 		return err
-	}
+	} // unconfirmed: Redis is away, and the others will hear of it when it is back
 	p, err := products.Get(ctx, 42)
 	if err != nil {
 		return err
@@ -71,10 +71,11 @@ func run(ctx context.Context) (err error) {
 	fmt.Println(p.Name)
 
 	// Everything of a category at once.
-	if err := products.ClearRegion(ctx, "books"); err != nil {
+	before := products.Len()
+	if err := products.ClearRegion(ctx, "books"); err != nil && !errors.Is(err, nearcache.ErrUnconfirmed) {
 		return err
 	}
 	s := products.Stats()
-	fmt.Printf("%d hits, %d loads, %d held\n", s.Hits, s.Loads, s.Entries)
+	fmt.Printf("%d hits, %d loads; %d held before the region was cleared, %d after\n", s.Hits, s.Loads, before, s.Entries)
 	return nil
 }
