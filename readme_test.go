@@ -23,7 +23,7 @@ func TestReadmeACL(t *testing.T) {
 
 	tests := []struct{ name, acl, options string }{
 		{"database 0", acl, ""},
-		{"database 2", strings.ReplaceAll(acl, "nearcache", "nearcache@2") + " +select", ",defaultDatabase=2"},
+		{"database 2", acl + " &nearcache@2 +select", ",defaultDatabase=2"},
 		{"with a client name", acl + " +client|setname", ",name=orders"},
 		{"with a prefix", strings.ReplaceAll(acl, "nearcache", "shop.nearcache"), ",channelPrefix=shop."},
 	}

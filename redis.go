@@ -98,12 +98,11 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Pub/Sub knows no databases and keys do: two databases are two backplanes.
-	// The prefix is part of the key too, since each channel has its own chain.
+	s.positionKey = "{" + s.channel + "}:position" // with the prefix: each channel has its own chain
 	if s.options.DB != 0 {
+		// Pub/Sub knows no databases and keys do: two databases are two backplanes.
 		s.channel = fmt.Sprintf("%s@%d", s.channel, s.options.DB)
 	}
-	s.positionKey = "{" + s.channel + "}:position"
 
 	s.options.Protocol = 2 // in RESP3, messages would arrive among other pushes
 	s.options.MaxRetries = -1
