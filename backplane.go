@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -169,8 +170,9 @@ func (bp *Backplane) Stats() BackplaneStats {
 	return s
 }
 
-// Close waits for writes under way, delivers what is queued, closes the caches
-// and leaves the channel, all within CloseTimeout. Its error wraps ErrUnconfirmed and says what
+// Close closes the caches, waits for writes under way, delivers what is queued,
+// and leaves the channel, all within CloseTimeout. It must not be called from
+// Update's write, for which it would wait until then. Its error wraps ErrUnconfirmed and says what
 // could not be delivered; other instances may then serve what those items were
 // until their time to live ends. A write that waits for Redis meanwhile returns
 // ErrUnconfirmed. Close may be called again and returns the same.
@@ -185,6 +187,11 @@ func (bp *Backplane) close() error {
 	bp.mu.Lock()
 	bp.closed = true
 	bp.mu.Unlock()
+	// The caches first: from here on writes are refused, and nothing may be served
+	// from memory that a refused write would have evicted.
+	for _, m := range bp.snapshotMembers() {
+		_ = m.Close()
+	}
 
 	// 1. an Update begins   2. Close   3. the Update changes the source. Were it too
 	// late to publish, the other instances would not hear of it.
@@ -194,14 +201,16 @@ func (bp *Backplane) close() error {
 		case <-time.After(time.Until(deadline)):
 		}
 	}
-	for _, m := range bp.snapshotMembers() {
-		_ = m.Close()
-	}
+	writers := bp.writers.Load()
 	bp.state.Store(int64(StateClosed))
 	if bp.redis == nil {
 		return nil
 	}
 	err := bp.publisher.close(time.Until(deadline))
+	if writers > 0 {
+		err = errors.Join(err, fmt.Errorf("%w: %d write(s) still under way, whose invalidations will not be sent",
+			ErrUnconfirmed, writers))
+	}
 	bp.unfollow()
 	bp.following.Wait()
 	bp.redis.close()
@@ -251,6 +260,9 @@ func (bp *Backplane) snapshotMembers() []member {
 
 // enter reports whether a write may begin. If so leave ends it.
 func (bp *Backplane) enter() bool {
+	if bp.closing.Load() {
+		return false // uncounted: close is to wait for writes that were let in
+	}
 	bp.writers.Add(1)
 	if bp.closing.Load() {
 		bp.leave()

@@ -180,10 +180,11 @@ func (c *Cache[K, V]) Update(
 // Remove evicts items here and in every other instance. Call it after the source
 // was changed. The local part is done when it returns, whatever it returns, and
 // even if ctx has ended: ctx bounds only the wait for Redis. That wait also ends
-// with the first attempt that fails, by the command timeout at the latest
-// (asyncTimeout, else syncTimeout, in the connection string, Redis.ReadTimeout,
-// or 5 seconds), and there is none while attempts fail; Backplane.Flush waits
-// longer.
+// when the attempt to send the message fails, and there is none while attempts
+// fail; Backplane.Flush waits longer. An attempt waits for an answer for the
+// command timeout at most (asyncTimeout, else syncTimeout, in the connection
+// string, Redis.ReadTimeout, or 5 seconds), after connecting anew if it has to; a
+// write may also have to wait for the attempt before its own.
 //
 // It returns nil when Redis has accepted the message, an error that wraps
 // ErrUnconfirmed when it has not yet (nothing is to be repeated: it is queued),

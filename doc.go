@@ -44,7 +44,7 @@
 //     alive counts as one that is cut off until TCP keep-alive finds out.
 //   - A nil error means that Redis has accepted the invalidation. Instances that
 //     are subscribed hear of it then; one that is connecting again clears all it
-//     holds when it succeeds, some two seconds after Redis is back at the latest.
+//     holds when it succeeds, normally within two seconds after Redis is back.
 //   - A process that dies between its write to the source and its call to Remove
 //     leaves the other instances with the old version until its time to live ends.
 //   - A source that answers with an old version, a lagging replica for instance,

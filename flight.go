@@ -36,7 +36,9 @@ type flight[K comparable, V any] struct {
 // loadContext is a loader's context. It is cancelled with its flight alone, and
 // has the values of the context of the flight's first caller. It also answers to
 // the flight itself, so that a loader which asks for the key that it is loading
-// can be told from other callers, however many loads lie in between.
+// can be told from other callers, however many loads lie in between, if each of
+// them was begun by the one before. We accept that a circle which two callers
+// began from different ends is not noticed: such a loader never returns anyway.
 type loadContext struct {
 	context.Context
 	values context.Context

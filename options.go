@@ -50,8 +50,9 @@ type BackplaneOptions struct {
 	Channel string
 
 	// Logger receives one line for each change of state and for what needs a
-	// person's attention, none for each message. Never a secret.
-	// Defaults to slog.Default().
+	// person's attention, none for each message. Never a secret. Its handler is
+	// called by the goroutines that Close, Flush and writes wait for, so it must
+	// call none of these. Defaults to slog.Default().
 	Logger *slog.Logger
 
 	// AllowDisconnectedStart lets Connect return before Redis was reached, and
@@ -94,7 +95,8 @@ type Options[K comparable, V any] struct {
 	// last caller that waits for it has gone; it has no deadline. An error goes to
 	// all callers as it is and is not kept, but see NotFoundTTL. Load may call Get
 	// for other keys; for the key that it is loading, Get waits until the context
-	// ends.
+	// ends. Loads that wait for each other in a circle wait for ever if different
+	// callers began them.
 	Load func(ctx context.Context, key K) (V, error)
 
 	// Capacity bounds the number of items held in memory, exactly. Negative is an

@@ -319,8 +319,7 @@ func (p *publisher) close(timeout time.Duration) error {
 	if left.batch.empty() {
 		return nil
 	}
-	return fmt.Errorf("%w: closed after %v with undelivered invalidations: %s: %w",
-		ErrUnconfirmed, timeout, left.batch.describe(), p.down)
+	return fmt.Errorf("%w: closed before Redis accepted %s: %w", ErrUnconfirmed, left.batch.describe(), p.down)
 }
 
 // snapshot fills in what the publisher knows.

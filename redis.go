@@ -301,7 +301,8 @@ func (s *redisServer) explain(err error) error {
 	switch {
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return fmt.Errorf("the key %s is not nearcache's, delete it: %w", s.positionKey, err)
-	case redis.HasErrorPrefix(err, "OOM"), redis.HasErrorPrefix(err, "READONLY"):
+	case redis.HasErrorPrefix(err, "OOM"), redis.HasErrorPrefix(err, "READONLY"),
+		redis.HasErrorPrefix(err, "NOREPLICAS"), redis.HasErrorPrefix(err, "MISCONF"):
 		return fmt.Errorf("publishing writes the key %s, and Redis takes no writes: %w", s.positionKey, err)
 	}
 	return err
@@ -360,7 +361,7 @@ func (s *redisServer) firstSubscription(ctx context.Context) (sub subscription, 
 // with an error, other than one that passes, or its certificate does not verify.
 func refused(err error) bool {
 	for _, passing := range []string{
-		"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "BUSY", "max number of clients",
+		"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "BUSY", "max number of clients", "NOREPLICAS", "MISCONF",
 	} {
 		if redis.HasErrorPrefix(err, passing) {
 			return false

@@ -41,6 +41,8 @@ func TestRefused(t *testing.T) {
 		answer("LOADING Redis is loading the dataset in memory"):          false,
 		answer("READONLY You can't write against a read only replica."):   false,
 		answer("OOM command not allowed when used memory > 'maxmemory'."): false,
+		answer("NOREPLICAS Not enough good replicas to write."):           false,
+		answer("MISCONF Redis is configured to save RDB snapshots"):       false,
 		answer("ERR max number of clients reached"):                       false,
 		&net.OpError{Op: "dial", Err: errors.New("connection refused")}:   false,
 		context.DeadlineExceeded:                                          false,

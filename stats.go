@@ -91,7 +91,7 @@ type CacheStats struct {
 	Loads         uint64        // loads that ended, whatever their outcome
 	LoadErrors    uint64        // of these, errors and panics, not-founds left out
 	LoadTime      time.Duration // the time all loads took, added up
-	LoadDiscarded uint64        // results that came too late to be kept: invalidated, or expired, meanwhile
+	LoadDiscarded uint64        // results that came too late to be kept: invalidated, expired, or loaded anew meanwhile
 
 	Evictions     EvictionStats
 	Invalidations InvalidationStats

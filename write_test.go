@@ -377,6 +377,8 @@ func TestCloseWaitsForWritesUnderWay(t *testing.T) {
 			Name: "p", Load: func(context.Context, string) (string, error) { return "", nil },
 		})
 		require.NoError(t, err)
+		_, err = cache.Get(t.Context(), "b")
+		require.NoError(t, err)
 		updated := make(chan error, 1)
 		go func() {
 			_, err := cache.Update(context.Background(), "a", func(context.Context) (string, error) {
@@ -390,6 +392,8 @@ func TestCloseWaitsForWritesUnderWay(t *testing.T) {
 		go func() { closed <- bp.Close() }()
 		synctest.Wait()
 		require.ErrorIs(t, cache.Remove(t.Context(), "b"), ErrClosed, "no other write begins")
+		_, ok := cache.Peek("b")
+		require.False(t, ok, "what a refused write would have evicted is not served")
 		require.ErrorIs(t, bp.ClearAll(t.Context()), ErrClosed)
 		require.NoError(t, <-updated)
 		require.NoError(t, <-closed)
@@ -407,9 +411,13 @@ func TestWriteThatOutlastsClose(t *testing.T) {
 		})
 		require.NoError(t, err)
 		before := time.Now()
+		var closed error
 		v, err := cache.Update(context.Background(), "a", func(context.Context) (string, error) {
-			return "new", bp.Close()
+			closed = bp.Close()
+			return "new", nil
 		})
+		require.ErrorIs(t, closed, ErrUnconfirmed)
+		require.ErrorContains(t, closed, "1 write(s) still under way")
 		require.Equal(t, "new", v)
 		require.Equal(t, defaultCloseTimeout, time.Since(before))
 		require.ErrorIs(t, err, ErrUnconfirmed)
