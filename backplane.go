@@ -172,10 +172,12 @@ func (bp *Backplane) Stats() BackplaneStats {
 
 // Close closes the caches, waits for writes under way, delivers what is queued,
 // and leaves the channel, all within CloseTimeout. It must not be called from
-// Update's write, for which it would wait until then. Its error wraps ErrUnconfirmed and says what
-// could not be delivered; other instances may then serve what those items were
-// until their time to live ends. A write that waits for Redis meanwhile returns
-// ErrUnconfirmed. Close may be called again and returns the same.
+// Update's write, for which it would wait until then.
+//
+// Its error wraps ErrUnconfirmed and says what could not be delivered; other
+// instances may then serve what those items were until their time to live ends.
+// A write that still waits for Redis then returns ErrUnconfirmed. Close may be
+// called again and returns the same.
 func (bp *Backplane) Close() error {
 	bp.closeOnce.Do(func() { bp.closeErr = bp.close() })
 	return bp.closeErr
