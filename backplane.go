@@ -31,7 +31,6 @@ type Backplane struct {
 
 	mu      sync.RWMutex // guards everything below
 	members map[string]member
-	closed  bool
 
 	// writers counts the writes under way, which close waits for. A write counts
 	// itself first and then looks at closing, close does it the other way round: of
@@ -185,10 +184,7 @@ func (bp *Backplane) Close() error {
 
 func (bp *Backplane) close() error {
 	deadline := time.Now().Add(bp.closeTimeout)
-	bp.closing.Store(true)
-	bp.mu.Lock()
-	bp.closed = true
-	bp.mu.Unlock()
+	bp.closing.Store(true) // before the members are listed, see register
 	// The caches first: from here on writes are refused, and nothing may be served
 	// from memory that a refused write would have evicted.
 	for _, m := range bp.snapshotMembers() {
@@ -231,7 +227,7 @@ func (bp *Backplane) register(name string, m member) error {
 	if bp.members == nil {
 		return fmt.Errorf("%w: the backplane of cache %q is a zero Backplane; use Connect, or Local", ErrOptions, name)
 	}
-	if bp.closed {
+	if bp.closing.Load() { // looked at under mu: a cache is refused here, or listed by close
 		return fmt.Errorf("%w: cache %q was not made, its backplane is closed", ErrClosed, name)
 	}
 	if bp.members[name] != nil {

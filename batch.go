@@ -109,20 +109,28 @@ func (b *batch) entries() int {
 // describe says what b holds, for an error; it names no keys.
 func (b *batch) describe() string {
 	if b.all {
-		return "a clear of all caches"
+		return invalidation{all: true}.describe()
 	}
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(b.caches)) {
-		if c := b.caches[name]; c.clear {
-			parts = append(parts, fmt.Sprintf("a clear of %s", name))
-		} else {
-			parts = append(parts, describeCounts(len(c.keys), len(c.regions))+" of "+name)
-		}
+		c := b.caches[name]
+		parts = append(parts, describe(name, c.clear, len(c.keys), len(c.regions)))
 	}
 	return strings.Join(parts, ", ")
 }
 
-func describeCounts(keys, regions int) string {
+// describe says what inv is about, for an error; it names no keys.
+func (inv invalidation) describe() string {
+	if inv.all {
+		return "a clear of all caches"
+	}
+	return describe(inv.cache, inv.clear, len(inv.keys), len(inv.regions))
+}
+
+func describe(cache string, cleared bool, keys, regions int) string {
+	if cleared {
+		return "a clear of " + cache
+	}
 	var parts []string
 	if keys > 0 {
 		parts = append(parts, fmt.Sprintf("%d key(s)", keys))
@@ -130,7 +138,7 @@ func describeCounts(keys, regions int) string {
 	if regions > 0 {
 		parts = append(parts, fmt.Sprintf("%d region(s)", regions))
 	}
-	return strings.Join(parts, " and ")
+	return strings.Join(parts, " and ") + " of " + cache
 }
 
 func (b *batch) cache(name string) *cacheBatch {

@@ -91,9 +91,9 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 			return e, nil
 		}
 		l.dropLocked(sh, e)
-		l.stats.evicted(miss)
+		l.stats.evictions.count(miss)
 	}
-	l.stats.missed(miss)
+	l.stats.misses.count(miss)
 
 	// 1. a load begins   2. the cache or a region is cleared   3. a Get begins. It
 	// must not get what was read before 2, so it does not join the load.

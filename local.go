@@ -142,27 +142,26 @@ func (l *local[K, V]) now() int64 { return int64(time.Since(l.epoch)) }
 
 // get returns the live entry of key, or nil, and counts the hit with the policy.
 func (l *local[K, V]) get(key K) *entry[K, V] {
-	now := l.now() // before the look-up: an entry is judged by the start of the read
-	e, held := l.entries.Load(key)
-	if !held || l.fate(e, now) != alive {
+	e := l.peek(key)
+	if e == nil {
 		return nil
 	}
-	if l.lockedHits {
-		sh, _ := l.shard(key)
-		sh.mu.Lock()
-		defer sh.mu.Unlock()
-		if current, _ := l.entries.Load(key); current == e {
-			sh.policy.Touch(e)
-		}
+	if !l.lockedHits {
+		e.Use()
 		return e
 	}
-	e.Use()
+	sh, _ := l.shard(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if current, _ := l.entries.Load(key); current == e {
+		sh.policy.Touch(e)
+	}
 	return e
 }
 
 // peek returns the live entry of key, or nil, and leaves no trace.
 func (l *local[K, V]) peek(key K) *entry[K, V] {
-	now := l.now()
+	now := l.now() // before the look-up: an entry is judged by the start of the read
 	e, held := l.entries.Load(key)
 	if !held || l.fate(e, now) != alive {
 		return nil
@@ -178,6 +177,7 @@ const (
 	alive
 	expired
 	cleared
+	fates // how many there are
 )
 
 // fate reports whether e may be served by a read that started at now.
@@ -298,7 +298,7 @@ func (l *local[K, V]) keepLocked(
 	}
 	if victim := sh.policy.Add(e); victim != nil {
 		l.forgetLocked(victim)
-		l.stats.evicted(l.fate(victim, now))
+		l.stats.evictions.count(l.fate(victim, now))
 	}
 	l.entries.Store(key, e)
 	if o.notFound {
@@ -379,7 +379,7 @@ func (l *local[K, V]) clear() {
 }
 
 // clearRegions invalidates the items of regions. A load under way does not know
-// its regions yet, so none can be joined after it (see joinable), and each finds
+// its regions yet, so none can be joined after it (see holds), and each finds
 // out at its end whether it may be kept (see attach).
 func (l *local[K, V]) clearRegions(regions []string) {
 	if l.regions.clear(regions) || l.notFounds.Load() > 0 {
@@ -418,7 +418,7 @@ func (l *local[K, V]) sweep(stopped func() bool) {
 		sh.mu.Lock()
 		if current, _ := l.entries.Load(key); current == e {
 			l.dropLocked(sh, e)
-			l.stats.evicted(fate)
+			l.stats.evictions.count(fate)
 		}
 		sh.mu.Unlock()
 	}

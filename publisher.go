@@ -120,13 +120,11 @@ func unconfirmed(inv invalidation, cause error) error {
 	if cause == nil {
 		return nil
 	}
-	var what batch
-	what.add(inv)
 	state := "done here, and queued for the other instances until Redis accepts it"
 	if errors.Is(cause, ErrClosed) {
 		state = "done here, and not delivered to the other instances before Close"
 	}
-	return fmt.Errorf("%w: %s: %s: %w", ErrUnconfirmed, what.describe(), state, cause)
+	return fmt.Errorf("%w: %s: %s: %w", ErrUnconfirmed, inv.describe(), state, cause)
 }
 
 // signal leaves a token for one receiver, unless there is one already.

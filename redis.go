@@ -73,6 +73,7 @@ type redisServer struct {
 	ignored           []string // options of the connection string without a meaning here
 
 	self        instanceID
+	head        []byte // of the envelope of every message of this instance
 	channel     string // as it is named in Redis
 	positionKey string
 
@@ -117,6 +118,7 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 	s.options.ConnMaxLifetime = -1
 	s.options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	_, _ = rand.Read(s.self[:]) // never fails
+	s.head = appendHead(nil, kindInvalidation, s.self)
 	return s, nil
 }
 
@@ -263,7 +265,6 @@ func (l *redisLink) close() {
 func (s *redisServer) publish(lifetime context.Context, body string) error {
 	ctx, cancel := context.WithTimeout(lifetime, s.connectTimeout+s.commandTimeout)
 	defer cancel()
-	head := appendHead(nil, kindInvalidation, s.self)
 	for {
 		reused := s.publishing != nil
 		if !reused {
@@ -274,7 +275,7 @@ func (s *redisServer) publish(lifetime context.Context, body string) error {
 			s.publishing = link
 		}
 		err := publishScript.Run(ctx, s.publishing.conn, []string{s.positionKey},
-			s.channel, nonce(), head, body).Err()
+			s.channel, nonce(), s.head, body).Err()
 		if err == nil {
 			return nil
 		}

@@ -130,41 +130,22 @@ type InvalidationStats struct {
 type cacheCounters struct {
 	hits *xsync.Counter
 
-	absent, expired, cleared atomic.Uint64 // misses
+	misses    tally // by the fate of the entry that was held, if any
+	evictions tally // by the fate of the entry that left: an alive one made room
 
 	loads, loadErrors, discarded atomic.Uint64
 	loadTime                     atomic.Int64
 
-	evictedCapacity, evictedExpired, evictedCleared atomic.Uint64
-
 	keysInvalidated, regionsCleared, clears, missedMessages atomic.Uint64
 }
 
+// tally counts entries by their fate.
+type tally [fates]atomic.Uint64
+
+func (t *tally) count(f fate)     { t[f].Add(1) }
+func (t *tally) of(f fate) uint64 { return t[f].Load() }
+
 func newCacheCounters() *cacheCounters { return &cacheCounters{hits: xsync.NewCounter()} }
-
-// missed counts a miss; cause is the fate of the entry that was held, if any.
-func (c *cacheCounters) missed(cause fate) {
-	switch cause {
-	case expired:
-		c.expired.Add(1)
-	case cleared:
-		c.cleared.Add(1)
-	default:
-		c.absent.Add(1)
-	}
-}
-
-// evicted counts an entry that left memory; an alive one made room.
-func (c *cacheCounters) evicted(cause fate) {
-	switch cause {
-	case expired:
-		c.evictedExpired.Add(1)
-	case cleared:
-		c.evictedCleared.Add(1)
-	default:
-		c.evictedCapacity.Add(1)
-	}
-}
 
 func (c *cacheCounters) loaded(took time.Duration, err error, notFound bool) {
 	c.loads.Add(1)
@@ -178,15 +159,15 @@ func (c *cacheCounters) loaded(took time.Duration, err error, notFound bool) {
 func (c *cacheCounters) snapshot() CacheStats {
 	return CacheStats{
 		Hits:          uint64(c.hits.Value()),
-		Misses:        MissStats{Absent: c.absent.Load(), Expired: c.expired.Load(), Cleared: c.cleared.Load()},
+		Misses:        MissStats{Absent: c.misses.of(absent), Expired: c.misses.of(expired), Cleared: c.misses.of(cleared)},
 		Loads:         c.loads.Load(),
 		LoadErrors:    c.loadErrors.Load(),
 		LoadTime:      time.Duration(c.loadTime.Load()),
 		LoadDiscarded: c.discarded.Load(),
 		Evictions: EvictionStats{
-			Capacity: c.evictedCapacity.Load(),
-			Expired:  c.evictedExpired.Load(),
-			Cleared:  c.evictedCleared.Load(),
+			Capacity: c.evictions.of(alive),
+			Expired:  c.evictions.of(expired),
+			Cleared:  c.evictions.of(cleared),
 		},
 		Invalidations: InvalidationStats{
 			Keys:    c.keysInvalidated.Load(),
