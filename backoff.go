@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 )
 
@@ -13,10 +12,17 @@ const (
 	backoffMax = 2 * time.Second
 )
 
+// random returns a number from 0 to n-1. All jitter comes from the one that the
+// backplane holds, so that a test can have it repeat itself.
+type random func(n int64) int64
+
 // backoff spaces attempts: each wait is drawn evenly from zero to a ceiling that
 // doubles with every failure ("full jitter"). The first one too, so that a fleet
 // that lost the same Redis at the same moment does not return at the same moment.
-type backoff struct{ failures int }
+type backoff struct {
+	random   random
+	failures int
+}
 
 func (b *backoff) reset() { b.failures = 0 }
 
@@ -26,7 +32,7 @@ func (b *backoff) next() time.Duration {
 		ceiling = min(ceiling, backoffBase<<b.failures)
 	}
 	b.failures++
-	return rand.N(ceiling)
+	return time.Duration(b.random(int64(ceiling)))
 }
 
 // wait waits for the next attempt's turn, for early, or for ctx, and reports

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -20,10 +21,14 @@ type Backplane struct {
 	// Not the options: they hold a password, and a Backplane may be printed.
 	closeTimeout time.Duration
 	logger       *slog.Logger
-	state        atomic.Int64 // a State
+	staleness    time.Duration // BackplaneOptions.MaxStaleness
+	lease        *lease
+	random       random
+	closed       atomic.Bool
 
-	// All nil in a process-local backplane.
-	redis      *redisServer
+	// All nil, or empty, in a process-local backplane.
+	bus        bus
+	channel    string // as it is named in Redis
 	publisher  *publisher
 	subscriber *subscriber
 	following  sync.WaitGroup     // the subscriber's goroutine
@@ -49,12 +54,34 @@ type member interface {
 	clearRegionsLocal(regions []string)
 	clearLocal()
 	missedMessages()
+	staleness() time.Duration
 	Stats() CacheStats
 	Close() error
 }
 
+// bus is what a backplane needs of Redis.
+type bus interface {
+	// first makes attempts at a subscription until one succeeds, ctx ends, or there
+	// is no sense in another.
+	first(ctx context.Context, attempt func(context.Context) (subscription, error)) (subscription, error)
+
+	// subscribe makes one attempt at a subscription.
+	subscribe(ctx context.Context) (subscription, error)
+
+	// publish makes one attempt at one invalidation, over a connection that it
+	// keeps. The end of lifetime ends it.
+	publish(lifetime context.Context, body string) error
+
+	// redial closes the connection that publish keeps, under an attempt that waits
+	// too. The next attempt dials, and resolves the address, anew.
+	redial()
+
+	// close is called last, when nothing else is under way.
+	close()
+}
+
 // Connect joins the channel that options name. It returns once the subscription
-// is confirmed. It tries for as long as the connect timeout lasts (5 seconds, or
+// is confirmed and the first lease is held (see Options.MaxStaleness). It tries for as long as the connect timeout lasts (5 seconds, or
 // connectTimeout in the connection string, or Redis.DialTimeout), connectRetry
 // times more after the first attempt if that is set, and fails when that or ctx
 // ends, or as soon as Redis refuses: a wrong password, a missing permission, a
@@ -74,34 +101,55 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 	if o.RedisConnectionString == "" && o.Redis == nil {
 		o.Logger.Warn("nearcache: no RedisConnectionString; the backplane is process-local, " +
 			"and other instances will not hear of changes (use Local if that is meant)")
-		return newBackplane(o, StateLocal), nil
+		return newBackplane(o), nil
 	}
 	server, err := newRedisServer(o)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
-	bp := newBackplane(o, StateConnecting)
-	bp.redis = server
-	bp.logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", server.self[:4]))
+	o.Logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", server.self[:4]))
 	if len(server.ignored) > 0 {
-		bp.logger.Info("nearcache: connection string options without a meaning here are ignored",
+		o.Logger.Info("nearcache: connection string options without a meaning here are ignored",
 			"options", strings.Join(server.ignored, ","))
 	}
+	o.AllowDisconnectedStart = server.disconnectedStart
+	bp, err := joinBus(ctx, o, server, server.self, rand.Int64N)
+	if err != nil {
+		return nil, err
+	}
+	bp.channel = server.channel
+	return bp, nil
+}
+
+// joinBus makes a backplane on b. All jitter comes from random.
+func joinBus(ctx context.Context, o BackplaneOptions, b bus, self instanceID, random random) (*Backplane, error) {
+	bp := newBackplane(o)
+	bp.bus = b
+	bp.random = random
+	bp.lease = newLease(o.MaxStaleness)
+	bp.lease.onSilence = bp.silence
+	bp.lease.onStep = func() {
+		bp.logger.Warn("nearcache: lease dropped; the wall clock has moved against the monotonic one")
+	}
+	bp.adjustLifeLocked()
 	bp.subscriber = &subscriber{
-		subscribe: server.subscribe,
+		subscribe: b.subscribe,
 		target:    bp,
-		self:      server.self,
+		self:      self,
+		lease:     bp.lease,
+		random:    random,
 		logger:    bp.logger,
 	}
+	bp.publisher = newPublisher(b.publish, random, bp.logger)
 	var sub subscription
-	if !server.disconnectedStart {
-		if sub, err = server.firstSubscription(ctx); err != nil {
+	if !o.AllowDisconnectedStart {
+		var err error
+		if sub, err = b.first(ctx, bp.subscriber.attempt); err != nil {
+			_ = bp.publisher.close(0) // nothing is queued
+			bp.lease.close()
+			b.close()
 			return nil, err
 		}
-	}
-	bp.publisher = newPublisher(server.publish, bp.logger)
-	if sub != nil {
-		bp.subscriber.joined(sub) // here, so that nothing loaded after Connect is cleared by it
 	}
 	following, unfollow := context.WithCancel(context.Background())
 	bp.unfollow = unfollow
@@ -113,18 +161,20 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 // Its caches behave as all others do, and nobody else hears of changes.
 func Local() *Backplane {
 	o, _ := BackplaneOptions{}.withDefaults() // the zero value is legal
-	return newBackplane(o, StateLocal)
+	return newBackplane(o)
 }
 
-func newBackplane(o BackplaneOptions, state State) *Backplane {
-	bp := &Backplane{
+// newBackplane returns a process-local backplane.
+func newBackplane(o BackplaneOptions) *Backplane {
+	return &Backplane{
 		closeTimeout: o.CloseTimeout,
 		logger:       o.Logger,
+		staleness:    o.MaxStaleness,
+		lease:        newLocalLease(),
+		random:       rand.Int64N,
 		members:      map[string]member{},
 		writersGone:  make(chan struct{}, 1),
 	}
-	bp.state.Store(int64(state))
-	return bp
 }
 
 // ClearAll evicts every item of every cache on the channel, here and in every
@@ -152,13 +202,32 @@ func (bp *Backplane) Flush(ctx context.Context) error {
 }
 
 // State returns how the backplane stands with Redis now.
-func (bp *Backplane) State() State { return State(bp.state.Load()) }
+func (bp *Backplane) State() State {
+	s, _ := bp.stand()
+	return s
+}
+
+func (bp *Backplane) stand() (State, LeaseStats) {
+	lease, ever := bp.lease.snapshot()
+	switch {
+	case bp.closed.Load():
+		return StateClosed, lease
+	case bp.bus == nil:
+		return StateLocal, lease
+	case ever && !lease.Held:
+		return StateNoLease, lease
+	case bp.subscriber.connected.Load():
+		return StateLive, lease
+	}
+	return StateConnecting, lease
+}
 
 // Stats returns a snapshot of the backplane's counters and of all its caches'.
 func (bp *Backplane) Stats() BackplaneStats {
-	s := BackplaneStats{State: bp.State()}
-	if bp.redis != nil {
-		s.Channel = bp.redis.channel
+	var s BackplaneStats
+	s.State, s.Lease = bp.stand()
+	if bp.bus != nil {
+		s.Channel = bp.channel
 		bp.publisher.snapshot(&s)
 		bp.subscriber.snapshot(&s)
 	}
@@ -200,8 +269,8 @@ func (bp *Backplane) close() error {
 		}
 	}
 	writers := bp.writers.Load()
-	bp.state.Store(int64(StateClosed))
-	if bp.redis == nil {
+	bp.closed.Store(true)
+	if bp.bus == nil {
 		return nil
 	}
 	err := bp.publisher.close(time.Until(deadline))
@@ -209,9 +278,12 @@ func (bp *Backplane) close() error {
 		err = errors.Join(err, fmt.Errorf("%w: %d write(s) still under way, whose invalidations will not be sent",
 			ErrUnconfirmed, writers))
 	}
-	bp.unfollow()
+	if bp.unfollow != nil {
+		bp.unfollow()
+	}
 	bp.following.Wait()
-	bp.redis.close()
+	bp.lease.close()
+	bp.bus.close()
 	if err != nil {
 		bp.logger.Warn("nearcache: closed with invalidations undelivered", "error", err)
 	} else {
@@ -235,6 +307,7 @@ func (bp *Backplane) register(name string, m member) error {
 			ErrOptions, name)
 	}
 	bp.members[name] = m
+	bp.adjustLifeLocked()
 	return nil
 }
 
@@ -243,7 +316,21 @@ func (bp *Backplane) unregister(name string, m member) {
 	defer bp.mu.Unlock()
 	if bp.members[name] == m {
 		delete(bp.members, name)
+		bp.adjustLifeLocked()
 	}
+}
+
+// adjustLifeLocked makes leases last as long as the smallest MaxStaleness. If all
+// are Unbounded they last for the default: a dead connection is to be noticed.
+func (bp *Backplane) adjustLifeLocked() {
+	life := bp.staleness
+	for _, m := range bp.members {
+		life = min(life, m.staleness())
+	}
+	if life == Unbounded {
+		life = defaultMaxStaleness
+	}
+	bp.lease.setLife(life)
 }
 
 func (bp *Backplane) snapshotMembers() []member {
@@ -290,20 +377,34 @@ func (bp *Backplane) enqueue(inv invalidation) {
 	}
 }
 
-// setState is called by the subscriber. Closed is final.
-func (bp *Backplane) setState(s State) {
-	for old := bp.state.Load(); State(old) != StateClosed; old = bp.state.Load() {
-		if bp.state.CompareAndSwap(old, int64(s)) {
-			break
-		}
-	}
-	if s == StateLive {
-		bp.publisher.reached()
-	}
+// silence is called when no echo has come for the life of a lease. The connections
+// may be dead while they look alive, or lead to a server that is none any more.
+// The subscription ends itself.
+func (bp *Backplane) silence() {
+	bp.logger.Warn("nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again")
+	bp.bus.redial()
 }
 
-// connectFailed is called by the subscriber after an attempt that failed.
-func (bp *Backplane) connectFailed(err error) { bp.publisher.notReached(err) }
+// reached is called by the subscriber when Redis answers.
+func (bp *Backplane) reached() { bp.publisher.reached() }
+
+// notReached is called by the subscriber after an attempt that failed.
+func (bp *Backplane) notReached(err error) { bp.publisher.notReached(err) }
+
+// newHistory is called by the subscriber when Redis has another history than
+// before: a replica was promoted, or it restarted.
+//
+//  1. this instance publishes, and a server takes it that was cut off from the
+//     others or is about to fall   2. another takes over, and never had the message.
+//
+// Those who hear of the new history clear everything, but some may have done so
+// before 1.
+func (bp *Backplane) newHistory() {
+	bp.bus.redial()
+	if bp.publisher.takeAttempted() {
+		bp.enqueue(invalidation{all: true})
+	}
+}
 
 // applyHere does the local part of inv on the cache that it names.
 func (bp *Backplane) applyHere(inv invalidation) {

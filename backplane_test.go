@@ -74,7 +74,7 @@ func TestOperationsReachEveryInstance(t *testing.T) {
 				barrier(t, raw, members...) // everything before is about how they connected
 				gaps := make([]uint64, len(members))
 				for i, m := range members {
-					gaps[i] = m.do("stats").Stats.Gaps
+					gaps[i] = m.do("stats").Stats.Clears.Gaps()
 				}
 
 				for i, test := range operationTests {
@@ -103,7 +103,7 @@ func TestOperationsReachEveryInstance(t *testing.T) {
 								assert.Equal(t, src.version(key), m.do("get", key).Version, "%s gets %s", who, key)
 							}
 							assert.Equal(t, !test.number, m.do("peek-number", "7").Held, "%s holds the number", who)
-							assert.Equal(t, gaps[i], m.do("stats").Stats.Gaps, "%s has missed nothing", who)
+							assert.Equal(t, gaps[i], m.do("stats").Stats.Clears.Gaps(), "%s has missed nothing", who)
 						}
 					})
 				}
@@ -131,7 +131,7 @@ func TestCacheOfOneInstance(t *testing.T) {
 		assert.False(t, held)
 		for _, in := range []*instance{a, b} {
 			assert.True(t, in.held("/1"), "another cache's item")
-			assert.Zero(t, in.bp.Stats().Gaps)
+			assert.Zero(t, in.bp.Stats().Clears.Gaps())
 		}
 
 		require.NoError(t, own.Close())
@@ -194,7 +194,7 @@ func TestLoadOvertakenByRemoteInvalidation(t *testing.T) {
 					require.NoError(t, a.items.Clear(context.Background())) // for the next round
 					barrier(t, raw, a, b)
 				}
-				assert.Zero(t, b.bp.Stats().Gaps)
+				assert.Zero(t, b.bp.Stats().Clears.Gaps())
 			})
 		})
 	}
@@ -309,7 +309,7 @@ func TestConcurrentRemoves(t *testing.T) {
 		for i := range writers * rounds {
 			assert.False(t, b.held("/"+strconv.Itoa(i)))
 		}
-		assert.Zero(t, b.bp.Stats().Gaps)
+		assert.Zero(t, b.bp.Stats().Clears.Gaps())
 		assert.Equal(t, stats.Published, b.bp.Stats().Applied)
 	})
 }

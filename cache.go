@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 )
 
@@ -46,12 +45,15 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 	if err != nil {
 		return nil, fmt.Errorf("%w: cache %q: %w", ErrOptions, o.Name, err)
 	}
+	if o.MaxStaleness == 0 {
+		o.MaxStaleness = bp.staleness
+	}
 	stats := newCacheCounters()
 	c := &Cache[K, V]{
 		backplane: bp,
 		options:   o,
 		keys:      keys,
-		local:     newLocal[K, V](o.Capacity, o.Eviction, o.Regions != nil || o.NotFoundTTL > 0, stats),
+		local:     newLocal(o, bp.lease, stats),
 		stats:     stats,
 	}
 	c.loader = loader[K, V]{load: o.Load, outcome: c.outcome}
@@ -327,7 +329,7 @@ func (c *Cache[K, V]) outcome(key K, value V, err error) outcome[V] {
 	if c.options.Expiry != nil {
 		o.ttl = c.options.Expiry(key, value)
 	} else {
-		o.ttl = jittered(c.options.TTL)
+		o.ttl = c.jittered(c.options.TTL)
 	}
 	if c.options.Regions != nil && o.ttl > 0 {
 		o.regions = c.options.Regions(key, value)
@@ -336,11 +338,11 @@ func (c *Cache[K, V]) outcome(key K, value V, err error) outcome[V] {
 }
 
 // jittered takes a random part of up to a tenth off ttl, unless it is endless.
-func jittered(ttl time.Duration) time.Duration {
+func (c *Cache[K, V]) jittered(ttl time.Duration) time.Duration {
 	if ttl == NoExpiry {
 		return ttl
 	}
-	return ttl - time.Duration(rand.Int64N(int64(ttl)/10+1))
+	return ttl - time.Duration(c.backplane.random(int64(ttl)/10+1))
 }
 
 // The local halves of the writes, which serve this instance's own calls and the
@@ -373,6 +375,8 @@ func (c *Cache[K, V]) removeWire(wires []string) {
 		c.removeLocal(key)
 	}
 }
+
+func (c *Cache[K, V]) staleness() time.Duration { return c.options.MaxStaleness }
 
 func (c *Cache[K, V]) missedMessages() {
 	c.stats.missedMessages.Add(1)

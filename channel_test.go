@@ -129,8 +129,8 @@ func TestBytesOnTheChannel(t *testing.T) {
 func received(s nearcache.BackplaneStats) uint64    { return s.Received }
 func applied(s nearcache.BackplaneStats) uint64     { return s.Applied }
 func foreign(s nearcache.BackplaneStats) uint64     { return s.Foreign }
-func undecodable(s nearcache.BackplaneStats) uint64 { return s.Undecodable }
-func gaps(s nearcache.BackplaneStats) uint64        { return s.Gaps }
+func undecodable(s nearcache.BackplaneStats) uint64 { return s.Clears.Undecodable }
+func gaps(s nearcache.BackplaneStats) uint64        { return s.Clears.Gaps() }
 
 // TestSeparateBackplanes joins two applications to one Redis that are not to hear
 // of each other, though their caches have the same names.
@@ -195,7 +195,7 @@ func TestSeparateBackplanes(t *testing.T) {
 				assert.False(t, first[1].held("/2"))
 				assert.True(t, second[1].held("/1"))
 				for _, in := range append(first, second...) {
-					assert.Zero(t, in.bp.Stats().Gaps)
+					assert.Zero(t, in.bp.Stats().Clears.Gaps())
 				}
 			})
 		})
@@ -230,14 +230,14 @@ func TestPositionLost(t *testing.T) {
 				barrier(t, raw, a, b)
 				assert.False(t, b.held("/1"))
 				assert.False(t, b.held("/other"), "what the lost position stood for is unknown")
-				assert.EqualValues(t, 1, b.bp.Stats().Gaps)
+				assert.EqualValues(t, 1, b.bp.Stats().Clears.Gaps())
 
 				b.get(t, "/1", "/other")
 				require.NoError(t, a.items.Remove(ctx, "/1"))
 				barrier(t, raw, a, b)
 				assert.False(t, b.held("/1"))
 				assert.True(t, b.held("/other"), "the chain goes on")
-				assert.EqualValues(t, 1, b.bp.Stats().Gaps)
+				assert.EqualValues(t, 1, b.bp.Stats().Clears.Gaps())
 			})
 		})
 	}

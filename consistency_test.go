@@ -138,7 +138,7 @@ func TestRandomConsistency(t *testing.T) {
 	var gaps, subscribed, applied uint64
 	for _, in := range fleet {
 		s := in.bp.Stats()
-		gaps, subscribed, applied = gaps+s.Gaps, subscribed+s.Subscribed, applied+s.Applied
+		gaps, subscribed, applied = gaps+s.Clears.Gaps(), subscribed+s.Subscribed, applied+s.Applied
 	}
 	t.Logf("%d confirmed, %d unconfirmed, %d applied, %d gaps, %d subscriptions, %d items compared",
 		confirmed.Load(), unconfirmed.Load(), applied, gaps, subscribed, held)

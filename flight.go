@@ -16,8 +16,9 @@ var errGoexit = errors.New("nearcache: the loader called runtime.Goexit")
 // whoever waits for it still gets its result, and nobody else ever does.
 //
 // A clear of a region makes all flights unjoinable, as none knows its regions
-// yet; the next Get of the key starts a newer one. The older stays registered
-// behind it, because its result may be kept if its regions were not among those.
+// yet, and so does a lost lease; the next Get of the key starts a newer one. The
+// older stays registered behind it, because its result may be kept: if its regions
+// were not among those, if the lease comes back and nothing was missed.
 type flight[K comparable, V any] struct {
 	key    K
 	start  start
@@ -85,20 +86,24 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 
+	m := l.lease.read(l.staleness) // first
 	miss := absent
 	if e, held := l.entries.Load(key); held {
-		if miss = l.fate(e, l.now()); miss == alive {
+		if miss = l.fate(e, m); miss == alive {
 			return e, nil
 		}
-		l.dropLocked(sh, e)
-		l.stats.evictions.count(miss)
+		if miss.dead() { // else the lease may come back for it
+			l.dropLocked(sh, e)
+			l.stats.evictions.count(miss)
+		}
 	}
 	l.stats.misses.count(miss)
 
-	// 1. a load begins   2. the cache or a region is cleared   3. a Get begins. It
-	// must not get what was read before 2, so it does not join the load.
+	// 1. a load begins   2. the cache or a region is cleared, or the lease is lost
+	// and a message is missed   3. a Get begins. It must not get what was read before
+	// 2, so it joins the load only if it might have the entry that results.
 	newest := sh.flights[key]
-	if f := newest; f != nil && l.holds(f.start) {
+	if f := newest; f != nil && l.holds(f.start) && l.lease.covers(m, f.start.at, l.staleness) {
 		// A loader that asks for the key it is loading waits for its own context;
 		// were it counted as a waiter, that context would never be cancelled.
 		if ctx.Value(f) == nil {
@@ -201,7 +206,7 @@ func (ld *loader[K, V]) run(f *flight[K, V], o *outcome[V]) {
 // go.
 func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
 	kept := false
-	now := l.now()
+	now := l.lease.now()
 	sh, _ := l.shard(f.key)
 	sh.mu.Lock()
 	if sh.unregisterLocked(f) {

@@ -52,7 +52,7 @@ func TestFrozenRedis(t *testing.T) {
 	barrier(t, raw, a, b)
 	assert.False(t, b.held("/1"))
 	assert.True(t, b.held("/other"), "nothing was missed")
-	assert.Zero(t, b.bp.Stats().Gaps)
+	assert.Zero(t, b.bp.Stats().Clears.Gaps())
 }
 
 // TestCloseWithFrozenRedis closes a backplane whose Redis does not answer, with

@@ -44,7 +44,9 @@ type local[K comparable, V any] struct {
 	// are of no concern to loads and writes.
 	regional bool
 
-	epoch time.Time // what now() counts from, on the monotonic clock
+	// lease and staleness are the serving rule's, see lease.
+	lease     *lease
+	staleness time.Duration
 
 	// generation advances with every clear of the cache.
 	generation atomic.Uint64
@@ -79,9 +81,15 @@ type item[K comparable, V any] struct {
 
 // start is what a load or write notes when it begins.
 type start struct {
-	at         int64  // local.now
+	at         int64  // lease.now
 	generation uint64 // local.generation
 	clears     uint64 // regionTable.clears
+}
+
+// after reports whether s began after other, as far as it matters: one may be kept
+// over the other.
+func (s start) after(other start) bool {
+	return s.clears > other.clears || s.at > other.at
 }
 
 // shard is a part of the cache with a lock of its own.
@@ -103,30 +111,29 @@ type pendingWrite struct{ start start }
 // sooner than the whole cache would, since keys do not spread evenly.
 const entriesPerShard = 512
 
-func newLocal[K comparable, V any](
-	capacity int, policy Eviction, regional bool, stats *cacheCounters,
-) *local[K, V] {
+func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCounters) *local[K, V] {
 	shards := 1
-	for shards < 16*runtime.GOMAXPROCS(0) && capacity/(2*shards) >= entriesPerShard {
+	for shards < 16*runtime.GOMAXPROCS(0) && o.Capacity/(2*shards) >= entriesPerShard {
 		shards *= 2
 	}
 	l := &local[K, V]{
 		entries:    xsync.NewMap[K, *entry[K, V]](),
 		shards:     make([]shard[K, V], shards),
 		seed:       maphash.MakeSeed(),
-		lockedHits: policy == LRU,
-		regional:   regional,
-		epoch:      time.Now(),
+		lockedHits: o.Eviction == LRU,
+		regional:   o.Regions != nil || o.NotFoundTTL > 0,
+		lease:      lease,
+		staleness:  o.MaxStaleness,
 		stats:      stats,
 	}
 	l.sweeper = newSweeper(l.sweep, func() bool { return l.expiring.Load() > 0 })
 	for i := range l.shards {
 		sh := &l.shards[i]
-		share := capacity / shards
-		if i < capacity%shards {
+		share := o.Capacity / shards
+		if i < o.Capacity%shards {
 			share++
 		}
-		if policy == LRU {
+		if l.lockedHits {
 			sh.policy = eviction.NewLRU[item[K, V]](share)
 		} else {
 			sh.policy = eviction.NewS3FIFO[item[K, V]](share)
@@ -136,9 +143,6 @@ func newLocal[K comparable, V any](
 	}
 	return l
 }
-
-// now reads the monotonic clock, in nanoseconds since the cache was made.
-func (l *local[K, V]) now() int64 { return int64(time.Since(l.epoch)) }
 
 // get returns the live entry of key, or nil, and counts the hit with the policy.
 func (l *local[K, V]) get(key K) *entry[K, V] {
@@ -161,9 +165,9 @@ func (l *local[K, V]) get(key K) *entry[K, V] {
 
 // peek returns the live entry of key, or nil, and leaves no trace.
 func (l *local[K, V]) peek(key K) *entry[K, V] {
-	now := l.now() // before the look-up: an entry is judged by the start of the read
+	m := l.lease.read(l.staleness) // first
 	e, held := l.entries.Load(key)
-	if !held || l.fate(e, now) != alive {
+	if !held || l.fate(e, m) != alive {
 		return nil
 	}
 	return e
@@ -177,11 +181,15 @@ const (
 	alive
 	expired
 	cleared
-	fates // how many there are
+	unleased // nothing is known against it, but neither does the lease vouch for it
+	fates    // how many there are
 )
 
-// fate reports whether e may be served by a read that started at now.
-func (l *local[K, V]) fate(e *entry[K, V], now int64) fate {
+// dead reports whether an entry of that fate will never be served again.
+func (f fate) dead() bool { return f == expired || f == cleared }
+
+// fate reports whether e may be served by a read that began at m.
+func (l *local[K, V]) fate(e *entry[K, V], m moment) fate {
 	it := &e.Item
 	if it.start.generation != l.generation.Load() {
 		return cleared
@@ -194,8 +202,11 @@ func (l *local[K, V]) fate(e *entry[K, V], now int64) fate {
 			return cleared
 		}
 	}
-	if now >= it.expires {
+	if m.at >= it.expires {
 		return expired
+	}
+	if !l.lease.covers(m, it.start.at, l.staleness) {
+		return unleased
 	}
 	return alive
 }
@@ -208,7 +219,7 @@ func (l *local[K, V]) shard(key K) (*shard[K, V], uint64) {
 
 // begin notes the start of a load or write. Each is paired with one l.end.
 func (l *local[K, V]) begin() start {
-	return start{at: l.now(), generation: l.generation.Load(), clears: l.regions.begin()}
+	return start{at: l.lease.now(), generation: l.generation.Load(), clears: l.regions.begin()}
 }
 
 func (l *local[K, V]) end() { l.regions.end() }
@@ -246,7 +257,7 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	undisturbed := sh.writes[key] == w
 	l.removeLocked(sh, key)
 	if undisturbed {
-		l.keepLocked(sh, hash, l.now(), key, w.start, o)
+		l.keepLocked(sh, hash, l.lease.now(), key, w.start, o)
 	}
 }
 
@@ -287,10 +298,10 @@ func (l *local[K, V]) keepLocked(
 		key: key, value: o.value, notFound: o.notFound, expires: expires, start: s, regions: regions,
 	}}
 	// 1. load A begins   2. a region is cleared that turns out to be none of its
-	// own   3. load B of the same key begins, behind the clear   4. both end. Either
-	// may be kept, and B may be newer.
+	// own, or the lease is lost   3. load B of the same key begins, since A may not be
+	// joined   4. both end. Either may be kept, and B may be newer.
 	if old, held := l.entries.Load(key); held {
-		if old.Item.start.clears > s.clears && l.fate(old, now) == alive {
+		if old.Item.start.after(s) && !l.fate(old, vouched(now)).dead() {
 			l.regions.release(regions)
 			return false
 		}
@@ -298,7 +309,7 @@ func (l *local[K, V]) keepLocked(
 	}
 	if victim := sh.policy.Add(e); victim != nil {
 		l.forgetLocked(victim)
-		l.stats.evictions.count(l.fate(victim, now))
+		l.stats.evictions.count(l.fate(victim, vouched(now)))
 	}
 	l.entries.Store(key, e)
 	if o.notFound {
@@ -310,7 +321,7 @@ func (l *local[K, V]) keepLocked(
 	}
 	// 1. the checks above pass   2. a clear, and the sweep that follows it, which
 	// finds nothing here   3. the entry is stored. No other sweep would come.
-	if l.fate(e, now) == cleared {
+	if l.fate(e, vouched(now)) == cleared {
 		l.dropLocked(sh, e)
 		return false
 	}
@@ -396,7 +407,7 @@ func (l *local[K, V]) len() int {
 	}
 	n := 0
 	for _, e := range l.entries.All() {
-		if l.fate(e, 0) != cleared {
+		if l.fate(e, vouched(0)) != cleared {
 			n++
 		}
 	}
@@ -405,10 +416,10 @@ func (l *local[K, V]) len() int {
 
 // sweep takes dead and expired entries out of memory.
 func (l *local[K, V]) sweep(stopped func() bool) {
-	dirty, now := l.dirty.Load(), l.now()
+	dirty, now := l.dirty.Load(), vouched(l.lease.now())
 	for key, e := range l.entries.All() {
 		fate := l.fate(e, now)
-		if fate == alive {
+		if !fate.dead() {
 			continue
 		}
 		if stopped() {

@@ -622,7 +622,7 @@ func TestClearBetweenCheckAndStoreLeavesNothing(t *testing.T) {
 		<-loaded
 		alive := 0
 		for _, e := range cache.local.entries.All() {
-			if cache.local.fate(e, 0) != cleared {
+			if cache.local.fate(e, vouched(0)) != cleared {
 				alive++
 			}
 		}

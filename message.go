@@ -14,7 +14,7 @@ import (
 // instance has to follow the chain of positions whatever the bodies say:
 //
 //	magic      4 bytes   "NRC\x01"
-//	kind       1 byte    'I' invalidation, 'N' notice
+//	kind       1 byte    'I' invalidation, 'E' echo, 'N' notice
 //	publisher  16 bytes  the instance that published it
 //	previous   1 byte of length, then the position before this message (empty: there was none)
 //	own        1 byte of length, then the position that this message made
@@ -30,14 +30,21 @@ import (
 //	3 clear cache    name
 //	4 clear all
 //
+// An echo answers an instance's own probe, on the instance's own channel. It is
+// no link of the chain: previous is empty, and own is the position that the probe
+// found. Its body is a version byte, the server's history id (empty: unknown), and
+// the probe's nonce.
+//
 // Strings are a uvarint of length and that many bytes; counts are uvarints. A
 // notice is outside the chain, carries no positions and is ignored by a version
 // that does not know it: the kind is reserved for tools.
 const (
 	magic       = "NRC\x01"
 	bodyVersion = 1
+	echoVersion = 1
 
 	kindInvalidation = 'I'
+	kindEcho         = 'E'
 	kindNotice       = 'N'
 
 	opRemoveKeys   = 1
@@ -99,7 +106,7 @@ func decodeEnvelope(payload string) (envelope, error) {
 	if e.kind == kindNotice {
 		return e, nil
 	}
-	if e.kind != kindInvalidation {
+	if e.kind != kindInvalidation && e.kind != kindEcho {
 		return envelope{}, fmt.Errorf("%w: kind %q", errUndecodable, e.kind)
 	}
 
@@ -144,6 +151,16 @@ func decodeBody(body string) ([]operation, error) {
 		return nil, r.err
 	}
 	return ops, nil
+}
+
+// decodeEcho returns what an echo's body says. Its error wraps errUndecodable.
+func decodeEcho(body string) (history, nonce string, err error) {
+	r := reader{rest: body}
+	if version := r.byte(); r.err == nil && version != echoVersion {
+		return "", "", fmt.Errorf("%w: unknown version of an echo", errUndecodable)
+	}
+	history, nonce = r.string(), r.string()
+	return history, nonce, r.err
 }
 
 func appendString(b []byte, s string) []byte {

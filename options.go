@@ -17,11 +17,18 @@ import (
 // keeps an item until it is invalidated or evicted for space.
 const NoExpiry time.Duration = math.MaxInt64
 
+// Unbounded as MaxStaleness serves items until they expire, however long nothing
+// was heard of Redis. Messages that were missed still clear the caches, as soon as
+// that is known.
+const Unbounded time.Duration = math.MaxInt64
+
 const (
 	defaultChannel      = "nearcache"
 	defaultCapacity     = 100_000
 	defaultTTL          = 5 * time.Minute
 	defaultCloseTimeout = 5 * time.Second
+	defaultMaxStaleness = 5 * time.Second
+	leastMaxStaleness   = 100 * time.Millisecond
 )
 
 // BackplaneOptions says how to reach the Redis that joins the instances. The
@@ -48,6 +55,15 @@ type BackplaneOptions struct {
 	// Redis has "@" and the database's number behind it, because Pub/Sub knows
 	// no databases. Defaults to "nearcache".
 	Channel string
+
+	// MaxStaleness bounds staleness: an invalidation that Redis has accepted is
+	// effective on this instance within that time, whatever fails; normally within
+	// a network round trip. It holds by a lease that a probe in Redis renews, five
+	// times in the smallest MaxStaleness of the backplane and its caches. While
+	// there is none, because Redis is away, an item is served for MaxStaleness after
+	// its load began and then loaded anew. At least 100 ms and more than the round
+	// trip to Redis, or [Unbounded]. Defaults to 5 seconds.
+	MaxStaleness time.Duration
 
 	// Logger receives one line for each change of state and for what needs a
 	// person's attention, none for each message. Never a secret. Its handler is
@@ -131,6 +147,12 @@ type Options[K comparable, V any] struct {
 	// see NotFoundTTL. Defaults to errors.Is(err, ErrNotFound).
 	NotFound func(err error) bool
 
+	// MaxStaleness is the bound on staleness for this cache, shorter or longer than
+	// the backplane's; see BackplaneOptions.MaxStaleness. At least 100 ms, or
+	// [Unbounded]: served until it expires, even without Redis. On a process-local
+	// backplane nothing is ever stale. Defaults to 0: the backplane's.
+	MaxStaleness time.Duration
+
 	// Regions names the regions that an item belongs to, for ClearRegion. It is
 	// called with every item before it is kept and must always say the same for
 	// the same item. It must not block. Any string is a region, and nil means none;
@@ -154,6 +176,10 @@ func (e *optionErrors) checkName(field, name string) {
 	e.check(legalName.MatchString(name), "%s %q does not match [A-Za-z0-9_.-]{1,128}", field, name)
 }
 
+func (e *optionErrors) checkStaleness(d time.Duration) {
+	e.check(d >= leastMaxStaleness, "MaxStaleness %v is less than %v", d, leastMaxStaleness)
+}
+
 func (e *optionErrors) err() error {
 	if len(*e) == 0 {
 		return nil
@@ -170,6 +196,9 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 	if o.CloseTimeout == 0 {
 		o.CloseTimeout = defaultCloseTimeout
 	}
+	if o.MaxStaleness == 0 {
+		o.MaxStaleness = defaultMaxStaleness
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -180,6 +209,7 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 		"RedisConnectionString is blank; leave it empty for a process-local backplane, or use Local")
 	wrong.checkName("Channel", o.Channel)
 	wrong.check(o.CloseTimeout >= 0, "CloseTimeout %v is negative", o.CloseTimeout)
+	wrong.checkStaleness(o.MaxStaleness)
 	return o, wrong.err()
 }
 
@@ -202,5 +232,8 @@ func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 	wrong.check(o.Eviction == DefaultEviction || o.Eviction == LRU, "Eviction %d is unknown", o.Eviction)
 	wrong.check(o.TTL > 0, "TTL %v is negative", o.TTL)
 	wrong.check(o.NotFoundTTL >= 0, "NotFoundTTL %v is negative", o.NotFoundTTL)
+	if o.MaxStaleness != 0 {
+		wrong.checkStaleness(o.MaxStaleness)
+	}
 	return o, wrong.err()
 }

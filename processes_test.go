@@ -202,7 +202,7 @@ func TestProcessKilled(t *testing.T) {
 		for _, c := range rest {
 			assert.False(t, c.do("peek", "/1").Held)
 			assert.Equal(t, 2, c.do("get", "/1").Version)
-			assert.Zero(t, c.do("stats").Stats.Gaps, "the others have missed nothing")
+			assert.Zero(t, c.do("stats").Stats.Clears.Gaps(), "the others have missed nothing")
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,7 +26,11 @@ var (
 // gathered behind it, and is sent again until Redis does accept it.
 type publisher struct {
 	send   func(ctx context.Context, body string) error // one attempt at one message
+	random random
 	logger *slog.Logger
+
+	// attempted reports whether any message was sent since takeAttempted was called.
+	attempted atomic.Bool
 
 	work  chan struct{} // one token: something was queued, or closing was set
 	retry chan struct{} // one token: do not wait any longer to try again
@@ -59,10 +64,13 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 
 // newPublisher starts a publisher. It takes Redis to be unreachable until reached
 // is called or a round succeeds.
-func newPublisher(send func(context.Context, string) error, logger *slog.Logger) *publisher {
+func newPublisher(
+	send func(context.Context, string) error, random random, logger *slog.Logger,
+) *publisher {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &publisher{
 		send:      send,
+		random:    random,
 		logger:    logger,
 		work:      make(chan struct{}, 1),
 		retry:     make(chan struct{}, 1),
@@ -157,7 +165,7 @@ func (p *publisher) notReached(cause error) {
 // run sends group after group until closing finds nothing left, or ctx ends.
 func (p *publisher) run(ctx context.Context) {
 	defer close(p.done)
-	var pause backoff
+	pause := backoff{random: p.random}
 	for {
 		g := p.next()
 		if g == nil {
@@ -195,6 +203,7 @@ func (p *publisher) next() *group {
 // round sends g's messages.
 func (p *publisher) round(ctx context.Context, g *group) error {
 	for _, body := range g.batch.bodies(maxMessageBytes) {
+		p.attempted.Store(true) // before: the answer may be lost
 		if err := p.send(ctx, body); err != nil {
 			return err
 		}
@@ -286,6 +295,10 @@ func (p *publisher) flush(ctx context.Context) error {
 	}
 	return nil
 }
+
+// takeAttempted reports whether any message was sent since it was last called,
+// accepted or not.
+func (p *publisher) takeAttempted() bool { return p.attempted.Swap(false) }
 
 // describeLocked says what is queued or being sent.
 func (p *publisher) describeLocked() string {

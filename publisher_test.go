@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -91,7 +92,7 @@ func removal(keys ...string) invalidation { return invalidation{cache: "p", keys
 func withPublisher(t *testing.T, test func(*testing.T, *publisher, *fakeRedis)) {
 	synctest.Test(t, func(t *testing.T) {
 		redis := &fakeRedis{}
-		p := newPublisher(redis.send, slog.New(slog.DiscardHandler))
+		p := newPublisher(redis.send, rand.Int64N, slog.New(slog.DiscardHandler))
 		defer func() {
 			if !p.closing {
 				_ = p.close(0)
@@ -247,7 +248,7 @@ func TestPublishBeforeRedisWasReached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		redis := &fakeRedis{}
 		release := redis.holdUp()
-		p := newPublisher(redis.send, slog.New(slog.DiscardHandler))
+		p := newPublisher(redis.send, rand.Int64N, slog.New(slog.DiscardHandler))
 		defer p.close(0)
 		require.ErrorIs(t, p.publish(t.Context(), removal("a")), errNotReached)
 		release()

@@ -89,7 +89,7 @@ func TestQueue(t *testing.T) {
 				}
 				assert.Equal(t, !test.collapse, b.held("/other"))
 				assert.EqualValues(t, 1, b.bp.Stats().Subscribed)
-				assert.Zero(t, b.bp.Stats().Gaps)
+				assert.Zero(t, b.bp.Stats().Clears.Gaps())
 				stats = a.bp.Stats()
 				assert.Zero(t, stats.Queued)
 				assert.Zero(t, stats.QueueAge)

@@ -45,7 +45,7 @@ func TestReadmeACL(t *testing.T) {
 			require.NoError(t, a.items.ClearRegion(ctx, "red"))
 			eventually(t, "both are applied", func() bool { return !b.held("/3") && !b.held("red/1") })
 			assert.True(t, b.held("blue/2"))
-			assert.Zero(t, b.bp.Stats().Gaps)
+			assert.Zero(t, b.bp.Stats().Clears.Gaps())
 		})
 	}
 }

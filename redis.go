@@ -6,8 +6,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -49,15 +51,22 @@ end
 return own
 `)
 
-// positionScript returns the channel's position and makes one if there is none.
-// It writes in any case, and so fails wherever publishing would.
+// probeScript answers a probe on the instance's own channel, with the channel's
+// position, which it makes if there is none, and the server's history id, which
+// changes when a replica is promoted and when a server restarts; without the right
+// to INFO it is empty. The position is written in any case, so that a probe fails
+// wherever publishing would.
 //
-// KEYS: position. ARGV: nonce.
-var positionScript = redis.NewScript(`
+// KEYS: position. ARGV: own channel, nonce, head of the envelope, nonce of a
+// position.
+var probeScript = redis.NewScript(`
 local position = redis.call('GET', KEYS[1])
-if not position or #position ~= 40 then position = redis.sha1hex(ARGV[1]) end
+if not position or #position ~= 40 then position = redis.sha1hex(ARGV[4]) end
 redis.call('SET', KEYS[1], position)
-return position
+local info = redis.pcall('INFO', 'replication')
+local history = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+return redis.call('PUBLISH', ARGV[1], ARGV[3] .. '\0' .. string.char(#position) .. position ..
+  '\1' .. string.char(#history) .. history .. string.char(#ARGV[2]) .. ARGV[2])
 `)
 
 // redisServer is the Redis behind a backplane: how to reach it, and the names
@@ -74,10 +83,12 @@ type redisServer struct {
 
 	self        instanceID
 	head        []byte // of the envelope of every message of this instance
+	echoHead    []byte // of every echo
 	channel     string // as it is named in Redis
+	ownChannel  string // for echoes
 	positionKey string
 
-	publishing *redisLink // used by the publisher's goroutine alone; nil: dial first
+	publishing keptLink
 }
 
 // newRedisServer reads the options. It does not connect.
@@ -99,7 +110,9 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, _ = rand.Read(s.self[:])                    // never fails
 	s.positionKey = "{" + s.channel + "}:position" // with the prefix: each channel has its own chain
+	s.ownChannel = fmt.Sprintf("{%s}:%x", s.channel, s.self)
 	if s.options.DB != 0 {
 		// Pub/Sub knows no databases and keys do: two databases are two backplanes.
 		s.channel = fmt.Sprintf("%s@%d", s.channel, s.options.DB)
@@ -117,8 +130,9 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 	s.options.ConnMaxIdleTime = -1
 	s.options.ConnMaxLifetime = -1
 	s.options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	_, _ = rand.Read(s.self[:]) // never fails
 	s.head = appendHead(nil, kindInvalidation, s.self)
+	s.echoHead = appendHead(nil, kindEcho, s.self)
+	s.publishing.server = s
 	return s, nil
 }
 
@@ -259,35 +273,86 @@ func (l *redisLink) close() {
 	_ = l.client.Close()
 }
 
-// publish runs the publish script once, over a connection that it keeps until
-// lifetime ends. If that turns out to be dead it is replaced and the script tried
-// again, since nothing was wrong but its age.
-func (s *redisServer) publish(lifetime context.Context, body string) error {
-	ctx, cancel := context.WithTimeout(lifetime, s.connectTimeout+s.commandTimeout)
-	defer cancel()
+// keptLink is a connection that is kept from one command to the next, for one
+// command at a time.
+type keptLink struct {
+	server *redisServer
+
+	mu   sync.Mutex // guards everything below
+	link *redisLink // nil: dial first
+}
+
+// run runs command over the connection, which is dialled first if there is none
+// and lasts until lifetime ends. If one that was kept turns out to be dead it is
+// replaced and the command run again, since nothing was wrong but its age.
+func (k *keptLink) run(ctx, lifetime context.Context, command func(context.Context, *redis.Conn) error) error {
 	for {
-		reused := s.publishing != nil
-		if !reused {
-			link, err := s.dial(ctx, lifetime)
-			if err != nil {
-				return err
-			}
-			s.publishing = link
+		link, reused, err := k.get(ctx, lifetime)
+		if err != nil {
+			return err
 		}
-		err := publishScript.Run(ctx, s.publishing.conn, []string{s.positionKey},
-			s.channel, nonce(), s.head, body).Err()
-		if err == nil {
+		stop := context.AfterFunc(ctx, func() { _ = link.raw.Close() })
+		err = command(ctx, link.conn)
+		if stop() && err == nil {
 			return nil
 		}
 		// Also after an answer such as READONLY: the address may lead to another
 		// server by now.
-		s.publishing.close()
-		s.publishing = nil
-		if !reused || !connectionLost(err) || ctx.Err() != nil {
-			return s.explain(err)
+		k.discard(link)
+		if err == nil || !reused || !connectionLost(err) || ctx.Err() != nil {
+			return k.server.explain(err)
 		}
 	}
 }
+
+// get returns the connection that is kept, or a new one.
+func (k *keptLink) get(ctx, lifetime context.Context) (link *redisLink, reused bool, err error) {
+	k.mu.Lock()
+	link = k.link
+	k.mu.Unlock()
+	if link != nil {
+		return link, true, nil
+	}
+	if link, err = k.server.dial(ctx, lifetime); err != nil {
+		return nil, false, err
+	}
+	k.mu.Lock()
+	k.link = link
+	k.mu.Unlock()
+	return link, false, nil
+}
+
+// discard closes link, and forgets it if it is the one that is kept.
+func (k *keptLink) discard(link *redisLink) {
+	k.mu.Lock()
+	if k.link == link {
+		k.link = nil
+	}
+	k.mu.Unlock()
+	link.close()
+}
+
+// drop closes the connection, under a command that waits for it too.
+func (k *keptLink) drop() {
+	k.mu.Lock()
+	link := k.link
+	k.mu.Unlock()
+	if link != nil {
+		k.discard(link)
+	}
+}
+
+// publish runs the publish script once.
+func (s *redisServer) publish(lifetime context.Context, body string) error {
+	ctx, cancel := context.WithTimeout(lifetime, s.connectTimeout+s.commandTimeout)
+	defer cancel()
+	return s.publishing.run(ctx, lifetime, func(ctx context.Context, conn *redis.Conn) error {
+		return publishScript.Run(ctx, conn, []string{s.positionKey}, s.channel, nonce(), s.head, body).Err()
+	})
+}
+
+func (s *redisServer) redial() { s.publishing.drop() }
+func (s *redisServer) close()  { s.publishing.drop() }
 
 // connectionLost reports whether err says that the connection was dead, rather
 // than that Redis answered with an error or was too slow to answer.
@@ -304,7 +369,7 @@ func (s *redisServer) explain(err error) error {
 		return fmt.Errorf("the key %s is not nearcache's, delete it: %w", s.positionKey, err)
 	case redis.HasErrorPrefix(err, "OOM"), redis.HasErrorPrefix(err, "READONLY"),
 		redis.HasErrorPrefix(err, "NOREPLICAS"), redis.HasErrorPrefix(err, "MISCONF"):
-		return fmt.Errorf("publishing writes the key %s, and Redis takes no writes: %w", s.positionKey, err)
+		return fmt.Errorf("the key %s has to be written, and Redis takes no writes: %w", s.positionKey, err)
 	}
 	return err
 }
@@ -316,29 +381,21 @@ func nonce() []byte {
 	return b
 }
 
-func (s *redisServer) close() {
-	if s.publishing != nil {
-		s.publishing.close()
-	}
-}
-
-// redisSubscription is a subscription over a link of its own.
-type redisSubscription struct {
-	link   *redisLink
-	pubsub *redis.PubSub
-	seen   string
-}
-
-// firstSubscription is what Connect waits for: several attempts, as long as they
-// make sense.
-func (s *redisServer) firstSubscription(ctx context.Context) (sub subscription, err error) {
+// first makes attempts for as long as they make sense.
+func (s *redisServer) first(
+	ctx context.Context, attempt func(context.Context) (subscription, error),
+) (sub subscription, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
-	var pause backoff
+	pause := backoff{random: mathrand.Int64N}
 	for {
-		sub, err = s.subscribe(ctx)
+		before := err
+		sub, err = attempt(ctx)
 		if err == nil {
 			return sub, nil
+		}
+		if ctx.Err() != nil && before != nil {
+			err = before // it says more than that there was no time left
 		}
 		if refused(err) || pause.failures == s.connectRetry || !pause.wait(ctx, nil) {
 			break
@@ -373,48 +430,67 @@ func refused(err error) bool {
 	return errors.As(err, &answered) || errors.As(err, &certificate)
 }
 
-// subscribe makes one attempt at a subscription, confirmed and with its position.
+// redisSubscription is a subscription over a link of its own, and a second link
+// for its probes, because a connection that is subscribed can do nothing else.
+type redisSubscription struct {
+	server   *redisServer
+	link     *redisLink
+	pubsub   *redis.PubSub
+	lifetime context.Context
+	end      context.CancelFunc
+
+	probing keptLink
+}
+
+// subscribe makes one attempt at a subscription, confirmed.
 func (s *redisServer) subscribe(ctx context.Context) (_ subscription, err error) {
-	link, err := s.dial(ctx, ctx)
-	if err != nil {
+	sub := &redisSubscription{server: s, probing: keptLink{server: s}}
+	sub.lifetime, sub.end = context.WithCancel(context.Background())
+	if sub.link, err = s.dial(ctx, sub.lifetime); err != nil {
+		sub.end()
 		return nil, err
 	}
-	defer link.unwatch() // from here on it is for run to close it
-	sub := &redisSubscription{link: link, pubsub: link.client.Subscribe(ctx)}
+	sub.pubsub = sub.link.client.Subscribe(ctx)
 	defer func() {
 		if err != nil {
 			sub.close()
 		}
 	}()
-	if err := sub.pubsub.Subscribe(ctx, s.channel); err != nil {
-		return nil, err
+	// go-redis looks at ctx's deadline only.
+	defer context.AfterFunc(ctx, sub.end)()
+	if err := sub.confirm(ctx, s.channel, s.ownChannel); err != nil {
+		return nil, fmt.Errorf("SUBSCRIBE %s %s: %w", s.channel, s.ownChannel, err)
 	}
-	// Never used again: a timeout in the middle of a message would leave the rest
-	// of it to be read as the next one.
-	reply, err := sub.pubsub.ReceiveTimeout(ctx, s.commandTimeout)
-	if err != nil {
-		return nil, fmt.Errorf("SUBSCRIBE %s: %w", s.channel, err)
-	}
-	if r, ok := reply.(*redis.Subscription); !ok || r.Kind != "subscribe" || r.Channel != s.channel {
-		return nil, fmt.Errorf("SUBSCRIBE %s: unexpected reply %v", s.channel, reply)
-	}
-	sub.seen, err = s.position(ctx)
+	_, _, err = sub.probing.get(ctx, sub.lifetime) // here, so that no lease pays for it
 	return sub, err
 }
 
-// position reads the channel's position, over a connection of its own because
-// one that is subscribed can do nothing else.
-func (s *redisServer) position(ctx context.Context) (string, error) {
-	link, err := s.dial(ctx, ctx)
-	if err != nil {
-		return "", err
+// confirm subscribes to channels and waits until Redis has confirmed each.
+func (r *redisSubscription) confirm(ctx context.Context, channels ...string) error {
+	if err := r.pubsub.Subscribe(ctx, channels...); err != nil {
+		return err
 	}
-	defer link.close()
-	position, err := positionScript.Run(ctx, link.conn, []string{s.positionKey}, nonce()).Text()
-	return position, s.explain(err)
+	for _, channel := range channels {
+		// Never used again: a timeout in the middle of a message would leave the
+		// rest of it to be read as the next one.
+		reply, err := r.pubsub.ReceiveTimeout(ctx, r.server.commandTimeout)
+		if err != nil {
+			return err
+		}
+		if c, ok := reply.(*redis.Subscription); !ok || c.Kind != "subscribe" || c.Channel != channel {
+			return fmt.Errorf("unexpected reply %v", reply)
+		}
+	}
+	return nil
 }
 
-func (r *redisSubscription) position() string { return r.seen }
+// probe runs the probe script once.
+func (r *redisSubscription) probe(ctx context.Context, probeNonce string) error {
+	s := r.server
+	return r.probing.run(ctx, r.lifetime, func(ctx context.Context, conn *redis.Conn) error {
+		return probeScript.Run(ctx, conn, []string{s.positionKey}, s.ownChannel, probeNonce, s.echoHead, nonce()).Err()
+	})
+}
 
 // receive waits without a deadline. Any reply other than a message means that
 // go-redis has changed the subscription on its own, so it is an error.
@@ -434,7 +510,10 @@ func (r *redisSubscription) receive() (string, error) {
 	}
 }
 
+// close may be called while the others wait, for either connection.
 func (r *redisSubscription) close() {
+	r.end()
 	r.link.close()
 	_ = r.pubsub.Close()
+	r.probing.drop()
 }

@@ -236,7 +236,7 @@ func TestPublishDenied(t *testing.T) {
 	barrier(t, raw, a, b)
 	assert.False(t, b.held("/1"))
 	assert.True(t, b.held("/other"))
-	assert.Zero(t, b.bp.Stats().Gaps)
+	assert.Zero(t, b.bp.Stats().Clears.Gaps())
 }
 
 func TestUnixSocket(t *testing.T) {

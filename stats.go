@@ -16,11 +16,18 @@ const (
 	StateLocal State = iota
 
 	// StateConnecting: there is no subscription, and one is being tried for.
-	// Invalidations from other instances do not arrive.
+	// Memory is served as far as the lease allows that was held last; if there was
+	// none yet, each item for MaxStaleness after its load began.
 	StateConnecting
 
-	// StateLive: subscribed; invalidations arrive as they are published.
+	// StateLive: subscribed, with a lease. Invalidations arrive as they are
+	// published, and all of memory is served.
 	StateLive
+
+	// StateNoLease: there was a lease and it was lost, since no probe was answered
+	// for the smallest MaxStaleness. Each item is served for MaxStaleness after its
+	// load began, until a probe is answered again.
+	StateNoLease
 
 	// StateClosed: Close was called.
 	StateClosed
@@ -35,6 +42,8 @@ func (s State) String() string {
 		return "connecting"
 	case StateLive:
 		return "live"
+	case StateNoLease:
+		return "no lease"
 	case StateClosed:
 		return "closed"
 	}
@@ -67,15 +76,50 @@ type BackplaneStats struct {
 	Queued          int           // keys, regions and clears not accepted yet
 	QueueAge        time.Duration // since the oldest of them was queued, or 0
 
-	Received    uint64 // messages of any kind on the channel
-	Applied     uint64 // messages of other instances whose invalidations were applied, one or many each
-	Own         uint64 // messages of this instance, come back
-	Foreign     uint64 // messages that are not nearcache's, ignored
-	Undecodable uint64 // messages that cleared everything, not being understood
-	Gaps        uint64 // breaks in the chain of positions, each of which cleared everything
-	Subscribed  uint64 // subscriptions confirmed; each cleared everything
+	Received uint64 // messages of any kind, echoes included
+	Applied  uint64 // messages of other instances whose invalidations were applied, one or many each
+	Own      uint64 // messages of this instance, come back
+	Foreign  uint64 // messages that are not nearcache's, ignored
+
+	Subscribed     uint64 // subscriptions with a lease: the first, and one for each reconnect
+	SubscribedWarm uint64 // of these, those before which nothing was missed: memory stayed as it was
+	Clears         ClearStats
+
+	Echoes        uint64 // probes answered
+	ProbeFailures uint64 // probes that Redis did not take; silence is not counted here
+	Lease         LeaseStats
 
 	Caches []CacheStats // one for each open cache, ordered by name
+}
+
+// ClearStats counts by cause how often an instance cleared all its caches because
+// it had missed messages, or may have.
+type ClearStats struct {
+	Start       uint64 // the first echo: what was loaded before is not vouched for
+	Message     uint64 // a message did not follow the last one
+	Position    uint64 // an echo showed that messages were missed, or that the position was lost
+	History     uint64 // an echo showed another server history: a failover, or a restart
+	NoHistory   uint64 // a reconnect to a Redis that does not tell its history (no right to INFO)
+	Undecodable uint64 // a message could not be understood
+}
+
+// Total returns the number of clears of all causes.
+func (c ClearStats) Total() uint64 {
+	return c.Start + c.Gaps() + c.NoHistory + c.Undecodable
+}
+
+// Gaps returns how often something was found to be missing.
+func (c ClearStats) Gaps() uint64 { return c.Message + c.Position + c.History }
+
+// LeaseStats says how the lease stands, by which memory is served.
+type LeaseStats struct {
+	Held      bool
+	Age       time.Duration // since the probe was sent that it rests on; 0 if there is none
+	RoundTrip time.Duration // of the probe that was answered last, until its echo was applied
+
+	Lost       uint64 // for want of an echo, or by a step of the clocks
+	Regained   uint64
+	ClockSteps uint64 // moves of the wall clock against the monotonic one; each drops the lease
 }
 
 // CacheStats is a snapshot of one cache. Counters are cumulative and never reset.
@@ -103,10 +147,11 @@ type MissStats struct {
 	Absent  uint64 // not held: never loaded, evicted, removed, or not kept
 	Expired uint64 // held, past its time to live
 	Cleared uint64 // held, of a cleared region or cache
+	NoLease uint64 // held, but without a lease, and its load began MaxStaleness ago or more
 }
 
 // Total returns the number of misses of all causes.
-func (m MissStats) Total() uint64 { return m.Absent + m.Expired + m.Cleared }
+func (m MissStats) Total() uint64 { return m.Absent + m.Expired + m.Cleared + m.NoLease }
 
 // EvictionStats counts items that left memory other than by Remove, by cause.
 type EvictionStats struct {
@@ -158,8 +203,13 @@ func (c *cacheCounters) loaded(took time.Duration, err error, notFound bool) {
 // snapshot fills in what the counters know.
 func (c *cacheCounters) snapshot() CacheStats {
 	return CacheStats{
-		Hits:          uint64(c.hits.Value()),
-		Misses:        MissStats{Absent: c.misses.of(absent), Expired: c.misses.of(expired), Cleared: c.misses.of(cleared)},
+		Hits: uint64(c.hits.Value()),
+		Misses: MissStats{
+			Absent:  c.misses.of(absent),
+			Expired: c.misses.of(expired),
+			Cleared: c.misses.of(cleared),
+			NoLease: c.misses.of(unleased),
+		},
 		Loads:         c.loads.Load(),
 		LoadErrors:    c.loadErrors.Load(),
 		LoadTime:      time.Duration(c.loadTime.Load()),

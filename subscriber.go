@@ -3,23 +3,27 @@ package nearcache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// subscription is one confirmed subscription, over one connection. Whatever goes
-// wrong ends it for good and a new one is made; the old one is never mended,
-// since messages may have been missed in between.
+// subscription is one confirmed subscription, to the channel and to this
+// instance's own, over one connection. Whatever goes wrong ends it for good and a
+// new one is made; the old one is never mended, since messages may have been
+// missed in between.
 type subscription interface {
-	// position returns the channel's position at some moment after the
-	// subscription was confirmed.
-	position() string
+	// probe makes one attempt at a probe, over a connection of its own. Its echo
+	// comes by receive.
+	probe(ctx context.Context, nonce string) error
 
-	// receive waits for the next payload on the channel.
+	// receive waits for the next payload on either channel.
 	receive() (string, error)
 
-	// close ends the subscription, and a receive that waits, from any goroutine.
+	// close ends the subscription, and a probe and a receive that wait, from any
+	// goroutine.
 	close()
 }
 
@@ -28,84 +32,170 @@ type subscription interface {
 //
 // Every message carries the channel's position before it. If that is not the
 // position that the last message made, something was missed, and everything is
-// cleared. So it is whenever a new subscription is confirmed, for what was
-// missed while there was none.
+// cleared. Silence proves nothing, so it probes, several times in the life of a
+// lease, and compares what the echo shows. A new subscription begins with a
+// probe: if its echo shows that nothing was missed, memory stays as it is.
 type subscriber struct {
 	subscribe func(context.Context) (subscription, error)
 	target    subscriberTarget
 	self      instanceID
+	lease     *lease
+	random    random
 	logger    *slog.Logger
 
-	last       string    // the channel's position here
-	quietUntil time.Time // no clear is logged before; like last, used by one goroutine at a time
+	// Used by one goroutine at a time, that which has the subscription.
+	last       string    // the channel's position here; empty: unknown
+	history    string    // the server's history id as the last echo showed it; empty: unknown
+	known      string    // the last history id that was not empty
+	begun      bool      // an echo was heard, on any subscription
+	fresh      bool      // no echo was heard on this subscription yet
+	cleared    clearing  // why everything was cleared on the way to this subscription, if it was
+	quietUntil time.Time // no clear is logged before
 
-	received, applied, own, foreign, undecodable, gaps, subscribed atomic.Uint64
+	connected atomic.Bool
+
+	received, applied, own, echoes, foreign atomic.Uint64
+	subscribed, warm, probeFailures         atomic.Uint64
+	clears                                  [clearings]atomic.Uint64
 }
 
 // logInterval is how long the log is silent about clears after one was logged.
 const logInterval = time.Minute
 
-// subscriberTarget is what a subscriber acts on: the backplane.
-type subscriberTarget interface {
-	setState(State)
-	connectFailed(error)
-	apply(operation)
-	missedMessages()
+// clearing is a reason to clear everything.
+type clearing int
+
+const (
+	nothing clearing = iota
+	clearStart
+	clearMessage
+	clearPosition
+	clearHistory
+	clearNoHistory
+	clearUndecodable
+	clearings // how many there are
+)
+
+func (c clearing) String() string {
+	switch c {
+	case clearStart:
+		return "this is the first echo"
+	case clearMessage:
+		return "a message did not follow the last one"
+	case clearPosition:
+		return "an echo showed messages that were missed"
+	case clearHistory:
+		return "Redis has another history: it failed over or restarted"
+	case clearNoHistory:
+		return "Redis may have failed over meanwhile, and its history cannot be read"
+	case clearUndecodable:
+		return "a message could not be understood"
+	}
+	return "nothing was missed"
 }
 
-// run follows sub, which joined has seen, and then one new subscription after
-// another, until ctx ends. sub may be nil.
+// subscriberTarget is what a subscriber acts on: the backplane.
+type subscriberTarget interface {
+	reached()
+	notReached(error)
+	apply(operation)
+	missedMessages()
+	newHistory()
+}
+
+// attempt makes one attempt at a subscription with a lease: subscribed, probed,
+// and the echo heard.
+func (s *subscriber) attempt(ctx context.Context) (_ subscription, err error) {
+	sub, err := s.subscribe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	life := s.lease.lifetime()
+	ctx, cancel := context.WithTimeoutCause(ctx, life,
+		fmt.Errorf("a probe's echo did not come within %v (the smallest MaxStaleness)", life))
+	defer cancel()
+	defer context.AfterFunc(ctx, sub.close)()
+	defer func() {
+		if err != nil {
+			sub.close()
+			if cause := context.Cause(ctx); cause != nil {
+				err = fmt.Errorf("%w: %w", cause, err)
+			}
+		}
+	}()
+	s.fresh, s.cleared = true, nothing
+	if err := sub.probe(ctx, s.lease.nonce()); err != nil {
+		return nil, fmt.Errorf("probe: %w", err)
+	}
+	for s.fresh || !s.lease.valid() {
+		payload, err := sub.receive()
+		if err != nil {
+			return nil, err
+		}
+		s.handle(payload)
+	}
+	s.joined()
+	return sub, nil
+}
+
+// joined counts and reports a subscription that has its lease.
+func (s *subscriber) joined() {
+	s.subscribed.Add(1)
+	if s.cleared == nothing {
+		s.warm.Add(1)
+	}
+	s.connected.Store(true)
+	s.target.reached()
+	s.logger.Info("nearcache: live", "kept", s.cleared == nothing, "because", s.cleared.String())
+}
+
+// run follows sub, and then one new subscription after another, until ctx ends.
+// sub may be nil.
 func (s *subscriber) run(ctx context.Context, sub subscription) {
 	for {
 		if sub == nil {
 			if sub = s.connect(ctx); sub == nil {
 				return
 			}
-			s.joined(sub)
 		}
 		err := s.follow(ctx, sub)
-		sub.close()
 		sub = nil
+		s.connected.Store(false)
 		if ctx.Err() != nil {
 			return
 		}
-		s.target.setState(StateConnecting)
 		s.logger.Warn("nearcache: subscription lost; connecting again", "error", err)
 	}
 }
 
-// connect tries until there is a subscription. It returns nil when ctx ends.
+// connect tries until there is a subscription with a lease. It returns nil when
+// ctx ends.
 func (s *subscriber) connect(ctx context.Context) subscription {
-	var pause backoff
+	pause := backoff{random: s.random}
 	for pause.wait(ctx, nil) {
-		sub, err := s.subscribe(ctx)
+		sub, err := s.attempt(ctx)
 		if err == nil {
 			return sub
 		}
-		s.target.connectFailed(err)
+		s.target.notReached(err)
 		if pause.failures == 1 && ctx.Err() == nil {
-			s.logger.Warn("nearcache: cannot subscribe; trying again until it works", "error", err)
+			s.logger.Warn("nearcache: cannot connect to Redis; trying again until it works", "error", err)
 		}
 	}
 	return nil
 }
 
-// joined starts from a new subscription.
-//
-//  1. the old subscription is lost   2. an item changes, its message goes nowhere
-//  3. sub is confirmed   4. everything is cleared: what was kept before 3 goes,
-//     and loads that began before 3 keep nothing.
-func (s *subscriber) joined(sub subscription) {
-	s.last = sub.position()
-	s.target.missedMessages()
-	s.subscribed.Add(1)
-	s.target.setState(StateLive)
-	s.logger.Info("nearcache: subscribed")
-}
-
-// follow applies what sub receives, until it fails.
+// follow applies what sub receives and probes, until sub fails, the lease is
+// lost, or ctx ends.
 func (s *subscriber) follow(ctx context.Context, sub subscription) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer sub.close()
+	defer context.AfterFunc(s.lease.present(), cancel)()
 	defer context.AfterFunc(ctx, sub.close)()
+	var probing sync.WaitGroup
+	probing.Go(func() { s.probe(ctx, sub) })
+	defer probing.Wait()
+	defer cancel()
 	for {
 		payload, err := sub.receive()
 		if err != nil {
@@ -115,6 +205,37 @@ func (s *subscriber) follow(ctx context.Context, sub subscription) error {
 	}
 }
 
+// probe probes until ctx ends. A probe that hangs is ended by the lease's end.
+func (s *subscriber) probe(ctx context.Context, sub subscription) {
+	failing := false
+	for s.waitForProbe(ctx) {
+		s.lease.checkClocks()
+		err := sub.probe(ctx, s.lease.nonce())
+		if err != nil && ctx.Err() == nil {
+			s.probeFailures.Add(1)
+			if !failing {
+				s.logger.Warn("nearcache: a probe failed; trying again", "error", err)
+			}
+		}
+		failing = err != nil
+	}
+}
+
+// waitForProbe waits for the next probe's turn and reports whether ctx is alive.
+// Up to a tenth of the wait is left out at random, so that a fleet's probes do
+// not come in step.
+func (s *subscriber) waitForProbe(ctx context.Context) bool {
+	interval := int64(s.lease.lifetime()) / probesPerLife
+	timer := time.NewTimer(time.Duration(interval - s.random(interval/10+1)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.lease.hurry:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
 // handle applies one message.
 func (s *subscriber) handle(payload string) {
 	s.received.Add(1)
@@ -122,22 +243,25 @@ func (s *subscriber) handle(payload string) {
 	switch {
 	case errors.Is(err, errForeign):
 		s.foreign.Add(1)
-		return
 	case err != nil:
 		// Its position is unknown too, so the next message will not fit the chain.
 		s.last = ""
-		s.clear(&s.undecodable, "undecodable message on the channel; everything was cleared", err)
-		return
-	case e.kind == kindNotice:
-		return
+		s.clear(clearUndecodable, err)
+	case e.kind == kindInvalidation:
+		s.invalidate(e)
+	case e.kind == kindEcho:
+		s.echo(e)
 	}
+}
 
+// invalidate applies an invalidation.
+func (s *subscriber) invalidate(e envelope) {
 	// No position fits none: neither that of a channel that has lost its own nor
 	// this instance's, if it has none.
 	missed := e.previous == "" || e.previous != s.last
 	s.last = e.own
 	if missed {
-		s.clear(&s.gaps, "messages were missed; everything was cleared", nil)
+		s.clear(clearMessage, nil)
 		return
 	}
 	if e.publisher == s.self {
@@ -146,7 +270,7 @@ func (s *subscriber) handle(payload string) {
 	}
 	ops, err := decodeBody(e.body)
 	if err != nil {
-		s.clear(&s.undecodable, "undecodable invalidation on the channel; everything was cleared", err)
+		s.clear(clearUndecodable, err)
 		return
 	}
 	s.applied.Add(1)
@@ -155,21 +279,80 @@ func (s *subscriber) handle(payload string) {
 	}
 }
 
-// clear clears everything, counted by its reason. Now and then it is logged: what
-// one message causes, every message may.
-func (s *subscriber) clear(counter *atomic.Uint64, reason string, err error) {
-	counter.Add(1)
+// echo takes the answer to a probe of this instance: everything that Redis
+// accepted before the probe has come by now, or it never will.
+//
+//  1. a message goes nowhere: the connection was dead, the bus lost it, a replica
+//     took over that never had it   2. a probe is sent   3. its echo shows a
+//     position or a history that this instance does not have   4. everything is
+//     cleared: what was kept before 3 goes, and loads that began before 3 keep
+//     nothing   5. only then the lease counts from 2.
+func (s *subscriber) echo(e envelope) {
+	if e.publisher != s.self {
+		s.foreign.Add(1)
+		return
+	}
+	history, nonce, err := decodeEcho(e.body)
+	if err != nil {
+		s.clear(clearUndecodable, err)
+		return
+	}
+	s.echoes.Add(1)
+	why := s.compare(e.own, history)
+	renewed := s.known != "" && history != "" && history != s.known
+	if history == "" && s.history != "" || !s.begun && history == "" {
+		s.logger.Info("nearcache: Redis does not tell its history; every reconnect will clear the caches " +
+			"(to keep them warm, grant the user +info)")
+	}
+	s.last, s.history, s.begun = e.own, history, true
+	if history != "" {
+		s.known = history
+	}
+	s.fresh = false
+	if why != nothing {
+		s.clear(why, nil)
+	}
+	if s.lease.grant(nonce) && s.connected.Load() {
+		s.logger.Info("nearcache: lease regained")
+	}
+	if renewed {
+		s.target.newHistory()
+	}
+}
+
+// compare returns the reason to clear everything that an echo gives, if any.
+func (s *subscriber) compare(position, history string) clearing {
+	switch {
+	case !s.begun:
+		return clearStart
+	case position == "" || position != s.last:
+		return clearPosition
+	case history != s.history:
+		return clearHistory
+	case history == "" && s.fresh:
+		return clearNoHistory
+	}
+	return nothing
+}
+
+// clear clears everything. Now and then it is logged: what one message causes,
+// every message may.
+func (s *subscriber) clear(why clearing, err error) {
+	s.clears[why].Add(1)
 	s.target.missedMessages()
+	if !s.connected.Load() {
+		s.cleared = why
+	}
 	now := time.Now()
-	if now.Before(s.quietUntil) {
+	if why == clearStart || now.Before(s.quietUntil) {
 		return
 	}
 	s.quietUntil = now.Add(logInterval)
-	args := []any{"undecodable", s.undecodable.Load(), "gaps", s.gaps.Load()}
+	args := []any{"because", why.String()}
 	if err != nil {
 		args = append(args, "error", err)
 	}
-	s.logger.Warn("nearcache: "+reason, args...)
+	s.logger.Warn("nearcache: everything was cleared", args...)
 }
 
 // snapshot fills in what the subscriber knows.
@@ -177,8 +360,17 @@ func (s *subscriber) snapshot(to *BackplaneStats) {
 	to.Received = s.received.Load()
 	to.Applied = s.applied.Load()
 	to.Own = s.own.Load()
+	to.Echoes = s.echoes.Load()
 	to.Foreign = s.foreign.Load()
-	to.Undecodable = s.undecodable.Load()
-	to.Gaps = s.gaps.Load()
 	to.Subscribed = s.subscribed.Load()
+	to.SubscribedWarm = s.warm.Load()
+	to.ProbeFailures = s.probeFailures.Load()
+	to.Clears = ClearStats{
+		Start:       s.clears[clearStart].Load(),
+		Message:     s.clears[clearMessage].Load(),
+		Position:    s.clears[clearPosition].Load(),
+		History:     s.clears[clearHistory].Load(),
+		NoHistory:   s.clears[clearNoHistory].Load(),
+		Undecodable: s.clears[clearUndecodable].Load(),
+	}
 }

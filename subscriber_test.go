@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,19 +16,34 @@ import (
 
 // recorder is a subscriberTarget that writes down what is done to it.
 type recorder struct {
-	applied []operation
-	clears  int
-	states  []State
+	applied   []operation
+	clears    int
+	histories int
 }
 
-func (r *recorder) apply(o operation)   { r.applied = append(r.applied, o) }
-func (r *recorder) missedMessages()     { r.clears++ }
-func (r *recorder) setState(s State)    { r.states = append(r.states, s) }
-func (r *recorder) connectFailed(error) {}
+func (r *recorder) apply(o operation) { r.applied = append(r.applied, o) }
+func (r *recorder) missedMessages()   { r.clears++ }
+func (r *recorder) reached()          {}
+func (r *recorder) notReached(error)  {}
+func (r *recorder) newHistory()       { r.histories++ }
+
+const testLife = time.Second
 
 func newTestSubscriber() (*subscriber, *recorder) {
 	r := &recorder{}
-	return &subscriber{target: r, self: instanceID{9}, logger: slog.New(slog.DiscardHandler)}, r
+	return &subscriber{
+		target: r, self: instanceID{9}, lease: newLease(testLife), random: rand.Int64N,
+		logger: slog.New(slog.DiscardHandler),
+	}, r
+}
+
+// echoOf builds what the probe script builds.
+func echoOf(publisher instanceID, position, history, nonce string) string {
+	b := appendHead(nil, kindEcho, publisher)
+	b = append(b, 0, byte(len(position)))
+	b = append(b, position...)
+	b = append(b, echoVersion)
+	return string(appendString(appendString(b, history), nonce))
 }
 
 func TestSubscriberFollowsTheChain(t *testing.T) {
@@ -48,22 +66,22 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			name: "a link was missed", last: positionA,
 			message: payload(testPublisher, positionB, positionC, remove),
 			clears:  1, wantLast: positionC,
-			counter: func(s *subscriber) uint64 { return s.gaps.Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
 		}, {
 			name: "the channel has lost its position", last: positionA,
 			message: payload(testPublisher, "", positionB, remove),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.gaps.Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
 		}, {
 			name: "this instance has no position", last: "",
 			message: payload(testPublisher, positionA, positionB, remove),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.gaps.Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
 		}, {
 			name: "absent does not equal absent", last: "",
 			message: payload(testPublisher, "", positionB, remove),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.gaps.Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
 		}, {
 			name: "an own message", last: positionA,
 			message:  payload(instanceID{9}, positionA, positionB, remove),
@@ -73,7 +91,7 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			name: "an own message behind a gap", last: positionA,
 			message: payload(instanceID{9}, positionB, positionC, remove),
 			clears:  1, wantLast: positionC,
-			counter: func(s *subscriber) uint64 { return s.gaps.Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
 		}, {
 			name: "somebody else's bytes", last: positionA,
 			message: "hello", wantLast: positionA,
@@ -82,17 +100,17 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			name: "our magic and then nonsense", last: positionA,
 			message: magic + "nonsense",
 			clears:  1, wantLast: "",
-			counter: func(s *subscriber) uint64 { return s.undecodable.Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[clearUndecodable].Load() },
 		}, {
 			name: "an undecodable body", last: positionA,
 			message: payload(testPublisher, positionA, positionB, "\x01\x09"),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.undecodable.Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[clearUndecodable].Load() },
 		}, {
 			name: "a body of a later version", last: positionA,
 			message: payload(testPublisher, positionA, positionB, "\x02whatever"),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.undecodable.Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[clearUndecodable].Load() },
 		}, {
 			name: "a notice", last: positionA,
 			message:  string(appendHead(nil, kindNotice, testPublisher)) + "roll call",
@@ -113,23 +131,105 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 	}
 }
 
-// scriptedSubscription hands out messages and then fails, or waits to be closed.
+func TestSubscriberComparesEchoes(t *testing.T) {
+	tests := []struct {
+		name     string
+		start    bool   // nothing was heard before
+		last     string // position before the echo
+		history  string // that the last echo showed
+		fresh    bool   // it is the first echo of a subscription
+		position string
+		now      string // history that the echo shows
+		why      clearing
+		renewed  bool
+	}{
+		{name: "nothing was missed", last: positionA, history: "1", position: positionA, now: "1", why: nothing},
+		{name: "a reconnect that missed nothing", last: positionA, history: "1", fresh: true, position: positionA, now: "1", why: nothing},
+		{name: "messages were missed", last: positionA, history: "1", position: positionB, now: "1", why: clearPosition},
+		{name: "another history", last: positionA, history: "1", position: positionA, now: "2", why: clearHistory, renewed: true},
+		{name: "both", last: positionA, history: "1", position: positionB, now: "2", why: clearPosition, renewed: true},
+		{name: "the first echo of all", start: true, fresh: true, position: positionA, now: "1", why: clearStart},
+		{name: "this instance has no position", last: "", history: "1", position: positionA, now: "1", why: clearPosition},
+		{name: "no history, the same subscription", last: positionA, position: positionA, why: nothing},
+		{name: "no history, a new subscription", last: positionA, fresh: true, position: positionA, why: clearNoHistory},
+		{name: "the right to see the history is lost", last: positionA, history: "1", position: positionA, why: clearHistory},
+		{name: "the right to see the history is granted", last: positionA, position: positionA, now: "1", why: clearHistory},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, r := newTestSubscriber()
+				defer s.lease.close()
+				s.begun, s.fresh, s.last, s.history, s.known = !test.start, test.fresh, test.last, test.history, test.history
+				nonce := s.lease.nonce()
+				time.Sleep(time.Millisecond)
+				s.handle(echoOf(s.self, test.position, test.now, nonce))
+				require.Equal(t, test.why != nothing, r.clears == 1)
+				require.Equal(t, test.renewed, r.histories == 1)
+				require.Equal(t, test.position, s.last)
+				require.True(t, s.lease.valid())
+				if test.why != nothing {
+					require.EqualValues(t, 1, s.clears[test.why].Load())
+				}
+
+				s.handle(echoOf(s.self, test.position, test.now, nonce)) // once more, to the same effect
+				require.EqualValues(t, 2, s.echoes.Load())
+				require.Equal(t, test.why != nothing, r.clears == 1)
+			})
+		})
+	}
+}
+
+// A new history is noticed although the right to see it was lost in between.
+func TestHistoryIsRemembered(t *testing.T) {
+	s, r := newTestSubscriber()
+	defer s.lease.close()
+	for i, history := range []string{"1", "", "1", "", "2"} {
+		s.handle(echoOf(s.self, positionA, history, s.lease.nonce()))
+		require.Equal(t, i == 4, r.histories == 1, history)
+	}
+}
+
+// Only an echo of a probe of one's own proves anything.
+func TestEchoesThatProveNothing(t *testing.T) {
+	s, r := newTestSubscriber()
+	defer s.lease.close()
+	s.handle(echoOf(testPublisher, positionA, "1", s.lease.nonce()))
+	require.EqualValues(t, 1, s.foreign.Load())
+	require.Zero(t, r.clears)
+	whole := echoOf(s.self, positionA, "1", s.lease.nonce())
+	s.handle(whole[:len(whole)-1])
+	require.EqualValues(t, 1, s.clears[clearUndecodable].Load())
+	s.handle(echoOf(s.self, positionA, "1", "nonce"))
+	require.False(t, s.lease.valid())
+}
+
+// scriptedSubscription hands out messages, and an echo for each probe, and then
+// fails, or waits to be closed.
 type scriptedSubscription struct {
-	at       string
+	s        *subscriber
+	position string
+	mute     bool // probes are taken and never answered
 	messages chan string
 	closed   chan struct{}
+	once     sync.Once
 }
 
-func newScripted(at string) *scriptedSubscription {
-	return &scriptedSubscription{at: at, messages: make(chan string, 10), closed: make(chan struct{})}
+func newScripted(s *subscriber, position string) *scriptedSubscription {
+	return &scriptedSubscription{s: s, position: position, messages: make(chan string, 100), closed: make(chan struct{})}
 }
 
-func (s *scriptedSubscription) position() string { return s.at }
+func (s *scriptedSubscription) probe(_ context.Context, nonce string) error {
+	if !s.mute {
+		s.messages <- echoOf(s.s.self, s.position, "1", nonce)
+	}
+	return nil
+}
 
 func (s *scriptedSubscription) receive() (string, error) {
 	select {
-	case m, ok := <-s.messages:
-		if !ok {
+	case m := <-s.messages:
+		if m == "" {
 			return "", errors.New("connection lost")
 		}
 		return m, nil
@@ -138,20 +238,16 @@ func (s *scriptedSubscription) receive() (string, error) {
 	}
 }
 
-func (s *scriptedSubscription) close() {
-	select {
-	case <-s.closed:
-	default:
-		close(s.closed)
-	}
-}
+func (s *scriptedSubscription) close() { s.once.Do(func() { close(s.closed) }) }
 
 // A lost subscription is replaced by a fresh one, never mended, after waits that
-// grow while Redis stays away; and every new one clears everything.
+// grow while Redis stays away. It clears everything if something was missed.
 func TestSubscriberReconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r := newTestSubscriber()
-		first, second := newScripted(positionA), newScripted(positionB)
+		defer s.lease.close()
+		first, second := newScripted(s, positionA), newScripted(s, positionB)
+		subs := []*scriptedSubscription{first, second, newScripted(s, positionC)}
 		failures := 20
 		var attempts []time.Time
 		s.subscribe = func(context.Context) (subscription, error) {
@@ -159,41 +255,123 @@ func TestSubscriberReconnects(t *testing.T) {
 			if len(attempts) <= failures {
 				return nil, errRefused
 			}
-			return second, nil
+			sub := subs[0]
+			subs = subs[1:]
+			return sub, nil
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
-		s.joined(first)
-		go func() { s.run(ctx, first); close(ended) }()
-
-		remove := body(invalidation{cache: "p", keys: []string{"1"}})
-		first.messages <- payload(testPublisher, positionA, positionC, remove)
-		synctest.Wait()
-		require.Len(t, r.applied, 1)
-		require.Equal(t, 1, r.clears)
-
-		lost := time.Now()
-		close(first.messages)
+		began := time.Now()
+		go func() { s.run(ctx, nil); close(ended) }()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		require.Len(t, attempts, failures+1)
-		require.Less(t, attempts[0].Sub(lost), backoffBase)
+		require.Less(t, attempts[0].Sub(began), backoffBase)
 		for i := range failures {
 			wait := attempts[i+1].Sub(attempts[i])
 			require.Less(t, wait, min(backoffMax, backoffBase<<(i+1)))
 		}
-		require.Greater(t, attempts[failures].Sub(lost), 5*time.Second, "attempts are not spread out")
-		require.Equal(t, 2, r.clears)
-		require.Equal(t, positionB, s.last)
-		require.Equal(t, []State{StateLive, StateConnecting, StateLive}, r.states)
+		require.Greater(t, attempts[failures].Sub(began), 5*time.Second, "attempts are not spread out")
+		require.True(t, s.connected.Load())
+		require.True(t, s.lease.valid(), "it is renewed")
+		require.Equal(t, 1, r.clears)
+		require.EqualValues(t, 1, s.clears[clearStart].Load())
 
-		second.messages <- payload(testPublisher, positionB, positionC, remove)
+		remove := body(invalidation{cache: "p", keys: []string{"1"}})
+		first.messages <- payload(testPublisher, positionA, positionB, remove)
+		first.messages <- ""
+		time.Sleep(backoffBase)
 		synctest.Wait()
-		require.Len(t, r.applied, 2)
-		require.Equal(t, 2, r.clears)
+		require.Len(t, r.applied, 1)
+		require.Equal(t, 1, r.clears, "nothing was missed")
+		require.EqualValues(t, 1, s.warm.Load())
 
+		second.messages <- ""
+		time.Sleep(backoffBase)
+		synctest.Wait()
+		require.Equal(t, 2, r.clears)
+		require.EqualValues(t, 1, s.clears[clearPosition].Load())
+		require.EqualValues(t, 1, s.warm.Load())
+		require.EqualValues(t, 3, s.subscribed.Load())
 		cancel()
 		<-ended
+	})
+}
+
+// A connection that is dead and looks alive is given up when the lease is lost.
+func TestSilenceEndsTheSubscription(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newTestSubscriber()
+		defer s.lease.close()
+		var silent atomic.Int64
+		began := time.Now()
+		s.lease.onSilence = func() { silent.Add(int64(time.Since(began))) }
+		first, second := newScripted(s, positionA), newScripted(s, positionA)
+		subs := []*scriptedSubscription{first, second}
+		s.subscribe = func(context.Context) (subscription, error) {
+			sub := subs[0]
+			subs = subs[1:]
+			return sub, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		sub, err := s.attempt(ctx)
+		require.NoError(t, err)
+		first.mute = true // from its second probe on
+		go func() { s.run(ctx, sub); close(ended) }()
+		time.Sleep(testLife - 1)
+		require.True(t, s.lease.valid())
+		require.Zero(t, silent.Load())
+		time.Sleep(1)
+		synctest.Wait()
+		require.False(t, s.lease.valid())
+		require.EqualValues(t, testLife, silent.Load())
+		<-first.closed
+		time.Sleep(backoffBase)
+		synctest.Wait()
+		require.True(t, s.lease.valid())
+		require.EqualValues(t, 1, s.warm.Load())
+		require.EqualValues(t, 2, s.subscribed.Load())
+		cancel()
+		<-ended
+	})
+}
+
+// An attempt whose probe is not answered within the life of a lease has failed.
+func TestAttemptNeedsAnEcho(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newTestSubscriber()
+		defer s.lease.close()
+		sub := newScripted(s, positionA)
+		sub.mute = true
+		s.subscribe = func(context.Context) (subscription, error) { return sub, nil }
+		began := time.Now()
+		_, err := s.attempt(t.Context())
+		require.ErrorContains(t, err, "echo did not come within 1s")
+		require.Equal(t, testLife, time.Since(began))
+		<-sub.closed
+		require.False(t, s.connected.Load())
+	})
+}
+
+// Five probes begin in the life of a lease, and no two instances stay in step.
+func TestProbesAreSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newTestSubscriber()
+		ctx, cancel := context.WithCancel(t.Context())
+		var turns []time.Duration
+		began := time.Now()
+		for len(turns) < 100 && s.waitForProbe(ctx) {
+			turns = append(turns, time.Since(began))
+			began = time.Now()
+		}
+		for _, turn := range turns {
+			require.LessOrEqual(t, turn, testLife/5)
+			require.GreaterOrEqual(t, turn, testLife/5*9/10)
+		}
+		require.NotEqual(t, turns[0], turns[1])
+		cancel()
+		require.False(t, s.waitForProbe(ctx))
 	})
 }
 

@@ -372,7 +372,7 @@ func TestUndecodableKeyClearsTheCache(t *testing.T) {
 // source, which the other instances must hear of.
 func TestCloseWaitsForWritesUnderWay(t *testing.T) {
 	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
-		bp.redis, bp.unfollow = &redisServer{}, func() {}
+		bp.bus, bp.unfollow = &redisServer{}, func() {}
 		cache, err := New(bp, Options[string, string]{
 			Name: "p", Load: func(context.Context, string) (string, error) { return "", nil },
 		})
@@ -405,7 +405,7 @@ func TestCloseWaitsForWritesUnderWay(t *testing.T) {
 // that closes the backplane itself does not wait for itself for ever.
 func TestWriteThatOutlastsClose(t *testing.T) {
 	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
-		bp.redis, bp.unfollow = &redisServer{}, func() {}
+		bp.bus, bp.unfollow = &redisServer{}, func() {}
 		cache, err := New(bp, Options[string, string]{
 			Name: "p", Load: func(context.Context, string) (string, error) { return "", nil },
 		})

@@ -45,7 +45,7 @@ func newVerdict(ran time.Duration, final []nearcache.BackplaneStats, t *traffic)
 		violation:   total.seen.violation,
 	}
 	for _, s := range final {
-		v.gaps += s.Gaps + max(s.Subscribed, 1) - 1 // the first subscription misses nothing
+		v.gaps += s.Clears.Total() - s.Clears.Start
 	}
 	return v
 }

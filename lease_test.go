@@ -1,0 +1,200 @@
+package nearcache
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// renew has a probe sent and answered at once.
+func renew(t *testing.T, l *lease) {
+	t.Helper()
+	l.grant(l.nonce())
+	require.True(t, l.valid())
+}
+
+func leased(l *lease, staleness time.Duration) bool { return l.read(staleness).leased }
+
+// The lease counts from the moment at which its probe was sent.
+func TestLeaseCountsFromTheProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLease(time.Second)
+		defer l.close()
+		require.False(t, leased(l, time.Second), "none is held yet")
+		nonce := l.nonce()
+		time.Sleep(300 * time.Millisecond)
+		require.True(t, l.grant(nonce))
+		time.Sleep(700*time.Millisecond - 1)
+		require.True(t, leased(l, time.Second))
+		require.True(t, l.valid())
+		time.Sleep(1)
+		require.False(t, leased(l, time.Second))
+		require.False(t, l.valid())
+		require.True(t, leased(l, 2*time.Second), "each cache has its own staleness")
+		require.True(t, leased(l, Unbounded))
+
+		synctest.Wait()
+		s, ever := l.snapshot()
+		require.True(t, ever)
+		require.Equal(t, LeaseStats{Age: time.Second, RoundTrip: 300 * time.Millisecond, Lost: 1}, s)
+	})
+}
+
+// Echoes come late, twice, and in any order; the newest probe counts.
+func TestLateEchoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLease(time.Second)
+		defer l.close()
+		old := l.nonce()
+		time.Sleep(100 * time.Millisecond)
+		require.True(t, l.grant(l.nonce()))
+		sent := l.sent.Load()
+		time.Sleep(200 * time.Millisecond)
+		require.False(t, l.grant(old))
+		require.Equal(t, sent, l.sent.Load())
+
+		time.Sleep(2 * time.Second)
+		nonce := l.nonce()
+		time.Sleep(time.Second)
+		require.False(t, l.grant(nonce), "its lease is over before it begins")
+		require.False(t, l.valid())
+		require.True(t, leased(l, 2*time.Second), "but for a cache with a longer bound it counts")
+
+		before := l.sent.Load()
+		for _, bad := range []string{"", "123", nonce + "0", "\x7f" + nonce[1:]} {
+			require.False(t, l.grant(bad))
+			require.Equal(t, before, l.sent.Load())
+		}
+	})
+}
+
+// Losing a lease and regaining it is counted and told once each.
+func TestLeaseIsLostAndRegained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLease(time.Second)
+		defer l.close()
+		var silences atomic.Int64
+		l.onSilence = func() { silences.Add(1) }
+		require.Error(t, l.present().Err())
+		for range 20 {
+			renew(t, l)
+			time.Sleep(900 * time.Millisecond)
+		}
+		require.NoError(t, l.present().Err())
+		require.Zero(t, silences.Load())
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.EqualValues(t, 1, silences.Load())
+		require.Error(t, l.present().Err())
+		renew(t, l)
+		require.NoError(t, l.present().Err())
+		s, _ := l.snapshot()
+		require.EqualValues(t, 1, s.Lost)
+		require.EqualValues(t, 1, s.Regained)
+	})
+}
+
+// A shorter life asks for a probe at once, and takes no connection away before
+// the probe could be answered.
+func TestLifeChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLease(10 * time.Second)
+		defer l.close()
+		var silences atomic.Int64
+		l.onSilence = func() { silences.Add(1) }
+		renew(t, l)
+		time.Sleep(5 * time.Second)
+		l.setLife(time.Second)
+		require.Len(t, l.hurry, 1)
+		require.False(t, l.valid())
+		time.Sleep(time.Second - 1)
+		synctest.Wait()
+		require.Zero(t, silences.Load())
+		<-l.hurry
+		renew(t, l)
+		l.setLife(10 * time.Second)
+		require.Empty(t, l.hurry, "there is no hurry")
+		time.Sleep(10*time.Second - 1)
+		require.True(t, l.valid())
+		require.Zero(t, silences.Load())
+		time.Sleep(1)
+		synctest.Wait()
+		require.EqualValues(t, 1, silences.Load())
+	})
+}
+
+// 1. a lease is held, and an entry was loaded a moment ago   2. the machine is
+// suspended for an hour, and its monotonic clock stands still   3. it wakes: by
+// that clock nothing is old.
+func TestStepOfTheClocksDropsTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLease(time.Second)
+		defer l.close()
+		steps := 0
+		l.onStep = func() { steps++ }
+		renew(t, l)
+		started := l.now()
+		underWay := l.nonce()
+		time.Sleep(100 * time.Millisecond)
+		require.True(t, l.covers(moment{at: l.now()}, started, time.Second))
+
+		l.checkClocks()
+		require.True(t, l.valid(), "the clocks agree")
+		l.skew -= int64(time.Second / skewShare) // of wall clock ahead of monotonic time
+		l.checkClocks()
+		require.True(t, l.valid(), "clocks are slewed")
+
+		l.skew -= int64(time.Hour)
+		l.checkClocks()
+		require.Equal(t, 1, steps)
+		require.False(t, l.valid())
+		require.False(t, leased(l, time.Second))
+		require.False(t, l.covers(moment{at: l.now()}, started, time.Second), "the entry is older than it seems")
+		require.Len(t, l.hurry, 1)
+
+		time.Sleep(time.Millisecond)
+		require.False(t, l.grant(underWay), "so is the probe that was under way")
+		require.False(t, l.valid())
+		require.True(t, l.covers(moment{at: l.now()}, l.now(), time.Second), "what is loaded from here on has its time")
+		renew(t, l)
+		s, _ := l.snapshot()
+		require.EqualValues(t, 1, s.ClockSteps)
+		require.EqualValues(t, 1, s.Lost)
+	})
+}
+
+// The step is found by the echo too, if it comes before the next probe's turn.
+func TestStepOfTheClocksDuringAProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLease(time.Second)
+		defer l.close()
+		steps := 0
+		l.onStep = func() { steps++ }
+		for _, ahead := range []int64{int64(time.Hour), -int64(time.Hour)} {
+			renew(t, l)
+			nonce := l.nonce()
+			wall := []byte(nonce[8:])
+			wall[0] += byte(ahead >> 62) // by years
+			wall[1] += 1
+			time.Sleep(time.Millisecond)
+			require.False(t, l.grant(nonce[:8]+string(wall)))
+			require.False(t, l.valid())
+		}
+		require.Equal(t, 2, steps)
+	})
+}
+
+// A process-local backplane hears all there is to hear.
+func TestLocalLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLocalLease()
+		require.True(t, leased(l, 100*time.Millisecond))
+		time.Sleep(1000 * time.Hour)
+		require.True(t, leased(l, 100*time.Millisecond))
+		s, _ := l.snapshot()
+		require.Zero(t, s)
+	})
+}

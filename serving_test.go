@@ -1,0 +1,218 @@
+package nearcache
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// withLease runs test in a bubble of its own, with a cache whose lease the test
+// renews by hand, and a source whose value is the time of its last write. A load
+// waits for hold, if there is one.
+func withLease(t *testing.T, o Options[string, int], test func(t *testing.T, c *Cache[string, int], s *leasedSource)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		bp := Local()
+		defer bp.Close()
+		bp.staleness = time.Second
+		bp.lease = newLease(time.Second)
+		defer bp.lease.close()
+		s := &leasedSource{}
+		o.Name, o.Load = "p", s.load
+		c, err := New(bp, o)
+		require.NoError(t, err)
+		test(t, c, s)
+	})
+}
+
+type leasedSource struct {
+	value, loads int
+	hold         chan struct{}
+}
+
+func (s *leasedSource) load(context.Context, string) (int, error) {
+	s.loads++
+	v := s.value
+	if hold := s.hold; hold != nil {
+		<-hold
+	}
+	return v, nil
+}
+
+func get(t *testing.T, c *Cache[string, int]) int {
+	t.Helper()
+	v, err := c.Get(t.Context(), "k")
+	require.NoError(t, err)
+	return v
+}
+
+// Without a lease an item is served for MaxStaleness after its load began, and
+// then loaded anew, once in that time; with a lease it is served till it expires.
+func TestServingRule(t *testing.T) {
+	withLease(t, Options[string, int]{}, func(t *testing.T, c *Cache[string, int], s *leasedSource) {
+		for range 3 {
+			s.loads = 0
+			s.value++
+			require.Equal(t, s.value, get(t, c))
+			time.Sleep(time.Second - 1)
+			require.Equal(t, s.value, get(t, c))
+			require.Equal(t, 1, s.loads)
+			time.Sleep(1)
+			_, ok := c.Peek("k")
+			require.False(t, ok)
+		}
+		require.EqualValues(t, 2, c.Stats().Misses.NoLease)
+
+		renew(t, c.backplane.lease)
+		_, ok := c.Peek("k")
+		require.True(t, ok, "nothing was missed, so it is served again")
+		for range 10 {
+			time.Sleep(900 * time.Millisecond)
+			renew(t, c.backplane.lease)
+			require.Equal(t, s.value, get(t, c))
+		}
+		require.Equal(t, 1, s.loads)
+		require.Zero(t, c.Stats().Evictions)
+	})
+}
+
+// What counts is when the load began, not when it ended: the source was read at
+// any time in between.
+func TestServingRuleCountsFromTheLoadsStart(t *testing.T) {
+	withLease(t, Options[string, int]{}, func(t *testing.T, c *Cache[string, int], s *leasedSource) {
+		s.hold = make(chan struct{})
+		go func() {
+			time.Sleep(600 * time.Millisecond)
+			close(s.hold)
+		}()
+		get(t, c)
+		s.hold = nil
+		time.Sleep(399 * time.Millisecond)
+		get(t, c)
+		require.Equal(t, 1, s.loads)
+		time.Sleep(time.Millisecond)
+		get(t, c)
+		require.Equal(t, 2, s.loads)
+
+		v, err := c.Update(t.Context(), "k", func(context.Context) (int, error) {
+			time.Sleep(600 * time.Millisecond)
+			return 9, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 9, v)
+		time.Sleep(399 * time.Millisecond)
+		_, ok := c.Peek("k")
+		require.True(t, ok)
+		time.Sleep(time.Millisecond)
+		_, ok = c.Peek("k")
+		require.False(t, ok)
+	})
+}
+
+// Each cache has its own bound; Unbounded is served until it expires.
+func TestServingRuleOfEachCache(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		staleness time.Duration
+		served    time.Duration
+	}{
+		{"the backplane's", 0, time.Second},
+		{"shorter", 100 * time.Millisecond, 100 * time.Millisecond},
+		{"longer", time.Minute, time.Minute},
+		{"unbounded", Unbounded, time.Hour},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := Options[string, int]{MaxStaleness: test.staleness, Expiry: func(string, int) time.Duration { return time.Hour }}
+			withLease(t, o, func(t *testing.T, c *Cache[string, int], s *leasedSource) {
+				get(t, c)
+				time.Sleep(test.served - 1)
+				_, ok := c.Peek("k")
+				require.True(t, ok)
+				time.Sleep(1)
+				_, ok = c.Peek("k")
+				require.False(t, ok)
+			})
+		})
+	}
+}
+
+//  1. a load begins and reads the source   2. the lease is lost, an item changes and
+//     its message is missed   3. a Get begins, more than MaxStaleness after 1. It
+//     does not join that load, but one of its own.
+func TestHungLoadIsNotJoinedWithoutALease(t *testing.T) {
+	withLease(t, Options[string, int]{}, func(t *testing.T, c *Cache[string, int], s *leasedSource) {
+		old, young := make(chan struct{}), make(chan struct{})
+		results := make(chan int, 3)
+		ask := func() {
+			go func() {
+				v, _ := c.Get(context.Background(), "k")
+				results <- v
+			}()
+			synctest.Wait()
+		}
+		s.hold = old
+		ask()
+		time.Sleep(time.Second - 1)
+		ask()
+		require.Equal(t, 1, s.loads, "younger than MaxStaleness, it is joined")
+
+		time.Sleep(1)
+		s.hold, s.value = young, 2
+		ask()
+		require.Equal(t, 2, s.loads)
+
+		close(young)
+		require.Equal(t, 2, <-results)
+		close(old)
+		require.Zero(t, <-results)
+		require.Zero(t, <-results)
+		require.Equal(t, 2, get(t, c), "the older result does not replace the younger")
+
+		// With a lease nothing was missed, so a load may be joined however old it is.
+		s.hold, s.loads = make(chan struct{}), 0
+		require.NoError(t, c.Remove(t.Context(), "k"))
+		ask()
+		time.Sleep(time.Minute)
+		renew(t, c.backplane.lease)
+		ask()
+		require.Equal(t, 1, s.loads)
+		close(s.hold)
+		require.Equal(t, 2, <-results)
+		require.Equal(t, 2, <-results)
+	})
+}
+
+// The lease is renewed for the sake of the cache that needs it most often.
+func TestLifeOfTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bp := Local()
+		defer bp.Close()
+		open := func(name string, staleness time.Duration) *Cache[int, int] {
+			c, err := New(bp, Options[int, int]{
+				Name: name, MaxStaleness: staleness, Load: func(context.Context, int) (int, error) { return 0, nil },
+			})
+			require.NoError(t, err)
+			return c
+		}
+		open("default", 0)
+		require.Equal(t, defaultMaxStaleness, bp.lease.lifetime())
+		open("long", time.Hour)
+		open("unbounded", Unbounded)
+		require.Equal(t, defaultMaxStaleness, bp.lease.lifetime())
+		short := open("short", 100*time.Millisecond)
+		require.Equal(t, 100*time.Millisecond, bp.lease.lifetime())
+		require.NoError(t, short.Close())
+		require.Equal(t, defaultMaxStaleness, bp.lease.lifetime())
+
+		bp = Local()
+		defer bp.Close()
+		bp.staleness = Unbounded
+		open("unbounded", 0)
+		require.Equal(t, defaultMaxStaleness, bp.lease.lifetime(), "dead connections are noticed all the same")
+		open("long", time.Hour)
+		require.Equal(t, time.Hour, bp.lease.lifetime())
+	})
+}
