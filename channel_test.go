@@ -126,6 +126,33 @@ func TestBytesOnTheChannel(t *testing.T) {
 	})
 }
 
+// TestEchoOnTheOwnChannel looks at the answer to a probe as it travels.
+func TestEchoOnTheOwnChannel(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	src, server := newSource(), startRedis(t)
+	raw := server.client()
+	listening := raw.PSubscribe(ctx, "{nearcache}:*")
+	defer listening.Close()
+	_, err := listening.Receive(ctx)
+	require.NoError(t, err)
+
+	join(t, src.load, server.addr)
+	reply, err := listening.ReceiveMessage(ctx)
+	require.NoError(t, err)
+	history, position := "", raw.Get(ctx, defaultPosition).Val()
+	for _, line := range strings.Split(raw.Info(ctx, "replication").Val(), "\r\n") {
+		if id, found := strings.CutPrefix(line, "master_replid:"); found {
+			history = id
+		}
+	}
+	id := reply.Payload[5:21]
+	require.Equal(t, "{nearcache}:"+hex.EncodeToString([]byte(id)), reply.Channel)
+	nonce := reply.Payload[len(reply.Payload)-16:]
+	require.Len(t, history, 40)
+	require.Equal(t, "NRC\x01E"+id+counted("")+counted(position)+"\x01"+counted(history)+counted(nonce), reply.Payload)
+}
+
 func received(s nearcache.BackplaneStats) uint64    { return s.Received }
 func applied(s nearcache.BackplaneStats) uint64     { return s.Applied }
 func foreign(s nearcache.BackplaneStats) uint64     { return s.Foreign }

@@ -20,13 +20,15 @@
 //
 // # What is guaranteed
 //
+//   - An invalidation that Redis has accepted is effective on every instance within
+//     MaxStaleness (5 seconds unless set), whatever fails; normally within a network
+//     round trip. Accepted means that the write, or a later Flush, returned nil;
+//     effective, that a Get which begins from then on does not return what was
+//     invalidated. It holds for what was loaded, for the results of [Cache.Update],
+//     and for those of [Cache.Set] without a second writer that races.
 //   - A write's local part is done when the call returns, whatever it returns.
 //   - An invalidation is sent until Redis accepts it or the backplane is closed; it
 //     is never dropped. Until then the call returns [ErrUnconfirmed].
-//   - An instance that is subscribed applies invalidations in the order in which
-//     Redis accepted them, normally within a network round trip. If it can tell
-//     that it missed one (every message names the one before it), or that it may
-//     have (it had to subscribe again), it clears everything it holds.
 //   - A load that an invalidation overtakes is never kept, whatever was
 //     invalidated: its key, one of its regions, the cache, everything. Its callers
 //     get its result; a Get that begins after the invalidation does not.
@@ -34,23 +36,34 @@
 //     load is cancelled only when all have gone.
 //   - Memory is bounded by Options.Capacity, and so is the queue of invalidations
 //     while Redis is away.
-//   - A Get never fails because of Redis.
+//   - A Get never fails because of Redis. While Redis is away, an item is served for
+//     MaxStaleness after its load began and then loaded anew, once in that time.
+//
+// The bound rests on a lease: each instance probes Redis several times in
+// MaxStaleness, over the connection on which invalidations come, and serves all of
+// its memory only while the last answer is younger than that. An instance that
+// finds that it has missed messages clears everything it holds; a reconnect that
+// missed none keeps it. docs/protocol.md has the whole of it, docs/guarantees.md
+// each failure and the test that shows it.
 //
 // # What is not
 //
-//   - While an instance is cut off from Redis it hears of no changes and serves
-//     what it holds, each item until its time to live ends (Options.TTL, 5 minutes
-//     unless set). [Backplane.State] tells. A connection that is dead but looks
-//     alive counts as one that is cut off until TCP keep-alive finds out.
-//   - A nil error means that Redis has accepted the invalidation. Instances that
-//     are subscribed hear of it then; one that is connecting again clears all it
-//     holds when it succeeds, normally within two seconds after Redis is back.
 //   - A process that dies between its write to the source and its call to Remove
-//     leaves the other instances with the old version until its time to live ends.
+//     leaves the other instances with the old version until its time to live ends
+//     (Options.TTL, 5 minutes unless set).
 //   - A source that answers with an old version, a lagging replica for instance,
 //     makes that old version be kept.
-//   - Changes are ordered by Redis alone. After the failover of a replicated Redis
-//     that loses writes, messages can be missed without notice.
+//   - Until Redis has accepted an invalidation, the other instances serve what they
+//     hold. A Redis master that is cut off and goes on accepting writes (split
+//     brain) accepts for those who are cut off with it; min-replicas-to-write
+//     bounds that. An instance that finds itself on another master than the one
+//     that it wrote to clears everything, everywhere.
+//   - A machine that is suspended with its monotonic clock, as some hypervisors do,
+//     may serve what it held for one interval between probes after it wakes; then
+//     the wall clock tells. A process that is stopped, or starved, keeps the bound.
+//   - Redis servers that are not one serial server to their clients: active-active
+//     and multi-threaded clones, and proxies that spread commands over several.
+//   - MaxStaleness: Unbounded gives the bound up for that cache.
 //
 // # Shutdown
 //

@@ -82,19 +82,48 @@ func TestGoldenMessages(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.file, func(t *testing.T) {
-			golden, err := os.ReadFile(filepath.Join("testdata", "messages", test.file+".hex"))
-			require.NoError(t, err, "want: %x", test.payload)
-			want, err := hex.DecodeString(strings.Join(strings.Fields(string(golden)), ""))
-			require.NoError(t, err)
-			require.Equal(t, string(want), test.payload)
-
-			e, err := decodeEnvelope(string(want))
+			requireGolden(t, test.file, test.payload)
+			e, err := decodeEnvelope(test.payload)
 			require.NoError(t, err)
 			require.Equal(t, testPublisher, e.publisher)
 			require.Equal(t, positionB, e.own)
 			ops, err := decodeBody(e.body)
 			require.NoError(t, err)
 			require.Equal(t, test.ops, ops)
+		})
+	}
+}
+
+func requireGolden(t *testing.T, file, payload string) {
+	t.Helper()
+	golden, err := os.ReadFile(filepath.Join("testdata", "messages", file+".hex"))
+	require.NoError(t, err, "want: %x", payload)
+	want, err := hex.DecodeString(strings.Join(strings.Fields(string(golden)), ""))
+	require.NoError(t, err)
+	require.Equal(t, string(want), payload)
+}
+
+func TestGoldenEchoes(t *testing.T) {
+	for file, history := range map[string]string{"echo": positionC, "echo-without-history": ""} {
+		t.Run(file, func(t *testing.T) {
+			payload := echoOf(testPublisher, positionA, history, "sixteen bytes ok")
+			requireGolden(t, file, payload)
+			e, err := decodeEnvelope(payload)
+			require.NoError(t, err)
+			require.EqualValues(t, kindEcho, e.kind)
+			require.Equal(t, testPublisher, e.publisher)
+			require.Empty(t, e.previous)
+			require.Equal(t, positionA, e.own)
+			got, nonce, err := decodeEcho(e.body)
+			require.NoError(t, err)
+			require.Equal(t, history, got)
+			require.Equal(t, "sixteen bytes ok", nonce)
+			for n := range len(e.body) {
+				_, _, err := decodeEcho(e.body[:n])
+				require.ErrorIs(t, err, errUndecodable, "cut at %d", n)
+			}
+			_, _, err = decodeEcho("\x02" + e.body[1:])
+			require.ErrorIs(t, err, errUndecodable)
 		})
 	}
 }
@@ -213,6 +242,13 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, message string) {
 		e, err := decodeEnvelope(message)
 		if err != nil || e.kind == kindNotice {
+			return
+		}
+		if e.kind == kindEcho {
+			history, nonce, err := decodeEcho(e.body)
+			if again := echoOf(e.publisher, e.own, history, nonce); err == nil && e.previous == "" && len(again) < len(message) {
+				t.Fatalf("%x reads back as %x", message, again)
+			}
 			return
 		}
 		if again := payload(e.publisher, e.previous, e.own, e.body); again != message {

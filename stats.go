@@ -76,7 +76,7 @@ type BackplaneStats struct {
 	Queued          int           // keys, regions and clears not accepted yet
 	QueueAge        time.Duration // since the oldest of them was queued, or 0
 
-	Received uint64 // messages of any kind, echoes included
+	Received uint64 // messages on the channel, of any kind
 	Applied  uint64 // messages of other instances whose invalidations were applied, one or many each
 	Own      uint64 // messages of this instance, come back
 	Foreign  uint64 // messages that are not nearcache's, ignored

@@ -189,8 +189,9 @@ func (s *subscriber) connect(ctx context.Context) subscription {
 // lost, or ctx ends.
 func (s *subscriber) follow(ctx context.Context, sub subscription) error {
 	ctx, cancel := context.WithCancel(ctx)
+	present := s.lease.present()
 	defer sub.close()
-	defer context.AfterFunc(s.lease.present(), cancel)()
+	defer context.AfterFunc(present, cancel)()
 	defer context.AfterFunc(ctx, sub.close)()
 	var probing sync.WaitGroup
 	probing.Go(func() { s.probe(ctx, sub) })
@@ -198,12 +199,18 @@ func (s *subscriber) follow(ctx context.Context, sub subscription) error {
 	defer cancel()
 	for {
 		payload, err := sub.receive()
+		if err != nil && present.Err() != nil {
+			return errSilence
+		}
 		if err != nil {
 			return err
 		}
 		s.handle(payload)
 	}
 }
+
+// errSilence is why a subscription was given up that looked alive.
+var errSilence = errors.New("the lease was lost: no probe was answered in time")
 
 // probe probes until ctx ends. A probe that hangs is ended by the lease's end.
 func (s *subscriber) probe(ctx context.Context, sub subscription) {
@@ -238,8 +245,10 @@ func (s *subscriber) waitForProbe(ctx context.Context) bool {
 
 // handle applies one message.
 func (s *subscriber) handle(payload string) {
-	s.received.Add(1)
 	e, err := decodeEnvelope(payload)
+	if e.kind != kindEcho {
+		s.received.Add(1)
+	}
 	switch {
 	case errors.Is(err, errForeign):
 		s.foreign.Add(1)
