@@ -912,6 +912,8 @@ func TestBadInput(t *testing.T) {
 		{"negative Capacity", func(o *options) { o.Capacity = -1 }, "Capacity"},
 		{"unknown Eviction", func(o *options) { o.Eviction = 7 }, "Eviction"},
 		{"negative TTL", func(o *options) { o.TTL = -time.Second }, "TTL"},
+		{"negative MaxStaleness", func(o *options) { o.MaxStaleness = -1 }, "MaxStaleness"},
+		{"MaxStaleness too short", func(o *options) { o.MaxStaleness = 100*time.Millisecond - 1 }, "MaxStaleness"},
 		{"negative NotFoundTTL", func(o *options) { o.NotFoundTTL = -1 }, "NotFoundTTL"},
 		{"a Name in use", func(o *options) { o.Name = "taken" }, "taken"},
 	}
@@ -966,6 +968,8 @@ func TestBadInput(t *testing.T) {
 		{"a blank string", nearcache.BackplaneOptions{RedisConnectionString: " \t"}, "blank"},
 		{"a malformed string", nearcache.BackplaneOptions{RedisConnectionString: "localhost,frobnicate=1"}, "frobnicate"},
 		{"a channel with a blank", nearcache.BackplaneOptions{Channel: "my channel"}, "Channel"},
+		{"negative MaxStaleness", nearcache.BackplaneOptions{MaxStaleness: -1}, "MaxStaleness"},
+		{"MaxStaleness too short", nearcache.BackplaneOptions{MaxStaleness: 100*time.Millisecond - 1}, "MaxStaleness"},
 		{"negative CloseTimeout", nearcache.BackplaneOptions{CloseTimeout: -1}, "CloseTimeout"},
 		{"several endpoints", nearcache.BackplaneOptions{RedisConnectionString: "a:1,b:2"}, "several endpoints"},
 		{"several addresses", nearcache.BackplaneOptions{

@@ -43,6 +43,7 @@ func newService(
 	backplane, err := nearcache.Connect(ctx, nearcache.BackplaneOptions{
 		RedisConnectionString: redis,
 		Channel:               channel,
+		MaxStaleness:          maxStaleness, // of what is served, whatever becomes of Redis
 		Logger:                logger,
 	})
 	if err != nil {

@@ -2,9 +2,14 @@ package main
 
 import "time"
 
+// maxStaleness is the bound that the instances ask nearcache for. It counts from
+// when Redis has accepted an invalidation.
+const maxStaleness = time.Second
+
 // tolerance is how long a version may still be served once the source has taken
 // the next one, whatever became of the invalidation. A later read of it is a
-// violation.
+// violation. It leaves a second for Redis to accept the invalidation; and without
+// Redis, nothing is served for longer than maxStaleness after its load began.
 const tolerance = 2 * time.Second
 
 // item names one versioned item of the catalogue.

@@ -33,11 +33,11 @@
 //
 // Other things to try while it runs: ask an instance, its address is printed
 // (curl '…/products?ids=1,2', curl …/stats); kill an instance; with a real Redis,
-// stop that and start it again. If it is away for seconds, the run may well end
-// in a violation: nobody hears of changes without Redis, and an instance serves
-// what it holds until it has subscribed again, which it tries with pauses of up
-// to two seconds. nearcache bounds that by the time to live alone, five minutes
-// here. A run leaves one small key in a real Redis, named after its channel.
+// stop that, freeze it, and start it again. The verdict stays OK: an instance that
+// does not hear of Redis any more serves each item for a second and then loads it
+// anew (BackplaneOptions.MaxStaleness, which is set to a second here), and one
+// that finds it has missed messages clears all it holds. A run leaves one small
+// key in a real Redis, named after its channel.
 //
 // Start reading at instance.go: it is the service, and all there is to using
 // nearcache. The rest is the experiment around it: catalogue.go is the source of
