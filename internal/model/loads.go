@@ -1,0 +1,160 @@
+package model
+
+import "fmt"
+
+// loads emits the steps of the loads of instance i: a Get misses and starts one,
+// another Get joins it, it reads the source, it ends.
+func (m *machine) loads(s *state, i int) {
+	m.startLoad(s, i)
+	for k := range s.instance[i].flights {
+		switch s.instance[i].flights[k].phase {
+		case loading:
+			m.join(s, i, k)
+			t := *s
+			f := &t.instance[i].flights[k]
+			f.phase, f.version = loaded, t.source
+			m.emit(&t, func() string { return fmt.Sprintf("%s reads the source: v%d", loadName(s, i, k), f.version) })
+		case loaded:
+			m.join(s, i, k)
+			m.land(s, i, k)
+		}
+	}
+}
+
+// startLoad emits the start of a load by a Get that finds nothing to serve and no
+// load to join.
+func (m *machine) startLoad(s *state, i int) {
+	in := &s.instance[i]
+	if s.left.Loads == 0 || in.entry.held && m.serves(in, in.entry.start, s.now) {
+		return
+	}
+	for k := range in.flights {
+		f := &in.flights[k]
+		if f.phase == noFlight {
+			t := *s
+			t.left.Loads--
+			t.instance[i].flights[k] = flight{phase: loading, start: t.now, lastRead: t.now}
+			m.emit(&t, func() string { return fmt.Sprintf("a Get misses on %s, and starts a load", name(i)) })
+			return
+		}
+		if m.joinable(in, f, s.now) {
+			return
+		}
+	}
+}
+
+// joinable reports whether a Get that starts now may have the load's result.
+func (m *machine) joinable(in *instance, f *flight, now int8) bool {
+	if f.fence != 0 && m.on(FlightForgotten) {
+		return false
+	}
+	return m.serves(in, f.start, now) || !m.on(FlightJoinableByLease)
+}
+
+// join emits a Get's joining of a load, if that makes a difference: if none that
+// starts now has joined it yet.
+func (m *machine) join(s *state, i, k int) {
+	in := &s.instance[i]
+	f := &in.flights[k]
+	if !m.Joiners || f.lastRead == s.now || !m.joinable(in, f, s.now) {
+		return
+	}
+	t := *s
+	t.instance[i].flights[k].lastRead = t.now
+	m.emit(&t, func() string { return fmt.Sprintf("a Get joins %s", loadName(s, i, k)) })
+}
+
+// land emits the end of a load: its callers get what it has read, and it is kept
+// if nothing has overtaken it.
+func (m *machine) land(s *state, i, k int) {
+	t := *s
+	in := &t.instance[i]
+	f := in.flights[k]
+	in.flights[k] = in.flights[1]
+	in.flights[1] = flight{}
+
+	m.read(&t, i, f.version, f.lastRead, "from a load")
+	if f.lastRead > f.start && f.start != never {
+		m.see(JoinedServed)
+	}
+	if f.fence != 0 {
+		m.see(ForgottenServed)
+	}
+	kept := m.mayKeep(f.fence, f.version)
+	if kept {
+		if !m.on(LoadStartIsRegistration) {
+			f.start = t.now
+		}
+		in.entry = entry{held: true, version: f.version, start: f.start}
+		if f.fence != 0 {
+			m.see(LoadKeptBesideClear)
+		}
+		if m.notFound(f.version) {
+			m.see(NotFoundKept)
+		}
+	} else {
+		m.see(LoadDiscarded)
+	}
+	m.emit(&t, func() string {
+		if kept {
+			return fmt.Sprintf("%s ends, v%d is kept", loadName(s, i, k), f.version)
+		}
+		return fmt.Sprintf("%s ends, v%d is not kept", loadName(s, i, k), f.version)
+	})
+}
+
+// mayKeep reports whether the result of a load or write may be kept, given what
+// was invalidated since its start. What regions it belongs to is known only now.
+func (m *machine) mayKeep(fence target, v version) bool {
+	switch {
+	case fence&theItem != 0 && m.on(FenceKeys),
+		fence&wholeCache != 0 && m.on(FenceClears),
+		fence&gap != 0:
+		return false
+	case m.notFound(v):
+		return fence&anyRegion == 0 || !m.on(FenceNotFounds)
+	}
+	return fence&m.regions(v) == 0 || !m.on(FenceRegions)
+}
+
+func loadName(s *state, i, k int) string {
+	switch {
+	case s.instance[i].flights[1].phase == noFlight:
+		return name(i) + "'s load"
+	case k == 0:
+		return name(i) + "'s older load"
+	}
+	return name(i) + "'s newer load"
+}
+
+// slowRead emits the steps of a Get whose two looks lie apart.
+func (m *machine) slowRead(s *state, i int) {
+	t := *s
+	in := &t.instance[i]
+	r := in.reader
+	if !r.active {
+		in.reader = reader{active: true, start: t.now}
+		if m.on(LeaseReadFirst) {
+			in.reader.leased = m.leased(in, t.now)
+			m.emit(&t, func() string {
+				return fmt.Sprintf("a slow Get starts on %s; lease: %v", name(i), t.instance[i].reader.leased)
+			})
+		} else if in.entry.held {
+			in.reader.entry = in.entry
+			m.emit(&t, func() string {
+				return fmt.Sprintf("a slow Get starts on %s; it finds v%d", name(i), t.instance[i].reader.entry.version)
+			})
+		}
+		return
+	}
+	in.reader = reader{}
+	found, leased, judged := in.entry, r.leased, r.start
+	if !m.on(LeaseReadFirst) {
+		found, leased, judged = r.entry, m.leased(in, t.now), t.now
+	}
+	if found.held && (leased || m.young(found.start, judged)) {
+		m.see(SlowHit)
+		m.read(&t, i, found.version, r.start, "slowly")
+	}
+	m.emit(&t, func() string { return fmt.Sprintf("the slow Get of %d ends on %s", r.start, name(i)) })
+}

@@ -1,0 +1,196 @@
+package model
+
+// The state is plain bytes throughout: it is copied for every step and compared
+// as a whole, so it holds no pointer, and no padding.
+
+const (
+	maxInstances = 2
+	maxWriters   = 2
+	maxVersions  = 4 // of the item, version 0 included
+	maxInbox     = 4
+)
+
+// never is a moment so long ago that nothing is younger than the bound by it.
+const never int8 = -100
+
+// position is the channel's position; every one that is made is new.
+type position uint8
+
+// absent is the position of a server that has none, and of an instance that
+// knows none.
+const absent position = 0
+
+// history is the id of a server's history. Zero: the server does not tell.
+type history uint8
+
+// version counts what the source has held for the item that is watched.
+type version int8
+
+// noVersion is the version that a write of another item makes.
+const noVersion version = -1
+
+// target is what an invalidation names.
+type target uint8
+
+const (
+	theItem    target = 1 << iota // the key of the item that is watched
+	regionR                       // a region
+	regionS                       // another
+	wholeCache                    // the whole cache: Clear
+	gap                           // everything, because something was missed
+)
+
+const anyRegion = regionR | regionS
+
+// state is everything there is between two steps.
+type state struct {
+	now      int8
+	source   version             // what the source holds
+	named    [maxVersions]target // what the invalidation of each version names
+	accepted [maxVersions]int8   // when Redis accepted it; never: it has not yet
+	master   server              // where messages are accepted
+	replica  position            // what a replica has of the master's position
+	demoted  server              // a former master that takes no writes; no history: there is none
+	minted   position            // the newest position that was made
+	left     Budget              // of what may still happen
+	instance [maxInstances]instance
+	writer   [maxWriters]writer
+}
+
+// server is a Redis server.
+type server struct {
+	position position
+	history  history
+}
+
+// link is where an instance's subscription leads.
+type link uint8
+
+const (
+	broken link = iota
+	toMaster
+	toDemoted
+)
+
+// instance is one process with a cache: its subscriber and what it holds of the
+// item.
+type instance struct {
+	link     link
+	unproven bool     // the subscription has seen no echo yet
+	position position // last applied
+	history  history  // of the last echo
+	lease    int8     // when the probe was sent that earned it; never: none is held
+	toClear  bool     // the lease came before the clear that its echo asks for
+
+	inbox    [maxInbox]message // from Redis, in order, the first one next
+	messages int8
+	probes   [2]probe // on their way to Redis, the oldest first
+
+	entry   entry
+	flights [2]flight // the oldest first
+	reader  reader
+}
+
+// message is what arrives on a subscription: an invalidation or an echo.
+type message struct {
+	kind     messageKind
+	previous position // invalidation: the position before it
+	own      position // invalidation: the one it made; echo: the one the probe read
+	names    target   // invalidation
+	from     int8     // invalidation: the instance that published it
+	history  history  // echo
+	sent     int8     // echo: when its probe was sent
+}
+
+type messageKind uint8
+
+const (
+	noMessage messageKind = iota
+	invalidation
+	echo
+	garbage // undecodable
+)
+
+// probe is a probe on its way to Redis.
+type probe struct {
+	pending bool
+	sent    int8
+	late    bool // the subscription that it was sent for is gone
+	halfRun bool // has read the history, if reading it is a step of its own
+	history history
+}
+
+// entry is the copy of the item that an instance holds.
+type entry struct {
+	held    bool
+	written bool // by an Update or Set, not a load
+	version version
+	start   int8 // of its load
+}
+
+// flight is a load under way.
+type flight struct {
+	phase    flightPhase
+	version  version // that it has read
+	start    int8
+	lastRead int8 // when the read started whose caller joined last
+	fence    target
+}
+
+type flightPhase uint8
+
+const (
+	noFlight flightPhase = iota
+	loading              // has not read the source yet
+	loaded               // has read it
+)
+
+// reader is a Get that takes its time between its two looks: at clock and lease,
+// and at the entry.
+type reader struct {
+	active bool
+	start  int8
+	leased bool  // what it saw of the lease, if that comes first
+	entry  entry // what it saw of the entry, if that comes first
+}
+
+// writer is a caller that changes the source and invalidates, together with the
+// publisher that delivers its message.
+type writer struct {
+	phase    writerPhase
+	op       Op
+	version  version  // that it made at the source
+	start    int8     // of an Update's fence
+	fence    target   // what was invalidated since an Update's start
+	position position // chosen for its message, if the script does not do that
+	scripts  [2]script
+}
+
+type writerPhase uint8
+
+const (
+	idle    writerPhase = iota
+	fenced              // Update: has begun, the source is not written yet
+	written             // the source is written, the local part is to be done
+	queued              // the message waits for Redis to accept it
+	late                // accepted, and the local part still to be done
+)
+
+// script is one execution of the publish script that is asked for, on its way to
+// Redis.
+type script struct {
+	phase    scriptPhase
+	awaited  bool // the publisher waits for its answer
+	previous position
+	own      position // chosen by the publisher; absent: the script makes one
+	version  version
+	names    target
+}
+
+type scriptPhase uint8
+
+const (
+	noScript scriptPhase = iota
+	onItsWay
+	halfRun // has read the position, if reading and writing are two steps
+)
