@@ -9,8 +9,85 @@ import (
 	"os"
 	"testing"
 
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
+
+// onMiniredis returns a server in memory, and nearcache's connection to it.
+func onMiniredis(t *testing.T) (*miniredis.Miniredis, *redisServer, *redis.Client) {
+	t.Helper()
+	memory := miniredis.RunT(t)
+	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: memory.Addr(), Channel: "nearcache"})
+	require.NoError(t, err)
+	t.Cleanup(server.close)
+	client := redis.NewClient(&redis.Options{Addr: memory.Addr()})
+	t.Cleanup(func() { _ = client.Close() })
+	return memory, server, client
+}
+
+// A script that runs twice, because its answer was lost on the way, makes two
+// positions: no instance may take the second message for the first.
+func TestPublishScriptRunTwice(t *testing.T) {
+	memory, server, client := onMiniredis(t)
+	sub, err := server.subscribe(t.Context())
+	require.NoError(t, err)
+	defer sub.close()
+	run := func() string {
+		nonce := "the same both times"
+		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey}, server.channel, nonce, server.head, "body").Text()
+		require.NoError(t, err)
+		payload, err := sub.receive()
+		require.NoError(t, err)
+		e, err := decodeEnvelope(payload)
+		require.NoError(t, err)
+		require.Equal(t, own, e.own)
+		stored, err := memory.Get(server.positionKey)
+		require.NoError(t, err)
+		require.Equal(t, own, stored)
+		return e.previous
+	}
+	require.Empty(t, run())
+	first, err := memory.Get(server.positionKey)
+	require.NoError(t, err)
+	require.Equal(t, first, run())
+	second, err := memory.Get(server.positionKey)
+	require.NoError(t, err)
+	require.NotEqual(t, first, second)
+	require.Equal(t, second, run())
+}
+
+// A probe finds the position, makes one if there is none or it is not one of
+// nearcache's, and leaves it written.
+func TestProbeScript(t *testing.T) {
+	memory, server, _ := onMiniredis(t)
+	sub, err := server.subscribe(t.Context())
+	require.NoError(t, err)
+	defer sub.close()
+	probe := func() (position string) {
+		require.NoError(t, sub.probe(t.Context(), "nonce"))
+		payload, err := sub.receive()
+		require.NoError(t, err)
+		e, err := decodeEnvelope(payload)
+		require.NoError(t, err)
+		require.EqualValues(t, kindEcho, e.kind)
+		history, nonce, err := decodeEcho(e.body)
+		require.NoError(t, err)
+		require.Equal(t, "nonce", nonce)
+		require.Empty(t, history, "miniredis knows none")
+		stored, err := memory.Get(server.positionKey)
+		require.NoError(t, err)
+		require.Equal(t, stored, e.own)
+		require.Len(t, stored, positionLength)
+		return stored
+	}
+	position := probe()
+	require.Equal(t, position, probe())
+	memory.Del(server.positionKey)
+	require.NotEqual(t, position, probe())
+	require.NoError(t, memory.Set(server.positionKey, "something else"))
+	require.NotEqual(t, position, probe())
+}
 
 // answer is an error that Redis answered with.
 type answer string

@@ -2,6 +2,9 @@ package nearcache
 
 import (
 	"context"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -183,6 +186,61 @@ func TestHungLoadIsNotJoinedWithoutALease(t *testing.T) {
 		require.Equal(t, 2, <-results)
 		require.Equal(t, 2, <-results)
 	})
+}
+
+//  1. a read looks an entry up   2. the lease has run out; the message that evicts
+//     the entry comes late   3. an echo renews the lease   4. the read asks for the
+//     lease, which is valid, and returns the entry.
+//
+// More readers than processors, so that many a read is preempted between its
+// steps; each state lasts long enough for reads to begin in it.
+func TestReadAsksForTheLeaseFirst(t *testing.T) {
+	bp := Local()
+	defer bp.Close()
+	bp.staleness = time.Hour // no read is slow enough to lose it by the clock
+	bp.lease = newLease(time.Hour)
+	defer bp.lease.close()
+	c, err := New(bp, Options[string, int64]{
+		Name: "p", Load: func(context.Context, string) (int64, error) { return 0, ErrNotFound },
+	})
+	require.NoError(t, err)
+
+	var accepted atomic.Int64 // the version that is to be served by reads that begin from here on
+	var stop atomic.Bool
+	var reading sync.WaitGroup
+	for range 4 * runtime.GOMAXPROCS(0) {
+		reading.Go(func() {
+			for !stop.Load() {
+				least := accepted.Load()
+				if v, ok := c.Peek("k"); ok && v < least {
+					t.Errorf("version %d was served after the message for %d was accepted and the lease had run out", v, least)
+					return
+				}
+			}
+		})
+	}
+	sh, hash := c.local.shard("k")
+	linger := func() {
+		for began := time.Now(); time.Since(began) < 20*time.Microsecond; {
+		}
+	}
+	began := time.Now()
+	for version := int64(1); time.Since(began) < time.Second && !t.Failed(); version++ {
+		bp.lease.floor.Store(bp.lease.now())
+		bp.lease.sent.Store(neverHeld) // the lease has run out...
+		accepted.Store(version)        // ... since this was accepted
+		linger()
+		c.local.remove("k") // the message comes
+		s := c.local.begin()
+		sh.mu.Lock()
+		c.local.keepLocked(sh, hash, 0, "k", s, &outcome[int64]{value: version, ttl: NoExpiry})
+		sh.mu.Unlock()
+		c.local.end()
+		bp.lease.sent.Store(bp.lease.now()) // and so does an echo
+		linger()
+	}
+	stop.Store(true)
+	reading.Wait()
 }
 
 // The lease is renewed for the sake of the cache that needs it most often.

@@ -19,13 +19,19 @@ type recorder struct {
 	applied   []operation
 	clears    int
 	histories int
+	onClear   func()
 }
 
 func (r *recorder) apply(o operation) { r.applied = append(r.applied, o) }
-func (r *recorder) missedMessages()   { r.clears++ }
-func (r *recorder) reached()          {}
-func (r *recorder) notReached(error)  {}
-func (r *recorder) newHistory()       { r.histories++ }
+func (r *recorder) missedMessages() {
+	r.clears++
+	if r.onClear != nil {
+		r.onClear()
+	}
+}
+func (r *recorder) reached()         {}
+func (r *recorder) notReached(error) {}
+func (r *recorder) newHistory()      { r.histories++ }
 
 const testLife = time.Second
 
@@ -188,6 +194,19 @@ func TestHistoryIsRemembered(t *testing.T) {
 		s.handle(echoOf(s.self, positionA, history, s.lease.nonce()))
 		require.Equal(t, i == 4, r.histories == 1, history)
 	}
+}
+
+//  1. an echo shows that messages were missed   2. the lease is renewed   3. a read
+//     finds what they would have evicted   4. everything is cleared, too late.
+func TestClearComesBeforeTheLease(t *testing.T) {
+	s, r := newTestSubscriber()
+	defer s.lease.close()
+	s.handle(echoOf(s.self, positionA, "1", s.lease.nonce()))
+	before := s.lease.sent.Load()
+	r.onClear = func() { require.Equal(t, before, s.lease.sent.Load()) }
+	s.handle(echoOf(s.self, positionB, "1", s.lease.nonce()))
+	require.Equal(t, 2, r.clears)
+	require.Greater(t, s.lease.sent.Load(), before)
 }
 
 // Only an echo of a probe of one's own proves anything.

@@ -24,6 +24,34 @@ func withFakeRedis(t *testing.T, test func(*testing.T, *Backplane, *fakeRedis)) 
 	})
 }
 
+// 1. a server that is cut off takes a message   2. another takes over, which has
+// never seen it; the others hear of the new history, perhaps before 1   3. so does
+// this instance, and tells them to clear everything, once.
+func TestNewHistoryClearsEverywhere(t *testing.T) {
+	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
+		bp.bus = &redisServer{}
+		everything := operation{op: opClearAll}
+		bp.newHistory()
+		synctest.Wait()
+		require.Empty(t, redis.accepted, "nothing was sent under the old history")
+
+		bp.enqueue(removal("a"))
+		synctest.Wait()
+		bp.newHistory()
+		synctest.Wait()
+		require.Equal(t, everything, redis.accepted[len(redis.accepted)-1])
+
+		redis.refuse(errRefused) // perhaps it was taken, and the answer was lost
+		bp.enqueue(removal("b"))
+		synctest.Wait()
+		redis.refuse(nil)
+		bp.newHistory()
+		time.Sleep(backoffMax)
+		synctest.Wait()
+		require.Equal(t, everything, redis.accepted[len(redis.accepted)-1])
+	})
+}
+
 // Every kind of write tells the other instances what to evict, and nothing else
 // does; values never travel.
 func TestWritesArePublished(t *testing.T) {
