@@ -86,7 +86,7 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 
-	m := l.lease.read(l.staleness) // first
+	m := l.lease.read() // first
 	miss := absent
 	if e, held := l.entries.Load(key); held {
 		if miss = l.fate(e, m); miss == alive {

@@ -21,7 +21,8 @@ import (
 //
 // The serving rule: a read may have an entry if, when the read began, the lease
 // was younger than MaxStaleness, or the entry's load had begun less than
-// MaxStaleness before.
+// MaxStaleness before. (The local layer takes up to a fifth off MaxStaleness,
+// another part for each key, so that all that is held does not lapse at once.)
 type lease struct {
 	epoch time.Time // what now() counts from, on the monotonic clock
 
@@ -94,31 +95,27 @@ func newLocalLease() *lease {
 // now reads the monotonic clock, in nanoseconds since epoch.
 func (l *lease) now() int64 { return int64(time.Since(l.epoch)) }
 
-// moment is when a read begins, and whether the lease vouches for all that is in
-// memory then.
-type moment struct {
-	at     int64 // lease.now
-	leased bool
-}
+// moment is when a read begins, and how old the lease is then.
+type moment struct{ at, leaseAge int64 }
 
 // read begins a read. It comes before any look-up:
 //
 //  1. a read looks an entry up   2. the lease has run out, and a message is missed
 //  3. a probe shows it, everything is cleared, the lease is renewed   4. the read
 //     finds the lease valid, and has the old entry in its hands.
-func (l *lease) read(staleness time.Duration) moment {
+func (l *lease) read() moment {
 	now := l.now()
-	return moment{at: now, leased: now-l.sent.Load() < int64(staleness)}
+	return moment{at: now, leaseAge: now - l.sent.Load()}
 }
 
 // vouched is a moment at which only the fate of an entry counts, whether it may
 // be served or not.
-func vouched(now int64) moment { return moment{at: now, leased: true} }
+func vouched(now int64) moment { return moment{at: now, leaseAge: math.MinInt64} }
 
 // covers reports whether a read that began at m may have what was loaded from
 // started on.
-func (l *lease) covers(m moment, started int64, staleness time.Duration) bool {
-	return m.leased || (m.at-started < int64(staleness) && started >= l.floor.Load())
+func (l *lease) covers(m moment, started, staleness int64) bool {
+	return m.leaseAge < staleness || (m.at-started < staleness && started >= l.floor.Load())
 }
 
 // valid reports whether the lease is younger than its life.

@@ -16,7 +16,7 @@ func renew(t *testing.T, l *lease) {
 	require.True(t, l.valid())
 }
 
-func leased(l *lease, staleness time.Duration) bool { return l.read(staleness).leased }
+func leased(l *lease, staleness time.Duration) bool { return l.read().leaseAge < int64(staleness) }
 
 // The lease counts from the moment at which its probe was sent.
 func TestLeaseCountsFromTheProbe(t *testing.T) {
@@ -139,7 +139,7 @@ func TestStepOfTheClocksDropsTheLease(t *testing.T) {
 		started := l.now()
 		underWay := l.nonce()
 		time.Sleep(100 * time.Millisecond)
-		require.True(t, l.covers(moment{at: l.now()}, started, time.Second))
+		require.True(t, l.covers(moment{at: l.now(), leaseAge: int64(time.Hour)}, started, int64(time.Second)))
 
 		l.checkClocks()
 		require.True(t, l.valid(), "the clocks agree")
@@ -152,13 +152,13 @@ func TestStepOfTheClocksDropsTheLease(t *testing.T) {
 		require.Equal(t, 1, steps)
 		require.False(t, l.valid())
 		require.False(t, leased(l, time.Second))
-		require.False(t, l.covers(moment{at: l.now()}, started, time.Second), "the entry is older than it seems")
+		require.False(t, l.covers(l.read(), started, int64(time.Second)), "the entry is older than it seems")
 		require.Len(t, l.hurry, 1)
 
 		time.Sleep(time.Millisecond)
 		require.False(t, l.grant(underWay), "so is the probe that was under way")
 		require.False(t, l.valid())
-		require.True(t, l.covers(moment{at: l.now()}, l.now(), time.Second), "what is loaded from here on has its time")
+		require.True(t, l.covers(l.read(), l.now(), int64(time.Second)), "what is loaded from here on has its time")
 		renew(t, l)
 		s, _ := l.snapshot()
 		require.EqualValues(t, 1, s.ClockSteps)

@@ -44,9 +44,10 @@ type local[K comparable, V any] struct {
 	// are of no concern to loads and writes.
 	regional bool
 
-	// lease and staleness are the serving rule's, see lease.
-	lease     *lease
-	staleness time.Duration
+	// lease and staleness are the serving rule's, see lease. A lease younger than
+	// fresh covers whatever is held, see covered.
+	lease            *lease
+	staleness, fresh int64
 
 	// generation advances with every clear of the cache.
 	generation atomic.Uint64
@@ -123,7 +124,8 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCo
 		lockedHits: o.Eviction == LRU,
 		regional:   o.Regions != nil || o.NotFoundTTL > 0,
 		lease:      lease,
-		staleness:  o.MaxStaleness,
+		staleness:  int64(o.MaxStaleness),
+		fresh:      int64(o.MaxStaleness - o.MaxStaleness/lapseSpread),
 		stats:      stats,
 	}
 	l.sweeper = newSweeper(l.sweep, func() bool { return l.expiring.Load() > 0 })
@@ -165,7 +167,7 @@ func (l *local[K, V]) get(key K) *entry[K, V] {
 
 // peek returns the live entry of key, or nil, and leaves no trace.
 func (l *local[K, V]) peek(key K) *entry[K, V] {
-	m := l.lease.read(l.staleness) // first
+	m := l.lease.read() // first
 	e, held := l.entries.Load(key)
 	if !held || l.fate(e, m) != alive {
 		return nil
@@ -205,10 +207,26 @@ func (l *local[K, V]) fate(e *entry[K, V], m moment) fate {
 	if m.at >= it.expires {
 		return expired
 	}
-	if !l.lease.covers(m, it.start.at, l.staleness) {
+	if m.leaseAge >= l.fresh && !l.covered(e, m) {
 		return unleased
 	}
 	return alive
+}
+
+// lapseSpread is the part of MaxStaleness over which entries lapse one by one.
+const lapseSpread = 5
+
+// covered reports whether the serving rule lets e be served by a read that began
+// at m.
+func (l *local[K, V]) covered(e *entry[K, V], m moment) bool {
+	return l.lease.covers(m, e.Item.start.at, l.stalenessOf(e.Hash))
+}
+
+// stalenessOf takes up to a fifth off MaxStaleness, as the key's hash has it: when
+// Redis is lost the source is not asked for everything in one moment, nor for
+// everything at once again. A lease is renewed long before that matters.
+func (l *local[K, V]) stalenessOf(hash uint64) int64 {
+	return l.staleness - int64(float64(l.staleness-l.fresh)*float64(hash>>32)/(1<<32))
 }
 
 // shard returns the shard of key, and key's hash.

@@ -61,8 +61,10 @@ type BackplaneOptions struct {
 	// a network round trip. It holds by a lease that a probe in Redis renews, five
 	// times in the smallest MaxStaleness of the backplane and its caches. While
 	// there is none, because Redis is away, an item is served for MaxStaleness after
-	// its load began and then loaded anew. At least 100 ms and more than the round
-	// trip to Redis, or [Unbounded]. Defaults to 5 seconds.
+	// its load began and then loaded anew. (Or up to a fifth less, which depends on
+	// the key, so that a source is not asked for everything at once.) At least
+	// 100 ms and more than the round trip to Redis, or [Unbounded]. Defaults to
+	// 5 seconds.
 	MaxStaleness time.Duration
 
 	// Logger receives one line for each change of state and for what needs a

@@ -3,6 +3,7 @@ package nearcache
 import (
 	"context"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -52,15 +53,22 @@ func get(t *testing.T, c *Cache[string, int]) int {
 	return v
 }
 
-// Without a lease an item is served for MaxStaleness after its load began, and
-// then loaded anew, once in that time; with a lease it is served till it expires.
+// lapse is for how long the item of "k" is served without a lease.
+func lapse(c *Cache[string, int]) time.Duration {
+	_, hash := c.local.shard("k")
+	return time.Duration(c.local.stalenessOf(hash))
+}
+
+// Without a lease an item is served for up to MaxStaleness after its load began,
+// and then loaded anew, once in that time; with a lease till it expires.
 func TestServingRule(t *testing.T) {
 	withLease(t, Options[string, int]{}, func(t *testing.T, c *Cache[string, int], s *leasedSource) {
+		lapse := lapse(c)
 		for range 3 {
 			s.loads = 0
 			s.value++
 			require.Equal(t, s.value, get(t, c))
-			time.Sleep(time.Second - 1)
+			time.Sleep(lapse - 1)
 			require.Equal(t, s.value, get(t, c))
 			require.Equal(t, 1, s.loads)
 			time.Sleep(1)
@@ -73,12 +81,15 @@ func TestServingRule(t *testing.T) {
 		_, ok := c.Peek("k")
 		require.True(t, ok, "nothing was missed, so it is served again")
 		for range 10 {
-			time.Sleep(900 * time.Millisecond)
-			renew(t, c.backplane.lease)
+			time.Sleep(lapse - 1)
 			require.Equal(t, s.value, get(t, c))
+			renew(t, c.backplane.lease)
 		}
 		require.Equal(t, 1, s.loads)
 		require.Zero(t, c.Stats().Evictions)
+		time.Sleep(lapse)
+		_, ok = c.Peek("k")
+		require.False(t, ok, "a lease lasts for as long")
 	})
 }
 
@@ -86,30 +97,31 @@ func TestServingRule(t *testing.T) {
 // any time in between.
 func TestServingRuleCountsFromTheLoadsStart(t *testing.T) {
 	withLease(t, Options[string, int]{}, func(t *testing.T, c *Cache[string, int], s *leasedSource) {
+		const slow = 600 * time.Millisecond
 		s.hold = make(chan struct{})
 		go func() {
-			time.Sleep(600 * time.Millisecond)
+			time.Sleep(slow)
 			close(s.hold)
 		}()
 		get(t, c)
 		s.hold = nil
-		time.Sleep(399 * time.Millisecond)
+		time.Sleep(lapse(c) - slow - 1)
 		get(t, c)
 		require.Equal(t, 1, s.loads)
-		time.Sleep(time.Millisecond)
+		time.Sleep(1)
 		get(t, c)
 		require.Equal(t, 2, s.loads)
 
 		v, err := c.Update(t.Context(), "k", func(context.Context) (int, error) {
-			time.Sleep(600 * time.Millisecond)
+			time.Sleep(slow)
 			return 9, nil
 		})
 		require.NoError(t, err)
 		require.Equal(t, 9, v)
-		time.Sleep(399 * time.Millisecond)
+		time.Sleep(lapse(c) - slow - 1)
 		_, ok := c.Peek("k")
 		require.True(t, ok)
-		time.Sleep(time.Millisecond)
+		time.Sleep(1)
 		_, ok = c.Peek("k")
 		require.False(t, ok)
 	})
@@ -120,7 +132,7 @@ func TestServingRuleOfEachCache(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		staleness time.Duration
-		served    time.Duration
+		most      time.Duration
 	}{
 		{"the backplane's", 0, time.Second},
 		{"shorter", 100 * time.Millisecond, 100 * time.Millisecond},
@@ -130,8 +142,11 @@ func TestServingRuleOfEachCache(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			o := Options[string, int]{MaxStaleness: test.staleness, Expiry: func(string, int) time.Duration { return time.Hour }}
 			withLease(t, o, func(t *testing.T, c *Cache[string, int], s *leasedSource) {
+				served := min(lapse(c), test.most)
+				require.LessOrEqual(t, served, test.most)
+				require.Greater(t, served, test.most*4/5-1)
 				get(t, c)
-				time.Sleep(test.served - 1)
+				time.Sleep(served - 1)
 				_, ok := c.Peek("k")
 				require.True(t, ok)
 				time.Sleep(1)
@@ -140,6 +155,34 @@ func TestServingRuleOfEachCache(t *testing.T) {
 			})
 		})
 	}
+}
+
+// When the lease is lost, what is held lapses over a fifth of MaxStaleness, so that
+// the source is not asked for all of it at once.
+func TestLapsesAreSpread(t *testing.T) {
+	withLease(t, Options[string, int]{}, func(t *testing.T, c *Cache[string, int], _ *leasedSource) {
+		const keys = 1000
+		for i := range keys {
+			_, err := c.Get(t.Context(), strconv.Itoa(i))
+			require.NoError(t, err)
+		}
+		held := func() (n int) {
+			for i := range keys {
+				if _, ok := c.Peek(strconv.Itoa(i)); ok {
+					n++
+				}
+			}
+			return n
+		}
+		time.Sleep(800*time.Millisecond - 1)
+		require.Equal(t, keys, held())
+		for tenth := 1; tenth < 10; tenth++ {
+			time.Sleep(20 * time.Millisecond)
+			require.InDelta(t, keys-tenth*keys/10, held(), keys/10)
+		}
+		time.Sleep(20*time.Millisecond + 1)
+		require.Zero(t, held())
+	})
 }
 
 //  1. a load begins and reads the source   2. the lease is lost, an item changes and
