@@ -298,8 +298,8 @@ func (k *keptLink) run(ctx, lifetime context.Context, command func(context.Conte
 		}
 		// Also after an answer such as READONLY: the address may lead to another
 		// server by now.
-		k.discard(link)
-		if err == nil || !reused || !connectionLost(err) || ctx.Err() != nil {
+		kept := k.discard(link)
+		if err == nil || !reused || !kept || !connectionLost(err) || ctx.Err() != nil {
 			return k.server.explain(err)
 		}
 	}
@@ -322,17 +322,21 @@ func (k *keptLink) get(ctx, lifetime context.Context) (link *redisLink, reused b
 	return link, false, nil
 }
 
-// discard closes link, and forgets it if it is the one that is kept.
-func (k *keptLink) discard(link *redisLink) {
+// discard closes link, and forgets it if it is the one that is kept. It reports
+// whether it was: if not, drop has closed it.
+func (k *keptLink) discard(link *redisLink) (kept bool) {
 	k.mu.Lock()
-	if k.link == link {
+	kept = k.link == link
+	if kept {
 		k.link = nil
 	}
 	k.mu.Unlock()
 	link.close()
+	return kept
 }
 
-// drop closes the connection, under a command that waits for it too.
+// drop closes the connection. A command that waits for it fails, and is not run
+// again: who waited long enough for a connection to be given up is told so.
 func (k *keptLink) drop() {
 	k.mu.Lock()
 	link := k.link

@@ -2,9 +2,9 @@ package benchmarks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -17,39 +17,22 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/nearcache/nearcache"
+	"github.com/nearcache/nearcache/benchmarks/internal/measure"
 )
 
 // startRedis returns the address of a Redis for one benchmark.
 func startRedis(b *testing.B) string {
 	b.Helper()
-	program, err := exec.LookPath("redis-server")
-	if err != nil {
+	server, err := measure.StartServer()
+	if errors.Is(err, exec.ErrNotFound) {
 		b.Log("redis-server is not installed: measuring with miniredis, which is slower")
 		return miniredis.RunT(b).Addr()
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	_ = l.Close()
-	server := exec.Command(program, "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no")
-	if err := server.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
-	})
-	address := net.JoinHostPort("127.0.0.1", port)
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if c, err := net.Dial("tcp", address); err == nil {
-			_ = c.Close()
-			return address
-		}
-	}
-	b.Fatal("redis-server did not start")
-	return ""
+	b.Cleanup(server.Kill)
+	return server.Address
 }
 
 func join(b *testing.B, address string) *nearcache.Cache[int64, *value] {

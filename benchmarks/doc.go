@@ -4,6 +4,9 @@
 //
 //	cd benchmarks && go test -bench . -benchtime 2s
 //
+// Two commands measure what takes minutes: outage, what an outage of Redis does to
+// the source, and probes, what idle instances cost Redis. They need redis-server.
+//
 // Where redis-server is installed the backplane benchmarks start one of their
 // own; elsewhere they use miniredis, and say so.
 package benchmarks
