@@ -71,7 +71,7 @@ func TestServingRule(t *testing.T) {
 			time.Sleep(lapse - 1)
 			require.Equal(t, s.value, get(t, c))
 			require.Equal(t, 1, s.loads)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			_, ok := c.Peek("k")
 			require.False(t, ok)
 		}
@@ -108,7 +108,7 @@ func TestServingRuleCountsFromTheLoadsStart(t *testing.T) {
 		time.Sleep(lapse(c) - slow - 1)
 		get(t, c)
 		require.Equal(t, 1, s.loads)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		get(t, c)
 		require.Equal(t, 2, s.loads)
 
@@ -121,7 +121,7 @@ func TestServingRuleCountsFromTheLoadsStart(t *testing.T) {
 		time.Sleep(lapse(c) - slow - 1)
 		_, ok := c.Peek("k")
 		require.True(t, ok)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		_, ok = c.Peek("k")
 		require.False(t, ok)
 	})
@@ -149,7 +149,7 @@ func TestServingRuleOfEachCache(t *testing.T) {
 				time.Sleep(served - 1)
 				_, ok := c.Peek("k")
 				require.True(t, ok)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				_, ok = c.Peek("k")
 				require.False(t, ok)
 			})
@@ -205,7 +205,7 @@ func TestHungLoadIsNotJoinedWithoutALease(t *testing.T) {
 		ask()
 		require.Equal(t, 1, s.loads, "younger than MaxStaleness, it is joined")
 
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		s.hold, s.value = young, 2
 		ask()
 		require.Equal(t, 2, s.loads)

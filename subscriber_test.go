@@ -341,7 +341,7 @@ func TestSilenceEndsTheSubscription(t *testing.T) {
 		time.Sleep(testLife - 1)
 		require.True(t, s.lease.valid())
 		require.Zero(t, silent.Load())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.False(t, s.lease.valid())
 		require.EqualValues(t, testLife, silent.Load())

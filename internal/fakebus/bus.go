@@ -1,0 +1,281 @@
+// Package fakebus simulates one Redis deployment and the network between it and
+// the instances of a fleet: in memory, in the time of package time, and driven by
+// a seed. It is for tests inside a testing/synctest bubble, where its waits are
+// durable and its latencies cost nothing.
+//
+// It knows what the publish and the probe script do, what Redis Pub/Sub promises
+// (nothing but the order within one connection), and a good many ways in which
+// such a deployment fails; each fault is a method.
+//
+// Every latency is a random number of nanoseconds, so that two events hardly ever
+// fall on one instant, and comes from a stream of its own for each instance and
+// purpose. So the order in which goroutines run at one instant changes nothing,
+// and a seed gives the same history again.
+package fakebus
+
+import (
+	"crypto/sha1"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// ErrRefused is what a script returns while Redis takes no writes.
+var ErrRefused = errors.New("OOM command not allowed when used memory > 'maxmemory'")
+
+// ErrReset is what an instance gets from a connection that the other end, or the
+// instance itself, has closed.
+var ErrReset = errors.New("connection reset")
+
+// Options describes a deployment. The zero value of a field stands for its
+// default.
+type Options struct {
+	// Seed is where all randomness comes from.
+	Seed uint64
+
+	// Instances is how many instances the fleet has. Defaults to 1.
+	Instances int
+
+	// MinLatency and MaxLatency bound the time that most packets take one way; one
+	// in a hundred takes up to ten times as long. Default to 50 µs and 2 ms.
+	MinLatency, MaxLatency time.Duration
+
+	// ConnectTimeout bounds a dial and CommandTimeout a command. Default to 5 s.
+	ConnectTimeout, CommandTimeout time.Duration
+
+	// OutputLimit is how many messages may wait for one subscriber before Redis
+	// closes its connection. Defaults to 1000.
+	OutputLimit int
+
+	// OnAccept is called when the publish script was executed, for each time that
+	// it is: with the instance and the body of its message, when Publish was called
+	// and the present time. It is called in the middle of things and must not call
+	// the Bus.
+	OnAccept func(instance int, body string, sent, accepted time.Time)
+}
+
+// Bus is one deployment: a master that executes scripts one after another, a
+// replica, and a network to each instance. Its methods may be called from any
+// number of goroutines.
+type Bus struct {
+	options   Options
+	instances []*Instance
+
+	mu       sync.Mutex // guards everything below, and all of the network
+	closed   bool
+	server   *rand.Rand // positions and histories
+	position string     // "": there is none
+	replica  string     // the position that the replica knows
+	lagging  bool       // the replica hears of nothing new
+	history  string
+	noInfo   bool // INFO is refused
+	refusing bool // no writes
+	down     bool // nothing listens
+}
+
+// New makes a deployment that is up and empty.
+func New(o Options) *Bus {
+	o.Instances = max(o.Instances, 1)
+	if o.MinLatency == 0 {
+		o.MinLatency = 50 * time.Microsecond
+	}
+	if o.MaxLatency == 0 {
+		o.MaxLatency = 2 * time.Millisecond
+	}
+	if o.ConnectTimeout == 0 {
+		o.ConnectTimeout = 5 * time.Second
+	}
+	if o.CommandTimeout == 0 {
+		o.CommandTimeout = 5 * time.Second
+	}
+	if o.OutputLimit == 0 {
+		o.OutputLimit = 1000
+	}
+	b := &Bus{options: o, server: stream(o.Seed, -1, 0)}
+	b.history = b.name()
+	for i := range o.Instances {
+		in := &Instance{bus: b, number: i}
+		in.publishing = link{in: in, purpose: publishing}
+		for p := range in.random {
+			in.random[p] = stream(o.Seed, i, purpose(p))
+		}
+		b.instances = append(b.instances, in)
+	}
+	return b
+}
+
+// Instance returns the end of the network that instance number i holds.
+func (b *Bus) Instance(i int) *Instance { return b.instances[i] }
+
+// Close ends the deployment: every connection breaks and nothing happens any more.
+func (b *Bus) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	for _, in := range b.instances {
+		for c := range in.open {
+			c.endLocked(ErrReset)
+		}
+	}
+}
+
+// purpose is what a stream of random numbers is for. Each is drawn from by one
+// goroutine, or by the one event that happens at an instant.
+type purpose int
+
+const (
+	publishing purpose = iota
+	probing
+	subscribing
+	delivering
+	releasing
+	purposes // how many there are
+)
+
+func stream(seed uint64, instance int, p purpose) *rand.Rand {
+	return rand.New(rand.NewPCG(seed, uint64(instance+1)*uint64(purposes)+uint64(p)))
+}
+
+// name returns 40 random hexadecimal digits.
+func (b *Bus) name() string {
+	var bytes [20]byte
+	for i := range bytes {
+		bytes[i] = byte(b.server.Uint32())
+	}
+	return hex.EncodeToString(bytes[:])
+}
+
+func sha1hex(s string) string {
+	sum := sha1.Sum([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+// runPublishLocked executes the publish script.
+func (b *Bus) runPublishLocked(in *Instance, head, nonce, body string, sent time.Time) error {
+	if b.refusing {
+		return ErrRefused
+	}
+	previous := b.position
+	own := sha1hex(previous + nonce)
+	b.moveLocked(own)
+	payload := head + short(previous) + short(own) + body
+	for _, to := range b.instances {
+		to.deliverLocked(payload)
+	}
+	if b.options.OnAccept != nil {
+		b.options.OnAccept(in.number, body, sent, time.Now())
+	}
+	return nil
+}
+
+// runProbeLocked executes the probe script.
+func (b *Bus) runProbeLocked(in *Instance, head, nonce string) error {
+	if b.refusing {
+		return ErrRefused
+	}
+	if b.position == "" {
+		b.moveLocked(sha1hex(nonce))
+	}
+	history := b.history
+	if b.noInfo {
+		history = ""
+	}
+	in.deliverLocked(head + short("") + short(b.position) + "\x01" + long(history) + long(nonce))
+	return nil
+}
+
+func (b *Bus) moveLocked(position string) {
+	b.position = position
+	if !b.lagging {
+		b.replica = position
+	}
+}
+
+// short is a string behind one byte of its length, long one behind a uvarint.
+func short(s string) string { return string([]byte{byte(len(s))}) + s }
+func long(s string) string  { return string(binary.AppendUvarint(nil, uint64(len(s)))) + s }
+
+// LosePosition removes the position key, as an eviction or a FLUSHALL would.
+func (b *Bus) LosePosition() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.moveLocked("")
+}
+
+// HoldReplica makes the replica fall behind from here on, until a Failover.
+func (b *Bus) HoldReplica() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lagging = true
+}
+
+// Failover promotes the replica, which may have fallen behind, and begins a new
+// history. The connections break, as on a standalone server, or are kept, as those
+// of subscribers at other nodes of a Cluster are.
+func (b *Bus) Failover(keepConnections bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.position, b.lagging, b.history = b.replica, false, b.name()
+	if !keepConnections {
+		b.cutAllLocked()
+	}
+}
+
+// Stop ends the server's process. Nothing can connect until Start.
+func (b *Bus) Stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.down = true
+	b.cutAllLocked()
+}
+
+// Start starts the server's process after a Stop. It knows nothing any more.
+func (b *Bus) Start() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.down {
+		b.down, b.position, b.replica, b.lagging, b.history = false, "", "", false, b.name()
+	}
+}
+
+// RefuseWrites makes every script fail, or work again.
+func (b *Bus) RefuseWrites(refuse bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refusing = refuse
+}
+
+// RefuseInfo makes INFO fail, which leaves echoes without a history, or work again.
+func (b *Bus) RefuseInfo(refuse bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.noInfo = refuse
+}
+
+// InfoRefused reports whether INFO fails.
+func (b *Bus) InfoRefused() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.noInfo
+}
+
+// Heal ends every fault that lasts, except that INFO is refused. Connections that
+// are broken or dead stay so.
+func (b *Bus) Heal() {
+	b.Start()
+	b.RefuseWrites(false)
+	for _, in := range b.instances {
+		in.Heal(false)
+		in.Resume()
+		in.faultless()
+	}
+}
+
+func (b *Bus) cutAllLocked() {
+	for _, in := range b.instances {
+		in.cutLocked()
+	}
+}

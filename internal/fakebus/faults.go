@@ -1,0 +1,151 @@
+package fakebus
+
+import "time"
+
+// The faults of one instance's network. None waits for anything.
+
+// Mute keeps everything that goes one way from arriving, over connections old and
+// new, until Heal. Nobody is told.
+func (in *Instance) Mute(way Direction) {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.muted[way] = true
+}
+
+// Partition mutes both ways.
+func (in *Instance) Partition() {
+	in.Mute(Up)
+	in.Mute(Down)
+}
+
+// Heal ends Mute and Partition. What got stuck arrives now, or was lost: the
+// connections it was on are then dead, and neither end knows.
+func (in *Instance) Heal(lost bool) {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	if lost {
+		for _, p := range in.held {
+			if in.muted[p.way] {
+				p.conn.dead = true
+			}
+		}
+		for _, s := range in.subscriptions {
+			if in.muted[Down] && len(s.inbox) > 0 {
+				s.conn.dead = true
+			}
+		}
+	}
+	in.muted = [2]bool{}
+	in.releaseLocked()
+}
+
+// Pause stops the instance as far as the network can: nothing reaches it, and its
+// commands do not leave it, until Resume.
+func (in *Instance) Pause() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.paused = true
+}
+
+// Resume ends Pause. What waited arrives at once, on either side.
+func (in *Instance) Resume() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.paused = false
+	in.releaseLocked()
+}
+
+// Cut closes all of the instance's connections, as a proxy or CLIENT KILL would.
+func (in *Instance) Cut() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.cutLocked()
+}
+
+func (in *Instance) cutLocked() {
+	in.subscriptions = nil
+	for _, c := range in.openLocked() {
+		in.cutConnLocked(c, in.latencyLocked(releasing))
+	}
+}
+
+// Deaden leaves all of the instance's connections half open: nothing comes
+// through any more, and neither end is told. New ones work.
+func (in *Instance) Deaden() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	for c := range in.open {
+		c.dead = true
+	}
+}
+
+// Drop loses the next n messages to the instance, echoes included.
+func (in *Instance) Drop(n int) {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.drop = n
+}
+
+// Duplicate delivers the next n messages to the instance twice.
+func (in *Instance) Duplicate(n int) {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.duplicate = n
+}
+
+// Swap delivers the next message to the instance behind the one after it.
+func (in *Instance) Swap() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.swap = true
+}
+
+// Delay holds up what the instance's subscriptions receive, now and later, until
+// d has passed.
+func (in *Instance) Delay(d time.Duration) {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	for _, s := range in.subscriptions {
+		s.stalled = time.Now().Add(d)
+		signal(s.changed)
+	}
+}
+
+// Slow makes every message to the instance take d longer, from now on.
+func (in *Instance) Slow(d time.Duration) {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.slow = d
+}
+
+// Late makes the instance give up its next script, publish or probe, which is
+// executed all the same when d has passed.
+func (in *Instance) Late(d time.Duration) {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.late = d
+}
+
+// Twice has the instance's next script executed twice, as by a client that follows
+// redirects.
+func (in *Instance) Twice() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.twice = true
+}
+
+// LoseReply breaks the connection behind the instance's next script, before its
+// reply.
+func (in *Instance) LoseReply() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.losesReply = true
+}
+
+// faultless takes back the faults that are still to come, or do not end.
+func (in *Instance) faultless() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.late, in.twice, in.losesReply = 0, false, false
+	in.drop, in.duplicate, in.swap, in.slow = 0, 0, false, 0
+}

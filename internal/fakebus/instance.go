@@ -1,0 +1,328 @@
+package fakebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Direction is the way that a packet takes between an instance and Redis.
+type Direction int
+
+const (
+	// Up is from the instance to Redis: commands.
+	Up Direction = iota
+	// Down is from Redis to the instance: replies and messages.
+	Down
+)
+
+// Instance is one instance's end of the network: what it can ask of Redis, and
+// the faults of its connections.
+type Instance struct {
+	bus    *Bus
+	number int
+	random [purposes]*rand.Rand
+
+	// Everything below is guarded by Bus.mu.
+	muted         [2]bool // by Direction
+	paused        bool
+	held          []packet // in the order in which they got stuck
+	serial        int      // of the next connection
+	open          map[*conn]struct{}
+	subscriptions []*Subscription // those that Redis delivers to
+	publishing    link
+
+	late       time.Duration // how much later the next script is executed; 0: in time
+	twice      bool          // the next script is executed twice
+	losesReply bool          // the next script's reply is lost
+	drop       int           // so many of the next messages are lost
+	duplicate  int           // so many of the next messages come twice
+	swap       bool          // the next message arrives behind the one after it
+	slow       time.Duration // how much longer messages take
+}
+
+// conn is one TCP connection.
+type conn struct {
+	in     *Instance
+	serial int
+	ended  chan struct{} // closed when the instance's end is closed; err says why
+	err    error
+	cut    bool // Redis's end is closed
+	dead   bool // half open: nothing comes through any more, and nobody is told
+}
+
+// packet is something on its way over a connection.
+type packet struct {
+	conn   *conn
+	way    Direction
+	arrive func() // called with Bus.mu held
+}
+
+// latencyLocked draws the time that a packet takes one way.
+func (in *Instance) latencyLocked(p purpose) time.Duration {
+	o, r := &in.bus.options, in.random[p]
+	spread := o.MaxLatency - o.MinLatency
+	if r.IntN(100) == 0 {
+		spread *= 10
+	}
+	return o.MinLatency + time.Duration(r.Int64N(int64(spread)+1))
+}
+
+// sendLocked makes p arrive after d, or when what is in its way has gone.
+func (in *Instance) sendLocked(p packet, d time.Duration) {
+	if in.paused && p.way == Up { // a stopped process sends nothing
+		in.held = append(in.held, p)
+		return
+	}
+	time.AfterFunc(d, func() {
+		in.bus.mu.Lock()
+		defer in.bus.mu.Unlock()
+		switch {
+		case in.bus.closed || p.conn.dead:
+		case in.muted[p.way] || in.paused && p.way == Down:
+			in.held = append(in.held, p)
+		default:
+			p.arrive()
+		}
+	})
+}
+
+// releaseLocked sends what is held and no longer has to be.
+func (in *Instance) releaseLocked() {
+	held := in.held
+	in.held = nil
+	for _, p := range held {
+		if in.muted[p.way] || in.paused {
+			in.held = append(in.held, p)
+			continue
+		}
+		in.sendLocked(p, in.momentLocked())
+	}
+	for _, s := range in.subscriptions {
+		signal(s.changed)
+	}
+}
+
+// momentLocked is a time that is hardly any, so that things which happen at once
+// happen at different instants.
+func (in *Instance) momentLocked() time.Duration {
+	return time.Duration(1 + in.random[releasing].Int64N(int64(20*time.Microsecond)))
+}
+
+// errNoReply is what a command returns that Redis does not answer.
+var errNoReply = errors.New("no reply")
+
+// exchange sends a command over c and waits for the reply. When it fails the
+// connection is of no more use, and the command may still be executed.
+func (in *Instance) exchange(ctx context.Context, c *conn, p purpose, execute func() error) error {
+	reply := make(chan error, 1)
+	b := in.bus
+	b.mu.Lock()
+	up, down := in.latencyLocked(p), in.latencyLocked(p)
+	in.sendLocked(packet{conn: c, way: Up, arrive: func() {
+		if c.cut || b.down {
+			in.sendLocked(packet{conn: c, way: Down, arrive: func() { c.endLocked(ErrReset) }}, down)
+			return
+		}
+		if err := execute(); err != errNoReply {
+			in.sendLocked(packet{conn: c, way: Down, arrive: func() { reply <- err }}, down)
+		}
+	}}, up)
+	b.mu.Unlock()
+
+	select {
+	case err := <-reply:
+		return err
+	case <-c.ended:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// script is an exchange that faults of scripts apply to.
+func (in *Instance) script(ctx context.Context, c *conn, p purpose, execute func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, in.bus.options.CommandTimeout)
+	defer cancel()
+
+	in.bus.mu.Lock()
+	late, twice, losesReply := in.late, in.twice, in.losesReply
+	in.late, in.twice, in.losesReply = 0, false, false
+	giveUp := in.latencyLocked(p)
+	in.bus.mu.Unlock()
+
+	if late > 0 {
+		return in.abandon(ctx, c, late, giveUp, execute)
+	}
+	return in.exchange(ctx, c, p, func() error {
+		if twice {
+			_ = execute()
+		}
+		err := execute()
+		if losesReply {
+			in.cutConnLocked(c, in.momentLocked())
+			return errNoReply
+		}
+		return err
+	})
+}
+
+// abandon sends a command that will be executed late, over a connection that
+// breaks before.
+func (in *Instance) abandon(ctx context.Context, c *conn, late, giveUp time.Duration, execute func() error) error {
+	in.bus.mu.Lock()
+	in.sendLocked(packet{conn: c, way: Up, arrive: func() {
+		if !in.bus.down {
+			_ = execute()
+		}
+	}}, late)
+	in.bus.mu.Unlock()
+	select {
+	case <-c.ended:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(giveUp):
+		in.bus.mu.Lock()
+		defer in.bus.mu.Unlock()
+		c.endLocked(ErrReset)
+		return ErrReset
+	}
+}
+
+// dial makes a connection, which takes one exchange.
+func (in *Instance) dial(ctx context.Context, p purpose) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, in.bus.options.ConnectTimeout)
+	defer cancel()
+	b := in.bus
+	b.mu.Lock()
+	c := &conn{in: in, serial: in.serial, ended: make(chan struct{})}
+	in.serial++
+	if b.closed {
+		c.endLocked(ErrReset)
+	} else {
+		if in.open == nil {
+			in.open = map[*conn]struct{}{}
+		}
+		in.open[c] = struct{}{}
+	}
+	b.mu.Unlock()
+	if err := in.exchange(ctx, c, p, func() error { return nil }); err != nil {
+		c.close()
+		return nil, fmt.Errorf("dial: %w", err)
+	}
+	return c, nil
+}
+
+// close closes the instance's end of a connection.
+func (c *conn) close() {
+	c.in.bus.mu.Lock()
+	defer c.in.bus.mu.Unlock()
+	c.endLocked(ErrReset)
+}
+
+func (c *conn) endLocked(err error) {
+	if c.err == nil {
+		c.err = err
+		close(c.ended)
+		delete(c.in.open, c)
+	}
+}
+
+// cutConnLocked closes Redis's end; the instance hears of it after d.
+func (in *Instance) cutConnLocked(c *conn, d time.Duration) {
+	c.cut = true
+	in.sendLocked(packet{conn: c, way: Down, arrive: func() { c.endLocked(ErrReset) }}, d)
+}
+
+// Publish makes one attempt at the publish script, over a connection that it
+// keeps. head is what comes before the positions in the payload. It is for one
+// goroutine at a time.
+func (in *Instance) Publish(ctx context.Context, head, body string) error {
+	o := &in.bus.options
+	ctx, cancel := context.WithTimeout(ctx, o.ConnectTimeout+o.CommandTimeout)
+	defer cancel()
+	sent := time.Now()
+	return in.publishing.run(ctx, func() error {
+		nonce := fmt.Sprint(in.random[publishing].Uint64())
+		return in.bus.runPublishLocked(in, head, nonce, body, sent)
+	})
+}
+
+// Redial closes the connection that Publish keeps, also under a Publish that
+// waits for an answer.
+func (in *Instance) Redial() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.publishing.dropLocked()
+}
+
+// link is a connection that is kept from one script to the next.
+type link struct {
+	in      *Instance
+	purpose purpose
+	closed  bool  // for good; guarded by Bus.mu, like conn
+	conn    *conn // nil: dial first
+}
+
+// run runs a script. If the connection has broken since it was last used, the
+// script is run again over a new one.
+func (l *link) run(ctx context.Context, execute func() error) error {
+	mu := &l.in.bus.mu
+	for {
+		c, reused, err := l.get(ctx)
+		if err != nil {
+			return err
+		}
+		if err = l.in.script(ctx, c, l.purpose, execute); err == nil {
+			return nil
+		}
+		mu.Lock()
+		c.endLocked(ErrReset)
+		if l.conn == c {
+			l.conn = nil
+		}
+		closed := l.closed
+		mu.Unlock()
+		if closed || !reused || !errors.Is(err, ErrReset) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// get returns the connection that is kept, or a new one.
+func (l *link) get(ctx context.Context) (c *conn, reused bool, err error) {
+	mu := &l.in.bus.mu
+	mu.Lock()
+	c, closed := l.conn, l.closed
+	mu.Unlock()
+	switch {
+	case closed:
+		return nil, false, ErrReset
+	case c != nil:
+		return c, true, nil
+	}
+	if c, err = l.in.dial(ctx, l.purpose); err != nil {
+		return nil, false, err
+	}
+	mu.Lock()
+	l.conn = c
+	mu.Unlock()
+	return c, false, nil
+}
+
+func (l *link) dropLocked() {
+	if l.conn != nil {
+		l.conn.endLocked(ErrReset)
+		l.conn = nil
+	}
+}
+
+// openLocked returns the open connections in the order in which they were made.
+func (in *Instance) openLocked() []*conn {
+	return slices.SortedFunc(maps.Keys(in.open), func(a, b *conn) int { return a.serial - b.serial })
+}

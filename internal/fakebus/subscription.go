@@ -1,0 +1,187 @@
+package fakebus
+
+import (
+	"context"
+	"time"
+)
+
+// Subscription is one confirmed subscription to the fleet's channel and to the
+// instance's own.
+type Subscription struct {
+	in       *Instance
+	conn     *conn
+	changed  chan struct{} // one token: look again
+	probing  link
+	lifetime context.Context // ends with Close
+	end      context.CancelFunc
+
+	// Everything below is guarded by Bus.mu.
+	inbox   []message
+	due     time.Time // when the newest message arrives
+	stalled time.Time // nothing arrives before
+}
+
+type message struct {
+	payload string
+	due     time.Time
+	late    bool // to be overtaken by the next one
+}
+
+// Subscribe makes one attempt at a subscription, and at a connection for probes.
+func (in *Instance) Subscribe(ctx context.Context) (*Subscription, error) {
+	c, err := in.dial(ctx, subscribing)
+	if err != nil {
+		return nil, err
+	}
+	s := &Subscription{
+		in: in, conn: c, changed: make(chan struct{}, 1), probing: link{in: in, purpose: probing},
+	}
+	s.lifetime, s.end = context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(ctx, in.bus.options.CommandTimeout)
+	defer cancel()
+	err = in.exchange(ctx, c, subscribing, func() error {
+		if c.err == nil { // the instance has not given up
+			in.subscriptions = append(in.subscriptions, s)
+		}
+		return nil
+	})
+	if err == nil {
+		_, _, err = s.probing.get(ctx)
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Probe makes one attempt at the probe script, over a connection that it keeps.
+// head is what comes before the positions in the echo.
+func (s *Subscription) Probe(ctx context.Context, head, nonce string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.lifetime, cancel)()
+	return s.probing.run(ctx, func() error { return s.in.bus.runProbeLocked(s.in, head, nonce) })
+}
+
+// Receive waits for the next payload. It is for one goroutine at a time.
+func (s *Subscription) Receive() (string, error) {
+	for {
+		payload, wait, err := s.next()
+		if wait == 0 {
+			return payload, err
+		}
+		var due <-chan time.Time
+		var timer *time.Timer
+		if wait > 0 {
+			timer = time.NewTimer(wait)
+			due = timer.C
+		}
+		select {
+		case <-s.changed:
+		case <-due:
+		case <-s.conn.ended:
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+}
+
+// next returns the next payload, an error, or how long to wait; less than zero is
+// until something has changed.
+func (s *Subscription) next() (payload string, wait time.Duration, err error) {
+	s.in.bus.mu.Lock()
+	defer s.in.bus.mu.Unlock()
+	if s.conn.err != nil {
+		return "", 0, s.conn.err
+	}
+	if len(s.inbox) == 0 || s.in.muted[Down] || s.in.paused || s.conn.dead {
+		return "", -1, nil
+	}
+	m := s.inbox[0]
+	if m.late && len(s.inbox) == 1 {
+		return "", -1, nil // until it is overtaken
+	}
+	if s.stalled.After(m.due) {
+		m.due = s.stalled
+	}
+	if wait := time.Until(m.due); wait > 0 {
+		return "", wait, nil
+	}
+	s.inbox = s.inbox[1:]
+	return m.payload, 0, nil
+}
+
+// Close ends the subscription, and a Probe and a Receive that wait.
+func (s *Subscription) Close() {
+	s.end()
+	s.in.bus.mu.Lock()
+	defer s.in.bus.mu.Unlock()
+	s.conn.endLocked(ErrReset)
+	s.probing.closed = true
+	s.probing.dropLocked()
+	s.forgetLocked()
+}
+
+// forgetLocked makes Redis deliver nothing more.
+func (s *Subscription) forgetLocked() {
+	left := s.in.subscriptions[:0:0]
+	for _, other := range s.in.subscriptions {
+		if other != s {
+			left = append(left, other)
+		}
+	}
+	s.in.subscriptions = left
+}
+
+// deliverLocked sends one message to whatever subscriptions the instance has.
+func (in *Instance) deliverLocked(payload string) {
+	copies := 1
+	switch {
+	case in.drop > 0:
+		in.drop--
+		return
+	case in.duplicate > 0:
+		in.duplicate--
+		copies = 2
+	}
+	late := in.swap
+	in.swap = false
+	for _, s := range in.subscriptions {
+		for range copies {
+			s.deliverLocked(payload, late)
+		}
+	}
+}
+
+func (s *Subscription) deliverLocked(payload string, late bool) {
+	in := s.in
+	if len(s.inbox) >= in.bus.options.OutputLimit {
+		s.forgetLocked()
+		in.cutConnLocked(s.conn, in.latencyLocked(delivering))
+		return
+	}
+	// The order within a connection is kept, at instants of their own.
+	due := time.Now().Add(in.slow + in.latencyLocked(delivering))
+	if !due.After(s.due) {
+		due = s.due.Add(in.momentLocked())
+	}
+	s.due = due
+	m := message{payload: payload, due: due, late: late}
+	if last := len(s.inbox) - 1; last >= 0 && s.inbox[last].late {
+		s.inbox[last].payload, m.payload = m.payload, s.inbox[last].payload
+		s.inbox[last].due, s.inbox[last].late, m.late = due, false, false
+		s.due = due.Add(in.momentLocked())
+		m.due = s.due
+	}
+	s.inbox = append(s.inbox, m)
+	signal(s.changed)
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,214 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// proofActor is one goroutine that reads or writes on one instance, one thing
+// after another.
+type proofActor struct {
+	run  *proofRun
+	in   *proofInstance
+	name string
+}
+
+func (a *proofActor) log(format string, args ...any) { a.run.journal.log(a.name, format, args...) }
+
+// read reads one item: with Get, with Peek, or with several Gets at about the same
+// time.
+func (a *proofActor) read(r *rand.Rand) {
+	c, key := r.IntN(2), r.IntN(a.run.plan.keys)
+	switch n := r.IntN(20); {
+	case n < 2:
+		a.peek(c, key)
+	case n < 4:
+		var readers sync.WaitGroup
+		for i := range 2 + r.IntN(2) {
+			after := between(r, 1, 10*time.Microsecond)
+			b := &proofActor{run: a.run, in: a.in, name: fmt.Sprintf("%s.%d", a.name, i)}
+			readers.Go(func() {
+				time.Sleep(after)
+				b.get(context.Background(), c, key)
+			})
+		}
+		readers.Wait()
+	case n < 7:
+		ctx, cancel := context.WithTimeout(context.Background(), between(r, 1, 20*time.Millisecond))
+		a.get(ctx, c, key)
+		cancel()
+	default:
+		a.get(context.Background(), c, key)
+	}
+}
+
+func (a *proofActor) get(ctx context.Context, c, key int) {
+	began := a.run.journal.now()
+	value, err := a.in.caches[c].Get(ctx, key)
+	found := err == nil
+	a.log("gets %s/%d, begun at %v: version %d, %v", a.run.history.caches[c].name, key, began, value.version, err)
+	switch {
+	case found || errors.Is(err, ErrNotFound):
+		a.run.history.read(a.in.number, c, key, began, value, found)
+		if err == ErrNotFound { // as it is: not the loader's
+			atomic.AddUint64(&a.run.totals.notFounds, 1)
+		}
+	case errors.Is(err, errProofLoad), ctx.Err() != nil && errors.Is(err, ctx.Err()):
+	default:
+		a.run.journal.fail("%s: Get returns %v", a.name, err)
+	}
+	if found {
+		a.countRead(began, value)
+	}
+}
+
+func (a *proofActor) peek(c, key int) {
+	began := a.run.journal.now()
+	value, held := a.in.caches[c].Peek(key)
+	a.log("peeks at %s/%d: version %d, %t", a.run.history.caches[c].name, key, value.version, held)
+	if held {
+		a.run.history.read(a.in.number, c, key, began, value, true)
+		a.countRead(began, value)
+	}
+}
+
+func (a *proofActor) countRead(began time.Duration, value proofValue) {
+	t := &a.run.totals
+	if value.by == "update" {
+		atomic.AddUint64(&t.updates, 1)
+	}
+	if confirmed, warm := a.in.bus.warmSince(began); warm && value.began < confirmed {
+		atomic.AddUint64(&t.warm, 1)
+	}
+}
+
+// write changes the source and says so, in one of the ways there are.
+func (a *proofActor) write(r *rand.Rand) {
+	c, key := r.IntN(2), r.IntN(a.run.plan.keys)
+	name := a.run.history.caches[c].name
+	ctx, cancel := context.WithCancel(context.Background())
+	if r.IntN(3) == 0 {
+		cancel()
+		ctx, cancel = context.WithTimeout(context.Background(), between(r, 1, 300*time.Millisecond))
+	}
+	defer cancel()
+	switch n := r.IntN(100); {
+	case n < 40:
+		keys := []int{key}
+		for range r.IntN(3) {
+			keys = append(keys, r.IntN(a.run.plan.keys))
+		}
+		wires := make([]string, len(keys))
+		for i, k := range keys {
+			wires[i] = fmt.Sprint(k)
+		}
+		a.invalidate(r, c, keys, invalidation{cache: name, keys: wires}, func() error {
+			return a.in.caches[c].Remove(ctx, keys...)
+		})
+	case n < 65:
+		a.update(ctx, r, c, key)
+	case n < 73:
+		a.set(ctx, r, c, key)
+	case n < 90: // the second cache has no regions
+		region := proofRegionNames[r.IntN(len(proofRegionNames))]
+		a.invalidate(r, 0, []int{key}, invalidation{cache: "a", regions: []string{region}}, func() error {
+			return a.in.caches[0].ClearRegion(ctx, region)
+		})
+	case n < 96:
+		a.invalidate(r, c, []int{key}, invalidation{cache: name, clear: true}, func() error {
+			return a.in.caches[c].Clear(ctx)
+		})
+	default:
+		a.invalidate(r, c, []int{key}, invalidation{all: true}, func() error { return a.in.bp.ClearAll(ctx) })
+	}
+}
+
+// invalidate writes keys at the source, or leaves them as they are, and then calls
+// tell.
+func (a *proofActor) invalidate(r *rand.Rand, c int, keys []int, inv invalidation, tell func() error) {
+	h := a.run.history
+	if !h.claim(c, false, keys...) {
+		return
+	}
+	defer h.release(c, keys...)
+	for _, key := range keys {
+		if r.IntN(10) > 0 {
+			a.log("writes %s/%d: version %d", h.caches[c].name, key, h.write(c, key, r.IntN(4) == 0))
+		}
+		time.Sleep(between(r, 1, 2*time.Millisecond))
+	}
+	a.log("begins %s %v", inv.describe(), strings.Join(append(inv.keys, inv.regions...), ","))
+	h.queue(a.in.number, inv)
+	a.done(tell())
+}
+
+// done judges how a write ended.
+func (a *proofActor) done(err error) {
+	a.log("is done: %t", err == nil)
+	if err != nil && !errors.Is(err, ErrUnconfirmed) {
+		a.run.journal.fail("%s: a write returns %v", a.name, err)
+	}
+}
+
+// set writes an item and keeps it. It stays off if anybody else writes that item.
+func (a *proofActor) set(ctx context.Context, r *rand.Rand, c, key int) {
+	h := a.run.history
+	if !h.claim(c, true, key) {
+		return
+	}
+	defer h.release(c, key)
+	version := h.write(c, key, false)
+	time.Sleep(between(r, 1, 2*time.Millisecond))
+	a.log("sets %s/%d: version %d", h.caches[c].name, key, version)
+	h.queue(a.in.number, invalidation{cache: h.caches[c].name, keys: []string{fmt.Sprint(key)}}, version)
+	a.done(a.in.caches[c].Set(ctx, key, proofValue{version: version, by: "set", began: a.run.journal.now()}))
+}
+
+var errProofWrite = errors.New("the source refuses")
+
+// update updates an item, whoever else does too. The source takes the new version
+// at some moment in between.
+func (a *proofActor) update(ctx context.Context, r *rand.Rand, c, key int) {
+	h := a.run.history
+	if !h.claim(c, false, key) {
+		return
+	}
+	defer h.release(c, key)
+	took := between(r, 2, 10*time.Millisecond)
+	if r.IntN(5) == 0 {
+		took = between(r, 2, 2*a.run.plan.maxStaleness[0])
+	}
+	before := between(r, 1, took)
+	fails, takes := r.IntN(8) == 0, r.IntN(2) == 0
+	began := a.run.journal.now()
+	inv := invalidation{cache: h.caches[c].name, keys: []string{fmt.Sprint(key)}}
+	a.log("updates %s/%d", inv.cache, key)
+	_, err := a.in.caches[c].Update(ctx, key, func(context.Context) (proofValue, error) {
+		time.Sleep(before)
+		version := 0
+		if !fails || takes {
+			version = h.write(c, key, false)
+		}
+		time.Sleep(took - before)
+		if fails {
+			a.log("fails to update %s/%d, version %d", inv.cache, key, version)
+			h.queue(a.in.number, inv)
+			return proofValue{}, errProofWrite
+		}
+		a.log("has updated %s/%d: version %d", inv.cache, key, version)
+		h.queue(a.in.number, inv, version)
+		return proofValue{version: version, by: "update", began: began}, nil
+	})
+	if fails != errors.Is(err, errProofWrite) {
+		a.run.journal.fail("%s: Update returns %v", a.name, err)
+	}
+	if !fails {
+		a.done(err)
+	}
+}

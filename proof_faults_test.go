@@ -1,0 +1,157 @@
+package nearcache
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nearcache/nearcache/internal/fakebus"
+)
+
+// proofFault is one kind of fault. It begins on an instance, may go on in steps,
+// each after a while, and ends itself.
+type proofFault struct {
+	name  string
+	begin func(run *proofRun, in *proofInstance, r *rand.Rand) []proofStep
+}
+
+// proofStep is the next thing to happen in a fault.
+type proofStep struct {
+	after time.Duration
+	what  string
+	do    func()
+}
+
+func (f proofFault) String() string { return f.name }
+
+// fault begins a fault on some instance, or a few at once.
+func (run *proofRun) fault(r *rand.Rand, actors *sync.WaitGroup) {
+	for range []int{1, 1, 1, 2, 3}[r.IntN(5)] {
+		f := run.plan.faults[r.IntN(len(run.plan.faults))]
+		in := run.fleet[r.IntN(len(run.fleet))]
+		run.journal.log("faults", "%s on %s", f.name, in.name)
+		steps := f.begin(run, in, r)
+		if len(steps) > 0 {
+			actors.Go(func() {
+				for _, s := range steps {
+					time.Sleep(s.after)
+					run.journal.log("faults", "%s on %s: %s", f.name, in.name, s.what)
+					s.do()
+				}
+			})
+		}
+		time.Sleep(between(r, 1, 3*time.Millisecond))
+	}
+}
+
+// while draws how long a fault lasts: shorter than MaxStaleness, or longer.
+func (run *proofRun) while(r *rand.Rand) time.Duration {
+	limit := run.plan.maxStaleness[0]
+	if r.IntN(2) == 0 {
+		return between(r, limit/50, limit)
+	}
+	return between(r, limit, 3*limit)
+}
+
+// momentary is a fault that is over as soon as it began.
+func momentary(name string, do func(run *proofRun, in *fakebus.Instance, r *rand.Rand)) proofFault {
+	return proofFault{name, func(run *proofRun, in *proofInstance, r *rand.Rand) []proofStep {
+		do(run, in.bus.in, r)
+		return nil
+	}}
+}
+
+// lasting is a fault that lasts a while.
+func lasting(name string, do, undo func(run *proofRun, in *fakebus.Instance, r *rand.Rand)) proofFault {
+	return proofFault{name, func(run *proofRun, in *proofInstance, r *rand.Rand) []proofStep {
+		do(run, in.bus.in, r)
+		mine := rand.New(rand.NewPCG(run.seed, r.Uint64())) // it ends beside other faults
+		return []proofStep{{run.while(r), "ends", func() { undo(run, in.bus.in, mine) }}}
+	}}
+}
+
+// failover promotes the replica. Where INFO is refused no connection is kept: the
+// library does not promise that it notices a failover that it cannot see.
+func (run *proofRun) failover(kept bool) { run.bus.Failover(kept && !run.bus.InfoRefused()) }
+
+func heal(_ *proofRun, in *fakebus.Instance, r *rand.Rand) { in.Heal(r.IntN(2) == 0) }
+
+var proofFaults = []proofFault{
+	momentary("lost messages", func(_ *proofRun, in *fakebus.Instance, r *rand.Rand) { in.Drop(1 + r.IntN(3)) }),
+	momentary("duplicate messages", func(_ *proofRun, in *fakebus.Instance, r *rand.Rand) { in.Duplicate(1 + r.IntN(3)) }),
+	momentary("swapped messages", func(_ *proofRun, in *fakebus.Instance, _ *rand.Rand) { in.Swap() }),
+	momentary("delayed messages", func(run *proofRun, in *fakebus.Instance, r *rand.Rand) { in.Delay(run.while(r)) }),
+	momentary("cut connections", func(_ *proofRun, in *fakebus.Instance, _ *rand.Rand) { in.Cut() }),
+	momentary("dead connections", func(_ *proofRun, in *fakebus.Instance, _ *rand.Rand) { in.Deaden() }),
+	momentary("late script", func(run *proofRun, in *fakebus.Instance, r *rand.Rand) { in.Late(run.while(r)) }),
+	momentary("script run twice", func(_ *proofRun, in *fakebus.Instance, r *rand.Rand) {
+		in.Twice()
+		if r.IntN(2) == 0 {
+			in.LoseReply()
+		}
+	}),
+	momentary("lost reply", func(_ *proofRun, in *fakebus.Instance, _ *rand.Rand) { in.LoseReply() }),
+	momentary("lost position", func(run *proofRun, _ *fakebus.Instance, _ *rand.Rand) { run.bus.LosePosition() }),
+	lasting("mute commands", func(_ *proofRun, in *fakebus.Instance, _ *rand.Rand) { in.Mute(fakebus.Up) }, heal),
+	lasting("mute messages", func(_ *proofRun, in *fakebus.Instance, _ *rand.Rand) { in.Mute(fakebus.Down) }, heal),
+	lasting("partition", func(_ *proofRun, in *fakebus.Instance, _ *rand.Rand) { in.Partition() }, heal),
+	lasting("refused writes",
+		func(run *proofRun, _ *fakebus.Instance, _ *rand.Rand) { run.bus.RefuseWrites(true) },
+		func(run *proofRun, _ *fakebus.Instance, _ *rand.Rand) { run.bus.RefuseWrites(false) }),
+	lasting("refused INFO",
+		func(run *proofRun, _ *fakebus.Instance, _ *rand.Rand) { run.bus.RefuseInfo(true) },
+		func(run *proofRun, _ *fakebus.Instance, _ *rand.Rand) { run.bus.RefuseInfo(!run.plan.info) }),
+	lasting("restart",
+		func(run *proofRun, _ *fakebus.Instance, _ *rand.Rand) { run.bus.Stop() },
+		func(run *proofRun, _ *fakebus.Instance, _ *rand.Rand) { run.bus.Start() }),
+	lasting("failover",
+		func(run *proofRun, _ *fakebus.Instance, _ *rand.Rand) { run.bus.HoldReplica() },
+		func(run *proofRun, _ *fakebus.Instance, r *rand.Rand) {
+			run.failover(r.IntN(2) == 0)
+		}),
+	{"pause", func(run *proofRun, in *proofInstance, r *rand.Rand) []proofStep {
+		in.halt()
+		in.bus.in.Pause()
+		run.totals.paused++
+		return []proofStep{{run.while(r), "ends", func() { in.bus.in.Resume(); in.resume() }}}
+	}},
+	// An echo comes late, and what was accepted right behind it never does.
+	{"late echo", func(run *proofRun, in *proofInstance, r *rand.Rand) []proofStep {
+		life := run.plan.maxStaleness[1]
+		in.bus.in.Slow(between(r, life/4, life))
+		lost := r.IntN(2) == 0
+		return []proofStep{
+			{between(r, life/2, 3*life), "mute", func() { in.bus.in.Slow(0); in.bus.in.Mute(fakebus.Down) }},
+			{run.while(r), "ends", func() { in.bus.in.Heal(lost) }},
+		}
+	}},
+	// What some instance has missed, the replica that is promoted has missed too.
+	// Sometimes those who know better are away.
+	{"forgotten messages", func(run *proofRun, in *proofInstance, r *rand.Rand) []proofStep {
+		run.bus.HoldReplica()
+		kept := r.IntN(4) > 0
+		if kept && r.IntN(4) > 0 {
+			in.bus.in.Drop(1 + r.IntN(4))
+		} else {
+			in.bus.in.Cut()
+		}
+		steps := []proofStep{{between(r, 1, run.plan.writePause), "failover", func() {
+			in.bus.in.Drop(0)
+			run.failover(kept)
+		}}}
+		if r.IntN(2) == 0 {
+			return steps
+		}
+		others := slices.DeleteFunc(slices.Clone(run.fleet), func(other *proofInstance) bool { return other == in })
+		return append(steps, proofStep{1, "the others mute", func() {
+			for _, other := range others {
+				other.bus.in.Mute(fakebus.Up)
+			}
+		}}, proofStep{2 * run.plan.maxStaleness[0], "ends", func() {
+			for _, other := range others {
+				other.bus.in.Heal(false)
+			}
+		}})
+	}},
+}

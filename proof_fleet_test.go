@@ -1,0 +1,423 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/nearcache/nearcache/internal/fakebus"
+)
+
+// proofRun is one schedule: a fleet on a fake bus, a source, those who read and
+// write, and what goes wrong. All of it follows from the seed.
+type proofRun struct {
+	seed    uint64
+	plan    proofPlan
+	journal *proofJournal
+	history *proofHistory
+	bus     *fakebus.Bus
+	fleet   []*proofInstance
+	end     time.Duration // when readers, writers and faults end
+	totals  proofTotals
+}
+
+// proofPlan is what a seed decides at the start.
+type proofPlan struct {
+	instances, keys int
+	maxStaleness    [2]time.Duration // of the first cache, and the backplane; of the second
+	ttl             [2]time.Duration
+	notFoundTTL     time.Duration
+	slowLoads       int // in a thousand, longer than MaxStaleness
+	readPause       time.Duration
+	writePause      time.Duration
+	commandTimeout  time.Duration
+	outputLimit     int
+	connectedStart  bool
+	info            bool
+	faults          []proofFault
+	faultPause      time.Duration
+	calm            bool // there are no faults, and hardly any staleness is tolerated
+}
+
+func planProof(r *rand.Rand) proofPlan {
+	limit := between(r, 600*time.Millisecond, 1500*time.Millisecond)
+	p := proofPlan{
+		instances:      []int{2, 3, 3, 3, 4}[r.IntN(5)],
+		keys:           4 + r.IntN(5),
+		maxStaleness:   [2]time.Duration{limit, max(100*time.Millisecond, between(r, limit/4, limit*3/4))},
+		notFoundTTL:    between(r, limit, 10*limit),
+		slowLoads:      []int{0, 5, 20, 60}[r.IntN(4)],
+		readPause:      between(r, 10*time.Millisecond, 60*time.Millisecond),
+		writePause:     between(r, 60*time.Millisecond, 500*time.Millisecond),
+		commandTimeout: between(r, limit/2, 4*limit),
+		outputLimit:    []int{8, 30, 1000}[r.IntN(3)],
+		connectedStart: r.IntN(4) > 0,
+		info:           r.IntN(8) > 0,
+		faultPause:     between(r, 100*time.Millisecond, 1500*time.Millisecond),
+		calm:           r.IntN(20) == 0,
+	}
+	for i := range p.ttl {
+		p.ttl[i] = []time.Duration{NoExpiry, 20 * limit, between(r, limit/4, 2*limit)}[r.IntN(3)]
+	}
+	// A few kinds of faults at a time meet in more ways than all of them do.
+	some := 1 + r.IntN(len(proofFaults))
+	for _, i := range r.Perm(len(proofFaults))[:some] {
+		p.faults = append(p.faults, proofFaults[i])
+	}
+	if p.calm {
+		p.faults, p.connectedStart = nil, true
+	}
+	return p
+}
+
+// between returns a random duration, at least low and less than high.
+func between(r *rand.Rand, low, high time.Duration) time.Duration {
+	return low + time.Duration(r.Int64N(int64(high-low)))
+}
+
+// proofInstance is one instance of the fleet.
+type proofInstance struct {
+	number int
+	name   string
+	bus    *proofBus
+	bp     *Backplane
+	caches [2]*Cache[int, proofValue]
+
+	mu      sync.Mutex    // guards everything below
+	resumed chan struct{} // closed when a pause ends; nil: there is none
+}
+
+// proofTotals is what happened, added up over all schedules.
+type proofTotals struct {
+	schedules, reads, accepted                                uint64
+	hits, joins, warm, notFounds, updates, gaps, lost, paused uint64
+}
+
+func (t *proofTotals) add(o proofTotals) {
+	t.schedules += o.schedules
+	t.reads += o.reads
+	t.accepted += o.accepted
+	t.hits += o.hits
+	t.joins += o.joins
+	t.warm += o.warm
+	t.notFounds += o.notFounds
+	t.updates += o.updates
+	t.gaps += o.gaps
+	t.lost += o.lost
+	t.paused += o.paused
+}
+
+const (
+	proofLength = 10 * time.Second
+	proofSettle = time.Minute // for a fleet without faults to become live
+
+	// proofRoundTrip is longer than any message takes on a network that is well.
+	proofRoundTrip = 50 * time.Millisecond
+)
+
+// runProof runs one schedule inside a bubble.
+func runProof(seed uint64, journal *proofJournal) *proofRun {
+	r := rand.New(rand.NewPCG(seed, 0))
+	run := &proofRun{seed: seed, plan: planProof(r), journal: journal}
+	journal.start = time.Now()
+	p := &run.plan
+	tolerated := p.maxStaleness
+	if p.calm {
+		tolerated = [2]time.Duration{proofRoundTrip, proofRoundTrip}
+	}
+	journal.log("plan", "%+v", *p)
+	run.history = newProofHistory(journal, p.instances, p.keys, tolerated[:]...)
+	run.bus = fakebus.New(fakebus.Options{
+		Seed: seed, Instances: p.instances,
+		ConnectTimeout: p.commandTimeout, CommandTimeout: p.commandTimeout, OutputLimit: p.outputLimit,
+		OnAccept: func(i int, body string, sent, accepted time.Time) {
+			run.history.accept(i, body, sent.Sub(journal.start))
+		},
+	})
+	defer run.bus.Close()
+	run.bus.RefuseInfo(!p.info)
+	for i := range p.instances {
+		if err := run.join(i); err != nil {
+			journal.fail("instance %d does not join: %v", i, err)
+		}
+	}
+	if journal.failed() == "" {
+		run.storm(r)
+		run.rest()
+	}
+	run.leave(r)
+	return run
+}
+
+// join starts instance i.
+func (run *proofRun) join(i int) error {
+	in := &proofInstance{number: i, name: fmt.Sprintf("i%d", i)}
+	in.bus = &proofBus{
+		in: run.bus.Instance(i), self: instanceID{byte(i + 1)}, actor: in.name + "/bus", journal: run.journal,
+	}
+	o, err := BackplaneOptions{
+		MaxStaleness:           run.plan.maxStaleness[0],
+		Logger:                 slog.New(slog.DiscardHandler),
+		AllowDisconnectedStart: !run.plan.connectedStart,
+	}.withDefaults()
+	if err != nil {
+		return err
+	}
+	in.bp, err = joinBus(context.Background(), o, in.bus, in.bus.self, run.random(i))
+	if err != nil {
+		return err
+	}
+	run.fleet = append(run.fleet, in)
+	for c := range in.caches {
+		if in.caches[c], err = New(in.bp, run.cacheOptions(in, c)); err != nil {
+			return err
+		}
+		// Up to all of MaxStaleness is used here: the part of it that is left out for
+		// some keys hangs on a hash that is another in each process.
+		in.caches[c].local.fresh = in.caches[c].local.staleness
+	}
+	return nil
+}
+
+// random returns the random numbers of an instance. They depend on the time and
+// not on who else has drawn one, so that goroutines that run at one instant do not
+// depend on each other's order.
+func (run *proofRun) random(i int) func(int64) int64 {
+	return func(n int64) int64 {
+		drawn := mix(run.seed ^ mix(uint64(i)^mix(uint64(run.journal.now())^mix(uint64(n)))))
+		return int64(drawn % uint64(n))
+	}
+}
+
+func (run *proofRun) cacheOptions(in *proofInstance, c int) Options[int, proofValue] {
+	o := Options[int, proofValue]{
+		Name: run.history.caches[c].name, Capacity: 100, TTL: run.plan.ttl[c], Load: run.loader(in, c),
+	}
+	if c == 0 {
+		o.NotFoundTTL = run.plan.notFoundTTL
+		o.Regions = func(key int, v proofValue) []string { return proofRegions(key, v.version) }
+	} else {
+		o.MaxStaleness = run.plan.maxStaleness[1]
+	}
+	return o
+}
+
+var errProofLoad = errors.New("the source is not well")
+
+// loader reads the source at some moment between its beginning and its end.
+func (run *proofRun) loader(in *proofInstance, c int) func(context.Context, int) (proofValue, error) {
+	return func(ctx context.Context, key int) (proofValue, error) {
+		began := run.journal.now()
+		r := rand.New(rand.NewPCG(run.seed, mix(uint64(began)<<16+uint64(in.number)<<12+uint64(c)<<8+uint64(key))))
+		took := between(r, 0, 5*time.Millisecond)
+		switch n := r.IntN(1000); {
+		case n < run.plan.slowLoads:
+			took = between(r, run.plan.maxStaleness[c], 3*run.plan.maxStaleness[c])
+		case n < 100:
+			took = between(r, 0, 200*time.Millisecond)
+		}
+		before := time.Duration(r.Int64N(int64(took) + 1))
+		if r.IntN(2) == 0 {
+			before = min(before, 2*time.Millisecond) // the longer what it read grows old
+		}
+		fails := r.IntN(50) == 0
+		pause(ctx, before)
+		version, deleted := run.history.source(c, key)
+		pause(ctx, took-before)
+		switch {
+		case ctx.Err() != nil:
+			return proofValue{}, ctx.Err()
+		case fails:
+			return proofValue{}, errProofLoad
+		case deleted:
+			return proofValue{}, fmt.Errorf("%w: version %d", ErrNotFound, version)
+		}
+		return proofValue{version: version, by: "load", began: began}, nil
+	}
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// storm lets readers, writers and faults loose on the fleet, until the end.
+func (run *proofRun) storm(r *rand.Rand) {
+	run.end = run.journal.now() + proofLength
+	var actors sync.WaitGroup
+	start := func(in *proofInstance, name string, stream int, mean time.Duration, step func(*rand.Rand)) {
+		mine := rand.New(rand.NewPCG(run.seed, uint64(stream)))
+		actors.Go(func() {
+			for {
+				time.Sleep(between(mine, 1, 2*mean))
+				if in != nil {
+					in.awaitResume(mine)
+				}
+				if run.journal.now() >= run.end || run.journal.failed() != "" {
+					return
+				}
+				step(mine)
+			}
+		})
+	}
+	for i, in := range run.fleet {
+		for n := range 3 {
+			a := &proofActor{run: run, in: in, name: fmt.Sprintf("%s/r%d", in.name, n)}
+			start(in, a.name, 100*i+n+10, run.plan.readPause, a.read)
+		}
+		for n := range 2 {
+			a := &proofActor{run: run, in: in, name: fmt.Sprintf("%s/w%d", in.name, n)}
+			start(in, a.name, 100*i+n+20, run.plan.writePause, a.write)
+		}
+	}
+	if len(run.plan.faults) > 0 {
+		start(nil, "faults", 1, run.plan.faultPause, func(r *rand.Rand) { run.fault(r, &actors) })
+	}
+	time.Sleep(run.end - run.journal.now())
+	run.journal.log("faults", "all is healed")
+	run.bus.Heal()
+	run.bus.RefuseInfo(!run.plan.info)
+	for _, in := range run.fleet {
+		in.resume()
+	}
+	actors.Wait()
+}
+
+// rest waits until the fleet is as it should be without faults, and checks it.
+func (run *proofRun) rest() {
+	if run.journal.failed() != "" {
+		return
+	}
+	limit := run.journal.now() + proofSettle
+	for _, in := range run.fleet {
+		for s := in.bp.Stats(); s.State != StateLive || s.Queued > 0; s = in.bp.Stats() {
+			if run.journal.now() > limit {
+				run.journal.fail("%s is %v with %d queued, long after all was healed", in.name, s.State, s.Queued)
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	// Whatever was accepted has arrived by now, or it is known that it has not.
+	time.Sleep(run.plan.maxStaleness[0] + proofRoundTrip)
+	run.readAll()
+	for _, in := range run.fleet {
+		if state := in.bp.State(); state != StateLive {
+			run.journal.fail("%s is %v at rest", in.name, state)
+		}
+	}
+	// From here on everybody says what the source says.
+	run.history.queue(0, invalidation{all: true})
+	bp := run.fleet[0].bp
+	if err := bp.ClearAll(context.Background()); err != nil { // the connection was dead
+		if err = bp.Flush(context.Background()); err != nil {
+			run.journal.fail("Flush at rest returns %v", err)
+		}
+	}
+	time.Sleep(proofRoundTrip)
+	run.readAll()
+}
+
+// readAll reads every item on every instance, in a fleet at rest.
+func (run *proofRun) readAll() {
+	for _, in := range run.fleet {
+		for c, cache := range in.caches {
+			for key := range run.plan.keys {
+				began := run.journal.now()
+				value, err := cache.Get(context.Background(), key)
+				for errors.Is(err, errProofLoad) {
+					value, err = cache.Get(context.Background(), key)
+				}
+				if err != nil && !errors.Is(err, ErrNotFound) {
+					run.journal.fail("Get at rest returns %v", err)
+				}
+				run.history.readWithin(proofRoundTrip, in.number, c, key, began, value, err == nil)
+			}
+		}
+	}
+}
+
+// leave closes the fleet, sometimes while something is wrong again.
+func (run *proofRun) leave(r *rand.Rand) {
+	for _, in := range run.fleet {
+		run.count(in)
+	}
+	run.totals.schedules, run.totals.reads = 1, uint64(run.history.reads)
+	run.totals.accepted = uint64(run.history.accepted)
+	wrong := r.IntN(3) == 0 && !run.plan.calm
+	for _, in := range run.fleet {
+		if wrong {
+			in.bus.in.Partition()
+			run.history.write(1, 0, false)
+			run.history.queue(in.number, invalidation{cache: "b", keys: []string{"0"}})
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+			_ = in.caches[1].Remove(ctx, 0)
+			cancel()
+		}
+		began := run.journal.now()
+		err := in.bp.Close()
+		took := run.journal.now() - began
+		if took > defaultCloseTimeout+time.Second {
+			run.journal.fail("%s took %v to close", in.name, took)
+		}
+		if wrong != (err != nil) || err != nil && !errors.Is(err, ErrUnconfirmed) {
+			run.journal.fail("%s closes with: %v", in.name, err)
+		}
+	}
+}
+
+// count adds up what an instance has seen.
+func (run *proofRun) count(in *proofInstance) {
+	t := &run.totals
+	s := in.bp.Stats()
+	t.gaps += s.Clears.Gaps()
+	t.lost += s.Lease.Lost
+	if uint64(in.bus.redials) < s.Lease.Lost {
+		run.journal.fail("%s lost its lease %d times and dialled anew %d times", in.name, s.Lease.Lost, in.bus.redials)
+	}
+	if run.plan.calm && (s.Clears.Gaps() > 0 || s.Lease.Lost > 0 || s.Subscribed != 1) {
+		run.journal.fail("%s did not have peace: %+v", in.name, s)
+	}
+	for _, c := range s.Caches {
+		t.hits += c.Hits
+		t.joins += c.Misses.Total() - min(c.Loads, c.Misses.Total())
+	}
+}
+
+// halt pauses the instance's actors; resume lets them go on.
+func (in *proofInstance) halt() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.resumed == nil {
+		in.resumed = make(chan struct{})
+	}
+}
+
+func (in *proofInstance) resume() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.resumed != nil {
+		close(in.resumed)
+		in.resumed = nil
+	}
+}
+
+// awaitResume waits while the instance is paused, and then a little.
+func (in *proofInstance) awaitResume(r *rand.Rand) {
+	in.mu.Lock()
+	resumed := in.resumed
+	in.mu.Unlock()
+	if resumed != nil {
+		<-resumed
+		time.Sleep(between(r, 1, time.Millisecond))
+	}
+}
