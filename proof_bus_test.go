@@ -63,9 +63,9 @@ func (b *proofBus) redial() {
 
 func (b *proofBus) close() { b.in.Redial() }
 
-// heardSince reports whether an echo came over a second or later subscription, and
-// returns when that was confirmed: what is still held from before was kept over a
-// reconnect.
+// warmSince reports whether, before a read, an echo had come over a second or later
+// subscription, and returns when that was confirmed: what is held from before then
+// was kept over a reconnect.
 func (b *proofBus) warmSince(read time.Duration) (confirmed time.Duration, warm bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

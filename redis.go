@@ -448,6 +448,8 @@ type redisSubscription struct {
 
 // subscribe makes one attempt at a subscription, confirmed.
 func (s *redisServer) subscribe(ctx context.Context) (_ subscription, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
+	defer cancel()
 	sub := &redisSubscription{server: s, probing: keptLink{server: s}}
 	sub.lifetime, sub.end = context.WithCancel(context.Background())
 	if sub.link, err = s.dial(ctx, sub.lifetime); err != nil {

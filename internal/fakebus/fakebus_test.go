@@ -59,11 +59,10 @@ func inbox(s *Subscription, within time.Duration) (payloads []string, err error)
 func bodies(payloads []string) string {
 	var all []string
 	for _, p := range payloads {
-		_, own, body := split(p)
+		_, _, body := split(p)
 		if strings.HasPrefix(body, "\x01") {
 			body = "echo"
 		}
-		_ = own
 		all = append(all, body)
 	}
 	return strings.Join(all, " ")

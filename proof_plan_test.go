@@ -1,0 +1,68 @@
+package nearcache
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	proofLength = 10 * time.Second
+	proofSettle = time.Minute // for a fleet without faults to become live
+
+	// proofRoundTrip is longer than any message takes on a network that is well.
+	proofRoundTrip = 50 * time.Millisecond
+)
+
+// proofPlan is what a seed decides at the start.
+type proofPlan struct {
+	instances, keys int
+	maxStaleness    [2]time.Duration // of the first cache, and the backplane; of the second
+	ttl             [2]time.Duration
+	notFoundTTL     time.Duration
+	slowLoads       int // in a thousand, longer than MaxStaleness
+	readPause       time.Duration
+	writePause      time.Duration
+	commandTimeout  time.Duration
+	outputLimit     int
+	connectedStart  bool
+	info            bool
+	faults          []proofFault
+	faultPause      time.Duration
+	calm            bool // there are no faults, and hardly any staleness is tolerated
+}
+
+func planProof(r *rand.Rand) proofPlan {
+	limit := between(r, 600*time.Millisecond, 1500*time.Millisecond)
+	p := proofPlan{
+		instances:      []int{2, 3, 3, 3, 4}[r.IntN(5)],
+		keys:           4 + r.IntN(5),
+		maxStaleness:   [2]time.Duration{limit, max(100*time.Millisecond, between(r, limit/4, limit*3/4))},
+		notFoundTTL:    between(r, limit, 10*limit),
+		slowLoads:      []int{0, 5, 20, 60}[r.IntN(4)],
+		readPause:      between(r, 10*time.Millisecond, 80*time.Millisecond),
+		writePause:     between(r, 60*time.Millisecond, 500*time.Millisecond),
+		commandTimeout: between(r, limit/2, 4*limit),
+		outputLimit:    []int{8, 30, 1000}[r.IntN(3)],
+		connectedStart: r.IntN(4) > 0,
+		info:           r.IntN(8) > 0,
+		faultPause:     between(r, 100*time.Millisecond, 1500*time.Millisecond),
+		calm:           r.IntN(20) == 0,
+	}
+	for i := range p.ttl {
+		p.ttl[i] = []time.Duration{NoExpiry, 20 * limit, between(r, limit/4, 2*limit)}[r.IntN(3)]
+	}
+	// A few kinds of faults at a time meet in more ways than all of them do.
+	some := 1 + r.IntN(len(proofFaults))
+	for _, i := range r.Perm(len(proofFaults))[:some] {
+		p.faults = append(p.faults, proofFaults[i])
+	}
+	if p.calm {
+		p.faults, p.connectedStart = nil, true
+	}
+	return p
+}
+
+// between returns a random duration, at least low and less than high.
+func between(r *rand.Rand, low, high time.Duration) time.Duration {
+	return low + time.Duration(r.Int64N(int64(high-low)))
+}
