@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -29,13 +28,7 @@ import (
 func TestRandomConsistency(t *testing.T) {
 	t.Parallel()
 	const keys, writers, rounds = 40, 4, 4
-	seed := uint64(time.Now().UnixNano())
-	if text, set := os.LookupEnv("NEARCACHE_TEST_SEED"); set {
-		n, err := strconv.ParseUint(text, 10, 64)
-		require.NoError(t, err)
-		seed = n
-	}
-	t.Logf("NEARCACHE_TEST_SEED=%d", seed)
+	seed := testSeed(t)
 
 	ctx := context.Background()
 	server := startRedis(t)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,18 @@ import (
 // patience is how long a test waits for what must happen. It bounds a failure,
 // and says nothing about how fast anything is.
 const patience = 20 * time.Second
+
+// brief is a MaxStaleness that a test can wait for. On a machine that is busy a
+// lease of that length may be lost for no other reason, so a test that uses it
+// waits for what must come, and is content if it comes twice.
+const brief = 300 * time.Millisecond
+
+// leastBrief is for how long an item is served without a lease at least: up to a
+// fifth of MaxStaleness is taken off.
+const leastBrief = brief - brief/5
+
+// impatient makes attempts at a dead connection end soon.
+const impatient = ",connectTimeout=1000,asyncTimeout=1000"
 
 var discard = slog.New(slog.DiscardHandler)
 
@@ -52,6 +65,20 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 		t.Fatalf("not within %v: %s", patience, what)
 		panic("unreachable")
 	}
+}
+
+// testSeed returns the seed of a random test: NEARCACHE_TEST_SEED repeats a run,
+// as far as the scheduler lets it.
+func testSeed(t *testing.T) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text, set := os.LookupEnv("NEARCACHE_TEST_SEED"); set {
+		n, err := strconv.ParseUint(text, 10, 64)
+		require.NoError(t, err)
+		seed = n
+	}
+	t.Logf("NEARCACHE_TEST_SEED=%d", seed)
+	return seed
 }
 
 // source is what the caches load from: the version of each item. Every key has
@@ -94,6 +121,30 @@ func regionsOf(key string, _ int) []string {
 
 // loadFunc loads the version of an item.
 type loadFunc func(ctx context.Context, key string) (int, error)
+
+// countedLoads counts the loads of each key.
+type countedLoads struct {
+	*source
+	mu     sync.Mutex // guards counts
+	counts map[string]int
+}
+
+func newCountedLoads() *countedLoads {
+	return &countedLoads{source: newSource(), counts: map[string]int{}}
+}
+
+func (l *countedLoads) load(ctx context.Context, key string) (int, error) {
+	l.mu.Lock()
+	l.counts[key]++
+	l.mu.Unlock()
+	return l.source.load(ctx, key)
+}
+
+func (l *countedLoads) count(key string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.counts[key]
+}
 
 // heldLoads is a source that answers when the test says so.
 type heldLoads struct {
@@ -256,6 +307,12 @@ func live(t *testing.T, instances ...*instance) {
 	for _, in := range instances {
 		eventually(t, "the instance is live", func() bool { return in.bp.State() == nearcache.StateLive })
 	}
+}
+
+// inState waits until the instance is in a state.
+func inState(t *testing.T, in *instance, state nearcache.State) {
+	t.Helper()
+	eventually(t, "the instance's state is "+state.String(), func() bool { return in.bp.State() == state })
 }
 
 // barrier waits until the members, which are all there are on their channel, have

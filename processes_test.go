@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -21,10 +22,12 @@ import (
 )
 
 // These variables make the test binary an instance: they hold its connection
-// string and the URL of the source it loads from.
+// string, the URL of the source it loads from, and its MaxStaleness unless that is
+// the default.
 const (
-	childVariable  = "NEARCACHE_TEST_INSTANCE"
-	sourceVariable = "NEARCACHE_TEST_SOURCE"
+	childVariable     = "NEARCACHE_TEST_INSTANCE"
+	sourceVariable    = "NEARCACHE_TEST_SOURCE"
+	stalenessVariable = "NEARCACHE_TEST_MAX_STALENESS"
 )
 
 // command is what a child reads from its standard input; it answers each with an
@@ -36,8 +39,13 @@ type command struct {
 
 // runChild is the main function of a child. It ends when its input does.
 func runChild(connection string) (exitCode int) {
+	if _, set := os.LookupEnv(realityVariable); set {
+		return runRealityInstance(connection)
+	}
+	staleness, _ := time.ParseDuration(os.Getenv(stalenessVariable)) // zero: the default
 	in, err := newInstance(context.Background(), loadFrom(os.Getenv(sourceVariable)), nearcache.BackplaneOptions{
 		RedisConnectionString: connection,
+		MaxStaleness:          staleness,
 		Logger:                slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	answers := json.NewEncoder(os.Stdout)

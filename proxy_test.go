@@ -4,38 +4,54 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-// proxy is a path to Redis that a test can cut, or hold up, for those that
-// connect through it.
+// proxy is a path to Redis that a test can cut, slow down, make mute in either
+// direction, or lead to another Redis, for those that connect through it.
 type proxy struct {
 	addr     string
-	target   string
 	listener net.Listener
 	running  sync.WaitGroup
+	closed   chan struct{}
 
 	mu      sync.Mutex // guards everything below
-	open    *sync.Cond // on mu: holding became false, or a connection was closed
+	target  string
+	open    *sync.Cond // on mu: muted has changed, or a connection was closed
 	conns   map[net.Conn]bool
-	holding bool              // bytes wait
+	muted   direction         // bytes that go this way wait
 	free    map[net.Conn]bool // but not on these
 	exempt  int               // so many new connections will be free
 	waiting int               // pieces of data that wait
+	delay   time.Duration     // of each piece of data
 	cutOff  bool              // connections are closed at once
 }
+
+// direction is where data goes, or both.
+type direction int
+
+const (
+	toRedis direction = 1 << iota
+	fromRedis
+	bothWays = toRedis | fromRedis
+)
 
 // startProxy starts a proxy in front of a Redis. It ends with the test.
 func startProxy(t *testing.T, target string) *proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	p := &proxy{addr: listener.Addr().String(), target: target, listener: listener, conns: map[net.Conn]bool{}, free: map[net.Conn]bool{}}
+	p := &proxy{
+		addr: listener.Addr().String(), target: target, listener: listener, closed: make(chan struct{}),
+		conns: map[net.Conn]bool{}, free: map[net.Conn]bool{},
+	}
 	p.open = sync.NewCond(&p.mu)
 	p.running.Go(p.accept)
 	t.Cleanup(func() {
 		_ = listener.Close()
+		close(p.closed)
 		p.cut()
 		p.running.Wait()
 	})
@@ -53,10 +69,29 @@ func (p *proxy) cut() {
 }
 
 // hold keeps whatever is sent in either direction until resume.
-func (p *proxy) hold() {
+func (p *proxy) hold() { p.mute(bothWays) }
+
+// mute keeps whatever is sent that way until resume. Nothing else tells the two
+// ends: their connection looks alive, and new ones can be made.
+func (p *proxy) mute(way direction) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.holding, p.cutOff = true, false
+	p.muted, p.cutOff = way, false
+	p.open.Broadcast()
+}
+
+// slowDown delays each piece of data, until resume.
+func (p *proxy) slowDown(delay time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = delay
+}
+
+// leadTo makes new connections go to another Redis. Those that there are stay.
+func (p *proxy) leadTo(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
 }
 
 // holdAfter is hold, but for the next n connections.
@@ -74,11 +109,11 @@ func (p *proxy) held() int {
 	return p.waiting
 }
 
-// resume ends cut and hold.
+// resume ends cut, hold, mute and slowDown.
 func (p *proxy) resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.holding, p.cutOff = false, false
+	p.muted, p.delay, p.cutOff = 0, 0, false
 	p.open.Broadcast()
 }
 
@@ -88,7 +123,10 @@ func (p *proxy) accept() {
 		if err != nil {
 			return
 		}
-		far, err := net.Dial("tcp", p.target)
+		p.mu.Lock()
+		target := p.target
+		p.mu.Unlock()
+		far, err := net.Dial("tcp", target)
 		if err != nil {
 			_ = near.Close()
 			continue
@@ -103,14 +141,14 @@ func (p *proxy) accept() {
 				p.exempt--
 				p.free[near], p.free[far] = true, true
 			}
-			p.running.Go(func() { p.copy(near, far) })
-			p.running.Go(func() { p.copy(far, near) })
+			p.running.Go(func() { p.copy(near, far, fromRedis) })
+			p.running.Go(func() { p.copy(far, near, toRedis) })
 		}
 		p.mu.Unlock()
 	}
 }
 
-func (p *proxy) copy(to, from net.Conn) {
+func (p *proxy) copy(to, from net.Conn, way direction) {
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -120,7 +158,7 @@ func (p *proxy) copy(to, from net.Conn) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
-		if err != nil || !p.pass(to) {
+		if err != nil || !p.pass(to, way) {
 			return
 		}
 		if _, err := to.Write(buf[:n]); err != nil {
@@ -130,11 +168,19 @@ func (p *proxy) copy(to, from net.Conn) {
 }
 
 // pass waits while data is held up, and reports whether to is still connected.
-func (p *proxy) pass(to net.Conn) bool {
+func (p *proxy) pass(to net.Conn, way direction) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if delay := p.delay; delay > 0 {
+		p.mu.Unlock()
+		select {
+		case <-time.After(delay):
+		case <-p.closed:
+		}
+		p.mu.Lock()
+	}
 	p.waiting++
-	for p.holding && p.conns[to] && !p.free[to] {
+	for p.muted&way != 0 && p.conns[to] && !p.free[to] {
 		p.open.Wait()
 	}
 	p.waiting--
