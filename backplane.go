@@ -81,13 +81,15 @@ type bus interface {
 }
 
 // Connect joins the channel that options name. It returns once the subscription
-// is confirmed and the first lease is held (see Options.MaxStaleness). It tries for as long as the connect timeout lasts (5 seconds, or
-// connectTimeout in the connection string, or Redis.DialTimeout), connectRetry
-// times more after the first attempt if that is set, and fails when that or ctx
-// ends, or as soon as Redis refuses: a wrong password, a missing permission, a
-// certificate that does not verify. With AllowDisconnectedStart, or
-// abortConnect=false in the connection string, it returns at once and keeps
-// trying. ctx governs nothing after Connect has returned.
+// is confirmed and the first lease is held (see BackplaneOptions.MaxStaleness).
+// It tries for as long as the connect timeout lasts (5 seconds, or connectTimeout
+// in the connection string, or Redis.DialTimeout), connectRetry times more after
+// the first attempt if that is set, and fails when that or ctx ends, or as soon
+// as Redis refuses: a wrong password, a missing permission, a certificate that
+// does not verify. It also fails if Redis takes longer than MaxStaleness to answer
+// a probe. With AllowDisconnectedStart, or abortConnect=false in the connection
+// string, it returns at once, without a lease, and keeps trying. ctx governs
+// nothing after Connect has returned.
 //
 // With neither RedisConnectionString nor Redis set the backplane is
 // process-local, as from Local, and a warning is logged.
@@ -129,9 +131,10 @@ func joinBus(ctx context.Context, o BackplaneOptions, b bus, self instanceID, ra
 	bp.lease = newLease(o.MaxStaleness)
 	bp.lease.onSilence = bp.silence
 	bp.lease.onStep = func() {
-		bp.logger.Warn("nearcache: lease dropped; the wall clock has moved against the monotonic one")
+		bp.logger.Warn("nearcache: lease dropped; the wall clock has moved against the monotonic one", "state", StateNoLease)
 	}
 	bp.adjustLifeLocked()
+	bp.lease.start()
 	bp.subscriber = &subscriber{
 		subscribe: b.subscribe,
 		target:    bp,
@@ -150,6 +153,8 @@ func joinBus(ctx context.Context, o BackplaneOptions, b bus, self instanceID, ra
 			b.close()
 			return nil, err
 		}
+	} else {
+		bp.logger.Info("nearcache: connecting", "state", StateConnecting)
 	}
 	following, unfollow := context.WithCancel(context.Background())
 	bp.unfollow = unfollow
@@ -285,9 +290,9 @@ func (bp *Backplane) close() error {
 	bp.lease.close()
 	bp.bus.close()
 	if err != nil {
-		bp.logger.Warn("nearcache: closed with invalidations undelivered", "error", err)
+		bp.logger.Warn("nearcache: closed with invalidations undelivered", "state", StateClosed, "error", err)
 	} else {
-		bp.logger.Info("nearcache: closed")
+		bp.logger.Info("nearcache: closed", "state", StateClosed)
 	}
 	return err
 }
@@ -320,8 +325,11 @@ func (bp *Backplane) unregister(name string, m member) {
 	}
 }
 
+// maxLeaseLife bounds for how long a dead connection goes unnoticed.
+const maxLeaseLife = 30 * time.Second
+
 // adjustLifeLocked makes leases last as long as the smallest MaxStaleness. If all
-// are Unbounded they last for the default: a dead connection is to be noticed.
+// are Unbounded they last for the default.
 func (bp *Backplane) adjustLifeLocked() {
 	life := bp.staleness
 	for _, m := range bp.members {
@@ -330,7 +338,7 @@ func (bp *Backplane) adjustLifeLocked() {
 	if life == Unbounded {
 		life = defaultMaxStaleness
 	}
-	bp.lease.setLife(life)
+	bp.lease.setLife(min(life, maxLeaseLife))
 }
 
 func (bp *Backplane) snapshotMembers() []member {
@@ -381,9 +389,13 @@ func (bp *Backplane) enqueue(inv invalidation) {
 // may be dead while they look alive, or lead to a server that is none any more.
 // The subscription ends itself.
 func (bp *Backplane) silence() {
-	bp.logger.Warn("nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again")
-	bp.bus.redial()
+	bp.redial()
+	bp.logger.Warn("nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
+		"state", StateNoLease)
 }
+
+// redial has the next invalidation go over a new connection.
+func (bp *Backplane) redial() { bp.bus.redial() }
 
 // reached is called by the subscriber when Redis answers.
 func (bp *Backplane) reached() { bp.publisher.reached() }
@@ -400,7 +412,7 @@ func (bp *Backplane) notReached(err error) { bp.publisher.notReached(err) }
 // Those who hear of the new history clear everything, but some may have done so
 // before 1.
 func (bp *Backplane) newHistory() {
-	bp.bus.redial()
+	bp.redial()
 	if bp.publisher.takeAttempted() {
 		bp.enqueue(invalidation{all: true})
 	}

@@ -369,6 +369,7 @@ func (c *Cache[K, V]) removeWire(wires []string) {
 	for _, wire := range wires {
 		key, err := c.keys.decode(wire)
 		if err != nil {
+			c.stats.undecodable.Add(1)
 			c.clearLocal() // which key was meant is unknown
 			return
 		}

@@ -37,7 +37,8 @@
 //   - Memory is bounded by Options.Capacity, and so is the queue of invalidations
 //     while Redis is away.
 //   - A Get never fails because of Redis. While Redis is away, an item is served for
-//     MaxStaleness after its load began and then loaded anew, once in that time.
+//     MaxStaleness after its load began, or up to a fifth less, and then loaded anew,
+//     once in that time.
 //
 // The bound rests on a lease: each instance probes Redis several times in
 // MaxStaleness, over the connection on which invalidations come, and serves all of
@@ -59,8 +60,8 @@
 //     bounds that. An instance that finds itself on another master than the one
 //     that it wrote to clears everything, everywhere.
 //   - A machine that is suspended with its monotonic clock, as some hypervisors do,
-//     may serve what it held for one interval between probes after it wakes; then
-//     the wall clock tells. A process that is stopped, or starved, keeps the bound.
+//     may serve what it held for a fifth of MaxStaleness after it wakes; then the
+//     wall clock tells. A process that is stopped, or starved, keeps the bound.
 //   - Redis servers that are not one serial server to their clients: active-active
 //     and multi-threaded clones, and proxies that spread commands over several.
 //   - MaxStaleness: Unbounded gives the bound up for that cache.

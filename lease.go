@@ -40,23 +40,24 @@ type lease struct {
 	// onStep is called, without a lock, after a step of the clocks.
 	onStep func()
 
-	// hurry has a token when the next probe must not wait for its turn.
-	hurry chan struct{}
+	hurry    chan struct{} // one token: the next probe must not wait for its turn
+	changed  chan struct{} // one token: life was changed
+	stop     chan struct{} // closed by close
+	watching sync.WaitGroup
 
-	mu        sync.Mutex // guards everything below
-	life      time.Duration
-	ever      bool  // a lease was held once
-	held      bool  // since the last grant, it was neither lost nor dropped
-	since     int64 // life counts from here: the newest grant's probe, or life's last change
-	skew      int64 // wall clock minus now(), when the newest grant's probe was sent
-	watchdog  *time.Timer
-	term      context.Context // ends when the watchdog finds that life has passed
-	endTerm   context.CancelFunc
-	closed    bool
-	roundTrip time.Duration
-	lost      uint64
-	regained  uint64
-	steps     uint64
+	mu           sync.Mutex // guards everything below
+	life         time.Duration
+	ever         bool            // a lease was held once
+	held         bool            // since the last grant, it was neither lost nor dropped
+	due          int64           // when it is lost without another grant
+	skew         int64           // wall clock minus now(): of the newest grant's probe, or after a step
+	untilSilence context.Context // ends when due has passed
+	fallSilent   context.CancelFunc
+	closed       bool
+	roundTrip    time.Duration
+	lost         uint64
+	regained     uint64
+	steps        uint64
 }
 
 const (
@@ -70,18 +71,22 @@ const (
 	// more than any clock is slewed by. Beyond that it is a step.
 	skewShare = 10
 	minSkew   = 10 * time.Millisecond
+	maxSkew   = time.Second
 )
 
-// newLease returns a lease that is not held yet.
+// newLease returns a lease that is not held yet, and that nobody watches yet.
 func newLease(life time.Duration) *lease {
 	l := &lease{
-		epoch: time.Now(), life: life, hurry: make(chan struct{}, 1),
+		epoch: time.Now(), life: life,
+		hurry: make(chan struct{}, 1), changed: make(chan struct{}, 1), stop: make(chan struct{}),
 		onSilence: func() {}, onStep: func() {},
 	}
+	now, wall := l.clocks()
+	l.skew = wall - now
 	l.sent.Store(neverHeld)
 	l.floor.Store(neverHeld)
-	l.term, l.endTerm = context.WithCancel(context.Background())
-	l.endTerm()
+	l.untilSilence, l.fallSilent = context.WithCancel(context.Background())
+	l.fallSilent()
 	return l
 }
 
@@ -118,12 +123,15 @@ func (l *lease) covers(m moment, started, staleness int64) bool {
 	return m.leaseAge < staleness || (m.at-started < staleness && started >= l.floor.Load())
 }
 
-// valid reports whether the lease is younger than its life.
+// valid reports whether the lease is held, as the backplane sees it: a cache
+// judges by its own MaxStaleness.
 func (l *lease) valid() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.held && l.now()-l.sent.Load() < int64(l.life)
+	return l.validLocked()
 }
+
+func (l *lease) validLocked() bool { return l.held && l.now() < l.due }
 
 // clocks reads now() and the wall clock at one moment.
 func (l *lease) clocks() (now, wall int64) {
@@ -153,13 +161,14 @@ func readNonce(nonce string) (sent, skew int64, ok bool) {
 // caller has cleared everything if anything was missed. Echoes may come late and
 // in any order. It reports whether the lease is held now and was not before.
 func (l *lease) grant(nonce string) (gained bool) {
-	now, wall := l.clocks()
 	sent, skew, ok := readNonce(nonce)
-	if !ok || sent > now {
+	l.mu.Lock()
+	now, wall := l.clocks()
+	if !ok || sent > now || sent <= l.sent.Load() || sent < l.floor.Load() || l.closed {
+		l.mu.Unlock()
 		return false
 	}
-	l.mu.Lock()
-	stepped := l.steppedLocked(now, wall-now-skew)
+	stepped := l.compareLocked(now, wall-now, skew)
 	if !stepped {
 		gained = l.grantLocked(now, sent, skew)
 	}
@@ -171,66 +180,77 @@ func (l *lease) grant(nonce string) (gained bool) {
 }
 
 func (l *lease) grantLocked(now, sent, skew int64) (gained bool) {
-	if sent <= l.sent.Load() || sent < l.floor.Load() || l.closed {
-		return false
-	}
 	l.sent.Store(sent)
 	l.skew = skew
 	l.roundTrip = time.Duration(now - sent)
-	l.since = max(l.since, sent)
-	if l.held || l.roundTrip >= l.life {
+	l.due = sent + int64(l.life)
+	if l.held || now >= l.due {
 		return false
 	}
 	if l.ever {
 		l.regained++
 	}
 	l.ever, l.held = true, true
-	if l.term.Err() != nil {
-		l.term, l.endTerm = context.WithCancel(context.Background())
-		l.watchLocked(now)
+	if l.untilSilence.Err() != nil {
+		l.untilSilence, l.fallSilent = context.WithCancel(context.Background())
 	}
 	return true
 }
 
-// watchLocked sets the watchdog to the end of the lease as it stands at now.
-func (l *lease) watchLocked(now int64) {
-	left := time.Duration(deadline(l.since, l.life) - now)
-	if l.watchdog == nil {
-		l.watchdog = time.AfterFunc(left, l.watch)
-	} else {
-		l.watchdog.Reset(left)
-	}
-}
+// start has the lease watched until it is closed.
+func (l *lease) start() { l.watching.Go(l.watch) }
 
-// watch is called when the lease would have run out if it was not renewed in the
-// meantime.
+// watch looks at the clocks as often as probes are sent, and for silence when the
+// lease is due.
 func (l *lease) watch() {
-	l.mu.Lock()
-	now := l.now()
-	switch {
-	case l.closed || l.term.Err() != nil:
-		l.mu.Unlock()
-		return
-	case now-l.since < int64(l.life):
-		l.watchLocked(now)
-		l.mu.Unlock()
-		return
+	timer := time.NewTimer(l.nextLook())
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-l.changed:
+		case <-l.stop:
+			return
+		}
+		l.checkClocks()
+		l.checkSilence()
+		timer.Reset(l.nextLook())
 	}
-	if l.held {
-		l.lost++
-	}
-	l.held = false
-	l.endTerm()
-	l.mu.Unlock()
-	l.onSilence()
 }
 
-// present returns a context that ends when the watchdog finds that no echo has
-// come for life; it has ended already if it found so and no echo has come since.
-func (l *lease) present() context.Context {
+func (l *lease) nextLook() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.term
+	next := l.life / probesPerLife
+	if l.untilSilence.Err() == nil {
+		next = min(next, time.Duration(l.due-l.now()))
+	}
+	return max(next, 0)
+}
+
+// checkSilence takes the lease away when it is due.
+func (l *lease) checkSilence() {
+	l.mu.Lock()
+	silent := l.untilSilence.Err() == nil && l.now() >= l.due
+	if silent {
+		if l.held {
+			l.lost++
+		}
+		l.held = false
+		l.fallSilent()
+	}
+	l.mu.Unlock()
+	if silent {
+		l.onSilence()
+	}
+}
+
+// heard returns a context that ends when no echo has come for life; it has ended
+// already if none has come since that was so.
+func (l *lease) heard() context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.untilSilence
 }
 
 // setLife changes how long a lease lasts and how often it is renewed. A lease
@@ -239,18 +259,17 @@ func (l *lease) present() context.Context {
 func (l *lease) setLife(life time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.life == life {
+	switch now := l.now(); {
+	case life == l.life:
 		return
-	}
-	shorter := life < l.life
-	l.life = life
-	l.since = l.now()
-	if l.term.Err() == nil {
-		l.watchLocked(l.since)
-	}
-	if shorter {
+	case life < l.life:
+		l.due = min(l.due, now+int64(life))
 		signal(l.hurry)
+	default:
+		l.due = max(l.due, l.sent.Load()+int64(life))
 	}
+	l.life = life
+	signal(l.changed)
 }
 
 // lifetime returns for how long a lease lasts.
@@ -264,25 +283,28 @@ func (l *lease) lifetime() time.Duration {
 // one since the lease's probe was sent: the machine may have been suspended, with
 // a monotonic clock that stood still.
 func (l *lease) checkClocks() {
-	now, wall := l.clocks()
 	l.mu.Lock()
-	stepped := l.sent.Load() != neverHeld && l.steppedLocked(now, wall-now-l.skew)
+	now, wall := l.clocks()
+	stepped := l.compareLocked(now, wall-now, l.skew)
 	l.mu.Unlock()
 	if stepped {
 		l.onStep()
 	}
 }
 
-// steppedLocked drops the lease if drift, the way that the wall clock has made
-// against now(), is more than clocks are slewed by. Whatever was timed by the
-// monotonic clock before is older than it seems: the lease, probes under way,
-// and entries whose load seems to have begun a short while ago.
-func (l *lease) steppedLocked(now, drift int64) bool {
-	if l.closed || time.Duration(drift).Abs() <= max(l.life/skewShare, minSkew) {
+// compareLocked drops the lease if the wall clock, which is ahead of now() by
+// skew, has moved against it since it was ahead by before, more than clocks are
+// slewed by. Whatever was timed by the monotonic clock before is older than it
+// seems: the lease, probes under way, and entries whose load seems to have begun
+// a short while ago.
+func (l *lease) compareLocked(now, skew, before int64) (stepped bool) {
+	allowed := min(max(l.life/skewShare, minSkew), maxSkew)
+	if l.closed || time.Duration(skew-before).Abs() <= allowed {
 		return false
 	}
 	l.floor.Store(now) // first: it is asked for only when sent does not vouch
 	l.sent.Store(neverHeld)
+	l.skew = skew
 	if l.held {
 		l.held = false
 		l.lost++
@@ -292,15 +314,16 @@ func (l *lease) steppedLocked(now, drift int64) bool {
 	return true
 }
 
-// close ends the watchdog.
+// close ends the lease, and waits for whoever watches it.
 func (l *lease) close() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	l.endTerm()
-	if l.watchdog != nil {
-		l.watchdog.Stop()
+	if !l.closed {
+		close(l.stop)
 	}
+	l.closed, l.held = true, false
+	l.fallSilent()
+	l.mu.Unlock()
+	l.watching.Wait()
 }
 
 // snapshot returns what is known of the lease, and whether one was ever held.
@@ -310,7 +333,7 @@ func (l *lease) snapshot() (s LeaseStats, ever bool) {
 	s = LeaseStats{RoundTrip: l.roundTrip, Lost: l.lost, Regained: l.regained, ClockSteps: l.steps}
 	if sent := l.sent.Load(); sent != neverHeld && sent != alwaysHeld {
 		s.Age = time.Duration(l.now() - sent)
-		s.Held = l.held && s.Age < l.life
+		s.Held = l.validLocked()
 	}
 	return s, l.ever
 }

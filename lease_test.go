@@ -16,13 +16,21 @@ func renew(t *testing.T, l *lease) {
 	require.True(t, l.valid())
 }
 
+// startLease returns a lease that is watched until the test ends.
+func startLease(t *testing.T, life time.Duration) *lease {
+	t.Helper()
+	l := newLease(life)
+	l.start()
+	t.Cleanup(l.close)
+	return l
+}
+
 func leased(l *lease, staleness time.Duration) bool { return l.read().leaseAge < int64(staleness) }
 
 // The lease counts from the moment at which its probe was sent.
 func TestLeaseCountsFromTheProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLease(time.Second)
-		defer l.close()
+		l := startLease(t, time.Second)
 		require.False(t, leased(l, time.Second), "none is held yet")
 		nonce := l.nonce()
 		time.Sleep(300 * time.Millisecond)
@@ -46,8 +54,7 @@ func TestLeaseCountsFromTheProbe(t *testing.T) {
 // Echoes come late, twice, and in any order; the newest probe counts.
 func TestLateEchoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLease(time.Second)
-		defer l.close()
+		l := startLease(t, time.Second)
 		old := l.nonce()
 		time.Sleep(100 * time.Millisecond)
 		require.True(t, l.grant(l.nonce()))
@@ -74,23 +81,22 @@ func TestLateEchoes(t *testing.T) {
 // Losing a lease and regaining it is counted and told once each.
 func TestLeaseIsLostAndRegained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLease(time.Second)
-		defer l.close()
+		l := startLease(t, time.Second)
 		var silences atomic.Int64
 		l.onSilence = func() { silences.Add(1) }
-		require.Error(t, l.present().Err())
+		require.Error(t, l.heard().Err())
 		for range 20 {
 			renew(t, l)
 			time.Sleep(900 * time.Millisecond)
 		}
-		require.NoError(t, l.present().Err())
+		require.NoError(t, l.heard().Err())
 		require.Zero(t, silences.Load())
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		require.EqualValues(t, 1, silences.Load())
-		require.Error(t, l.present().Err())
+		require.Error(t, l.heard().Err())
 		renew(t, l)
-		require.NoError(t, l.present().Err())
+		require.NoError(t, l.heard().Err())
 		s, _ := l.snapshot()
 		require.EqualValues(t, 1, s.Lost)
 		require.EqualValues(t, 1, s.Regained)
@@ -101,18 +107,22 @@ func TestLeaseIsLostAndRegained(t *testing.T) {
 // the probe could be answered.
 func TestLifeChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLease(10 * time.Second)
-		defer l.close()
+		l := startLease(t, 10*time.Second)
 		var silences atomic.Int64
 		l.onSilence = func() { silences.Add(1) }
 		renew(t, l)
 		time.Sleep(5 * time.Second)
 		l.setLife(time.Second)
 		require.Len(t, l.hurry, 1)
-		require.False(t, l.valid())
+		require.True(t, l.valid(), "it was renewed as often as was asked for")
+		require.False(t, leased(l, time.Second), "which is not enough for the new cache")
 		time.Sleep(time.Second - 1)
 		synctest.Wait()
 		require.Zero(t, silences.Load())
+		for range 10 { // a cache that is made and closed again keeps no dead connection alive
+			l.setLife(2 * time.Second)
+			l.setLife(time.Second)
+		}
 		<-l.hurry
 		renew(t, l)
 		l.setLife(10 * time.Second)
@@ -131,8 +141,7 @@ func TestLifeChanges(t *testing.T) {
 // that clock nothing is old.
 func TestStepOfTheClocksDropsTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLease(time.Second)
-		defer l.close()
+		l := startLease(t, time.Second)
 		steps := 0
 		l.onStep = func() { steps++ }
 		renew(t, l)
@@ -166,15 +175,54 @@ func TestStepOfTheClocksDropsTheLease(t *testing.T) {
 	})
 }
 
+// The clocks are looked at whatever goes on: here nothing does, since Redis is away.
+func TestStepOfTheClocksIsFoundInSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := startLease(t, time.Second)
+		renew(t, l)
+		l.mu.Lock()
+		l.skew -= int64(time.Hour) // the machine sleeps
+		l.mu.Unlock()
+		time.Sleep(time.Second / probesPerLife)
+		synctest.Wait()
+		require.False(t, leased(l, time.Second))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		s, _ := l.snapshot()
+		require.EqualValues(t, 1, s.ClockSteps, "once")
+	})
+}
+
+// Close waits for whoever watches the lease.
+func TestLeaseCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLease(time.Second)
+		slow := make(chan struct{})
+		var done atomic.Bool
+		l.onSilence = func() { <-slow; done.Store(true) }
+		l.start()
+		renew(t, l)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		go func() { time.Sleep(time.Second); close(slow) }()
+		l.close()
+		require.True(t, done.Load())
+		l.close()
+		require.False(t, l.grant(l.nonce()))
+		s, _ := l.snapshot()
+		require.False(t, s.Held)
+	})
+}
+
 // The step is found by the echo too, if it comes before the next probe's turn.
 func TestStepOfTheClocksDuringAProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLease(time.Second)
-		defer l.close()
+		l := startLease(t, time.Second)
 		steps := 0
 		l.onStep = func() { steps++ }
 		for _, ahead := range []int64{int64(time.Hour), -int64(time.Hour)} {
 			renew(t, l)
+			time.Sleep(time.Millisecond)
 			nonce := l.nonce()
 			wall := []byte(nonce[8:])
 			wall[0] += byte(ahead >> 62) // by years

@@ -245,9 +245,8 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		if e.kind == kindEcho {
-			history, nonce, err := decodeEcho(e.body)
-			if again := echoOf(e.publisher, e.own, history, nonce); err == nil && e.previous == "" && len(again) < len(message) {
-				t.Fatalf("%x reads back as %x", message, again)
+			if history, nonce, err := decodeEcho(e.body); err == nil && len(history)+len(nonce) > len(e.body) {
+				t.Fatalf("%x has more in it than there is", message)
 			}
 			return
 		}

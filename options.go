@@ -62,9 +62,11 @@ type BackplaneOptions struct {
 	// times in the smallest MaxStaleness of the backplane and its caches. While
 	// there is none, because Redis is away, an item is served for MaxStaleness after
 	// its load began and then loaded anew. (Or up to a fifth less, which depends on
-	// the key, so that a source is not asked for everything at once.) At least
-	// 100 ms and more than the round trip to Redis, or [Unbounded]. Defaults to
-	// 5 seconds.
+	// the key, so that a source is not asked for everything at once.) It should be
+	// longer than Load takes and than the round trip to Redis: a load that takes
+	// longer is of use to those who wait for it only, while there is no lease. At
+	// least 100 ms, or [Unbounded]; if every bound is, it probes as for 5 seconds,
+	// and as for 30 if all are longer. Defaults to 5 seconds.
 	MaxStaleness time.Duration
 
 	// Logger receives one line for each change of state and for what needs a

@@ -278,9 +278,13 @@ func (l *redisLink) close() {
 type keptLink struct {
 	server *redisServer
 
-	mu   sync.Mutex // guards everything below
-	link *redisLink // nil: dial first
+	mu    sync.Mutex // guards everything below
+	link  *redisLink // nil: dial first
+	drops int        // how often drop was called
 }
+
+// errGivenUp is why a command was not run: its connection was dropped.
+var errGivenUp = errors.New("the connection was given up, since Redis was not heard of any more")
 
 // run runs command over the connection, which is dialled first if there is none
 // and lasts until lifetime ends. If one that was kept turns out to be dead it is
@@ -308,7 +312,7 @@ func (k *keptLink) run(ctx, lifetime context.Context, command func(context.Conte
 // get returns the connection that is kept, or a new one.
 func (k *keptLink) get(ctx, lifetime context.Context) (link *redisLink, reused bool, err error) {
 	k.mu.Lock()
-	link = k.link
+	link, drops := k.link, k.drops
 	k.mu.Unlock()
 	if link != nil {
 		return link, true, nil
@@ -317,8 +321,17 @@ func (k *keptLink) get(ctx, lifetime context.Context) (link *redisLink, reused b
 		return nil, false, err
 	}
 	k.mu.Lock()
-	k.link = link
+	// 1. the address is resolved   2. the lease is lost, or Redis has a new history:
+	// drop   3. the dial ends, at a server that may be none any more.
+	dropped := k.drops != drops
+	if !dropped {
+		k.link = link
+	}
 	k.mu.Unlock()
+	if dropped {
+		link.close()
+		return nil, false, errGivenUp
+	}
 	return link, false, nil
 }
 
@@ -335,11 +348,12 @@ func (k *keptLink) discard(link *redisLink) (kept bool) {
 	return kept
 }
 
-// drop closes the connection. A command that waits for it fails, and is not run
+// drop closes the connection, also one that is being dialled. A command that waits for it fails, and is not run
 // again: who waited long enough for a connection to be given up is told so.
 func (k *keptLink) drop() {
 	k.mu.Lock()
 	link := k.link
+	k.drops++
 	k.mu.Unlock()
 	if link != nil {
 		k.discard(link)

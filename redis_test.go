@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	"github.com/alicebob/miniredis/v2"
@@ -87,6 +88,35 @@ func TestProbeScript(t *testing.T) {
 	require.NotEqual(t, position, probe())
 	require.NoError(t, memory.Set(server.positionKey, "something else"))
 	require.NotEqual(t, position, probe())
+}
+
+//  1. the publisher dials, and its address is resolved   2. the address comes to lead
+//     to another server, and the connection is given up   3. the dial ends, at the
+//     old server, which would take the message.
+func TestDialThatWasOvertaken(t *testing.T) {
+	old, server, _ := onMiniredis(t)
+	fresh := miniredis.RunT(t)
+	var address atomic.Value
+	address.Store(old.Addr())
+	dialing, goOn := make(chan struct{}, 1), make(chan struct{})
+	server.options.Dialer = func(context.Context, string, string) (net.Conn, error) {
+		to := address.Load().(string)
+		if to == old.Addr() {
+			dialing <- struct{}{}
+			<-goOn
+		}
+		return net.Dial("tcp", to)
+	}
+	published := make(chan error, 1)
+	go func() { published <- server.publish(context.Background(), "body") }()
+	<-dialing
+	address.Store(fresh.Addr())
+	server.redial()
+	close(goOn)
+	require.ErrorIs(t, <-published, errGivenUp)
+	require.NoError(t, server.publish(t.Context(), "body"))
+	require.False(t, old.Exists(server.positionKey))
+	require.True(t, fresh.Exists(server.positionKey))
 }
 
 // answer is an error that Redis answered with.

@@ -25,7 +25,8 @@ const (
 	StateLive
 
 	// StateNoLease: there was a lease and it was lost, since no probe was answered
-	// for the smallest MaxStaleness. Each item is served for MaxStaleness after its
+	// for the smallest MaxStaleness, or the clocks were found to disagree; whether
+	// there is a subscription or not. Each item is served for MaxStaleness after its
 	// load began, until a probe is answered again.
 	StateNoLease
 
@@ -83,7 +84,10 @@ type BackplaneStats struct {
 
 	Subscribed     uint64 // subscriptions with a lease: the first, and one for each reconnect
 	SubscribedWarm uint64 // of these, those before which nothing was missed: memory stayed as it was
-	Clears         ClearStats
+	Reconnects     uint64 // subscriptions after the first
+
+	ConnectFailures uint64 // attempts at a subscription that failed, those of Connect left out
+	Clears          ClearStats
 
 	Echoes        uint64 // probes answered
 	ProbeFailures uint64 // probes that Redis did not take; silence is not counted here
@@ -166,7 +170,9 @@ type InvalidationStats struct {
 	Keys    uint64 // keys removed, set or updated, held or not
 	Regions uint64 // regions cleared
 	Clears  uint64 // clears of the cache, or of all caches
-	Missed  uint64 // clears because messages were, or may have been, missed: gaps and new subscriptions
+	Missed  uint64 // clears because messages were, or may have been, missed, see ClearStats
+
+	Undecodable uint64 // keys in others' messages that this cache's key type cannot read: each cleared it
 }
 
 // cacheCounters are a cache's counters. Hits are counted on the fastest path
@@ -181,7 +187,7 @@ type cacheCounters struct {
 	loads, loadErrors, discarded atomic.Uint64
 	loadTime                     atomic.Int64
 
-	keysInvalidated, regionsCleared, clears, missedMessages atomic.Uint64
+	keysInvalidated, regionsCleared, clears, missedMessages, undecodable atomic.Uint64
 }
 
 // tally counts entries by their fate.
@@ -224,6 +230,8 @@ func (c *cacheCounters) snapshot() CacheStats {
 			Regions: c.regionsCleared.Load(),
 			Clears:  c.clears.Load(),
 			Missed:  c.missedMessages.Load(),
+
+			Undecodable: c.undecodable.Load(),
 		},
 	}
 }

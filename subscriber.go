@@ -46,7 +46,7 @@ type subscriber struct {
 	// Used by one goroutine at a time, that which has the subscription.
 	last       string    // the channel's position here; empty: unknown
 	history    string    // the server's history id as the last echo showed it; empty: unknown
-	known      string    // the last history id that was not empty
+	knownID    string    // the last history id that was not empty
 	begun      bool      // an echo was heard, on any subscription
 	fresh      bool      // no echo was heard on this subscription yet
 	cleared    clearing  // why everything was cleared on the way to this subscription, if it was
@@ -55,7 +55,7 @@ type subscriber struct {
 	connected atomic.Bool
 
 	received, applied, own, echoes, foreign atomic.Uint64
-	subscribed, warm, probeFailures         atomic.Uint64
+	subscribed, warm, failed, probeFailures atomic.Uint64
 	clears                                  [clearings]atomic.Uint64
 }
 
@@ -101,6 +101,7 @@ type subscriberTarget interface {
 	apply(operation)
 	missedMessages()
 	newHistory()
+	redial()
 }
 
 // attempt makes one attempt at a subscription with a lease: subscribed, probed,
@@ -123,7 +124,7 @@ func (s *subscriber) attempt(ctx context.Context) (_ subscription, err error) {
 			}
 		}
 	}()
-	s.fresh, s.cleared = true, nothing
+	s.fresh = true
 	if err := sub.probe(ctx, s.lease.nonce()); err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
 	}
@@ -145,41 +146,57 @@ func (s *subscriber) joined() {
 		s.warm.Add(1)
 	}
 	s.connected.Store(true)
+	if s.history == "" {
+		s.target.redial() // the publisher may be connected to a server that is none any more
+	}
 	s.target.reached()
-	s.logger.Info("nearcache: live", "kept", s.cleared == nothing, "because", s.cleared.String())
+	s.logger.Info("nearcache: live", "state", StateLive,
+		"kept", s.cleared == nothing, "because", s.cleared.String())
+	s.cleared = nothing
 }
 
 // run follows sub, and then one new subscription after another, until ctx ends.
-// sub may be nil.
+// sub may be nil. Pauses between attempts grow, also if subscriptions begin well
+// and then are lost soon.
 func (s *subscriber) run(ctx context.Context, sub subscription) {
+	pause := backoff{random: s.random}
 	for {
 		if sub == nil {
-			if sub = s.connect(ctx); sub == nil {
+			if sub = s.connect(ctx, &pause); sub == nil {
 				return
 			}
 		}
+		began := time.Now()
 		err := s.follow(ctx, sub)
 		sub = nil
 		s.connected.Store(false)
 		if ctx.Err() != nil {
 			return
 		}
-		s.logger.Warn("nearcache: subscription lost; connecting again", "error", err)
+		if time.Since(began) > max(s.lease.lifetime(), backoffMax) {
+			pause.reset()
+		}
+		state := StateConnecting
+		if !s.lease.valid() {
+			state = StateNoLease
+		}
+		s.logger.Warn("nearcache: subscription lost; connecting again", "state", state, "error", err)
 	}
 }
 
 // connect tries until there is a subscription with a lease. It returns nil when
 // ctx ends.
-func (s *subscriber) connect(ctx context.Context) subscription {
-	pause := backoff{random: s.random}
-	for pause.wait(ctx, nil) {
+func (s *subscriber) connect(ctx context.Context, pause *backoff) subscription {
+	for said := false; pause.wait(ctx, nil); {
 		sub, err := s.attempt(ctx)
 		if err == nil {
 			return sub
 		}
+		s.failed.Add(1)
 		s.target.notReached(err)
-		if pause.failures == 1 && ctx.Err() == nil {
+		if !said && ctx.Err() == nil {
 			s.logger.Warn("nearcache: cannot connect to Redis; trying again until it works", "error", err)
+			said = true
 		}
 	}
 	return nil
@@ -189,9 +206,9 @@ func (s *subscriber) connect(ctx context.Context) subscription {
 // lost, or ctx ends.
 func (s *subscriber) follow(ctx context.Context, sub subscription) error {
 	ctx, cancel := context.WithCancel(ctx)
-	present := s.lease.present()
+	heard := s.lease.heard()
 	defer sub.close()
-	defer context.AfterFunc(present, cancel)()
+	defer context.AfterFunc(heard, cancel)()
 	defer context.AfterFunc(ctx, sub.close)()
 	var probing sync.WaitGroup
 	probing.Go(func() { s.probe(ctx, sub) })
@@ -199,7 +216,7 @@ func (s *subscriber) follow(ctx context.Context, sub subscription) error {
 	defer cancel()
 	for {
 		payload, err := sub.receive()
-		if err != nil && present.Err() != nil {
+		if err != nil && heard.Err() != nil {
 			return errSilence
 		}
 		if err != nil {
@@ -212,12 +229,14 @@ func (s *subscriber) follow(ctx context.Context, sub subscription) error {
 // errSilence is why a subscription was given up that looked alive.
 var errSilence = errors.New("the lease was lost: no probe was answered in time")
 
-// probe probes until ctx ends. A probe that hangs is ended by the lease's end.
+// probe probes until ctx ends. A probe that hangs is given up in time for others
+// to be tried before the lease is lost.
 func (s *subscriber) probe(ctx context.Context, sub subscription) {
 	failing := false
 	for s.waitForProbe(ctx) {
-		s.lease.checkClocks()
-		err := sub.probe(ctx, s.lease.nonce())
+		timely, cancel := context.WithTimeout(ctx, 2*s.lease.lifetime()/probesPerLife)
+		err := sub.probe(timely, s.lease.nonce())
+		cancel()
 		if err != nil && ctx.Err() == nil {
 			s.probeFailures.Add(1)
 			if !failing {
@@ -308,24 +327,25 @@ func (s *subscriber) echo(e envelope) {
 	}
 	s.echoes.Add(1)
 	why := s.compare(e.own, history)
-	renewed := s.known != "" && history != "" && history != s.known
-	if history == "" && s.history != "" || !s.begun && history == "" {
-		s.logger.Info("nearcache: Redis does not tell its history; every reconnect will clear the caches " +
-			"(to keep them warm, grant the user +info)")
-	}
+	newHistory := s.knownID != "" && history != "" && history != s.knownID
+	refused := history == "" && (s.history != "" || !s.begun)
 	s.last, s.history, s.begun = e.own, history, true
 	if history != "" {
-		s.known = history
+		s.knownID = history
 	}
 	s.fresh = false
 	if why != nothing {
 		s.clear(why, nil)
 	}
 	if s.lease.grant(nonce) && s.connected.Load() {
-		s.logger.Info("nearcache: lease regained")
+		s.logger.Info("nearcache: lease regained", "state", StateLive)
 	}
-	if renewed {
+	if newHistory {
 		s.target.newHistory()
+	}
+	if refused {
+		s.logger.Info("nearcache: Redis does not tell its history; every reconnect will clear the caches " +
+			"(to keep them warm, grant the user +info)")
 	}
 }
 
@@ -373,6 +393,8 @@ func (s *subscriber) snapshot(to *BackplaneStats) {
 	to.Foreign = s.foreign.Load()
 	to.Subscribed = s.subscribed.Load()
 	to.SubscribedWarm = s.warm.Load()
+	to.Reconnects = max(to.Subscribed, 1) - 1
+	to.ConnectFailures = s.failed.Load()
 	to.ProbeFailures = s.probeFailures.Load()
 	to.Clears = ClearStats{
 		Start:       s.clears[clearStart].Load(),

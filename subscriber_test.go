@@ -19,6 +19,7 @@ type recorder struct {
 	applied   []operation
 	clears    int
 	histories int
+	redials   int
 	onClear   func()
 }
 
@@ -32,13 +33,17 @@ func (r *recorder) missedMessages() {
 func (r *recorder) reached()         {}
 func (r *recorder) notReached(error) {}
 func (r *recorder) newHistory()      { r.histories++ }
+func (r *recorder) redial()          { r.redials++ }
 
 const testLife = time.Second
 
-func newTestSubscriber() (*subscriber, *recorder) {
+func newTestSubscriber(t *testing.T) (*subscriber, *recorder) {
 	r := &recorder{}
+	l := newLease(testLife)
+	l.start()
+	t.Cleanup(l.close)
 	return &subscriber{
-		target: r, self: instanceID{9}, lease: newLease(testLife), random: rand.Int64N,
+		target: r, self: instanceID{9}, lease: l, random: rand.Int64N,
 		logger: slog.New(slog.DiscardHandler),
 	}, r
 }
@@ -126,7 +131,7 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			s, r := newTestSubscriber()
+			s, r := newTestSubscriber(t)
 			s.last = test.last
 			s.handle(test.message)
 			require.Len(t, r.applied, test.applied)
@@ -164,9 +169,8 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, r := newTestSubscriber()
-				defer s.lease.close()
-				s.begun, s.fresh, s.last, s.history, s.known = !test.start, test.fresh, test.last, test.history, test.history
+				s, r := newTestSubscriber(t)
+				s.begun, s.fresh, s.last, s.history, s.knownID = !test.start, test.fresh, test.last, test.history, test.history
 				nonce := s.lease.nonce()
 				time.Sleep(time.Millisecond)
 				s.handle(echoOf(s.self, test.position, test.now, nonce))
@@ -188,8 +192,7 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 
 // A new history is noticed although the right to see it was lost in between.
 func TestHistoryIsRemembered(t *testing.T) {
-	s, r := newTestSubscriber()
-	defer s.lease.close()
+	s, r := newTestSubscriber(t)
 	for i, history := range []string{"1", "", "1", "", "2"} {
 		s.handle(echoOf(s.self, positionA, history, s.lease.nonce()))
 		require.Equal(t, i == 4, r.histories == 1, history)
@@ -199,8 +202,7 @@ func TestHistoryIsRemembered(t *testing.T) {
 //  1. an echo shows that messages were missed   2. the lease is renewed   3. a read
 //     finds what they would have evicted   4. everything is cleared, too late.
 func TestClearComesBeforeTheLease(t *testing.T) {
-	s, r := newTestSubscriber()
-	defer s.lease.close()
+	s, r := newTestSubscriber(t)
 	s.handle(echoOf(s.self, positionA, "1", s.lease.nonce()))
 	before := s.lease.sent.Load()
 	r.onClear = func() { require.Equal(t, before, s.lease.sent.Load()) }
@@ -211,8 +213,7 @@ func TestClearComesBeforeTheLease(t *testing.T) {
 
 // Only an echo of a probe of one's own proves anything.
 func TestEchoesThatProveNothing(t *testing.T) {
-	s, r := newTestSubscriber()
-	defer s.lease.close()
+	s, r := newTestSubscriber(t)
 	s.handle(echoOf(testPublisher, positionA, "1", s.lease.nonce()))
 	require.EqualValues(t, 1, s.foreign.Load())
 	require.Zero(t, r.clears)
@@ -263,8 +264,7 @@ func (s *scriptedSubscription) close() { s.once.Do(func() { close(s.closed) }) }
 // grow while Redis stays away. It clears everything if something was missed.
 func TestSubscriberReconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, r := newTestSubscriber()
-		defer s.lease.close()
+		s, r := newTestSubscriber(t)
 		first, second := newScripted(s, positionA), newScripted(s, positionB)
 		subs := []*scriptedSubscription{first, second, newScripted(s, positionC)}
 		failures := 20
@@ -305,8 +305,8 @@ func TestSubscriberReconnects(t *testing.T) {
 		require.Equal(t, 1, r.clears, "nothing was missed")
 		require.EqualValues(t, 1, s.warm.Load())
 
-		second.messages <- ""
-		time.Sleep(backoffBase)
+		second.messages <- "" // lost soon after the first one: the next comes later
+		time.Sleep(2 * backoffBase)
 		synctest.Wait()
 		require.Equal(t, 2, r.clears)
 		require.EqualValues(t, 1, s.clears[clearPosition].Load())
@@ -320,8 +320,7 @@ func TestSubscriberReconnects(t *testing.T) {
 // A connection that is dead and looks alive is given up when the lease is lost.
 func TestSilenceEndsTheSubscription(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := newTestSubscriber()
-		defer s.lease.close()
+		s, _ := newTestSubscriber(t)
 		var silent atomic.Int64
 		began := time.Now()
 		s.lease.onSilence = func() { silent.Add(int64(time.Since(began))) }
@@ -356,11 +355,113 @@ func TestSilenceEndsTheSubscription(t *testing.T) {
 	})
 }
 
+// probed is a scripted subscription whose n-th probe a test sees.
+type probed struct {
+	*scriptedSubscription
+	onProbe func(ctx context.Context, n int)
+	n       int
+}
+
+func (p *probed) probe(ctx context.Context, nonce string) error {
+	p.n++
+	_ = p.scriptedSubscription.probe(ctx, nonce)
+	p.onProbe(ctx, p.n)
+	return ctx.Err()
+}
+
+// One probe without an answer costs no lease: others are tried in time.
+func TestProbeThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newTestSubscriber(t)
+		sub := &probed{scriptedSubscription: newScripted(s, positionA)}
+		sub.onProbe = func(ctx context.Context, n int) {
+			if n%3 == 0 {
+				<-ctx.Done()
+			}
+		}
+		s.subscribe = func(context.Context) (subscription, error) { return sub, nil }
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { s.run(ctx, nil); close(ended) }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.True(t, s.lease.valid())
+		require.EqualValues(t, 1, s.subscribed.Load())
+		require.NotZero(t, s.probeFailures.Load())
+		cancel()
+		<-ended
+		lease, _ := s.lease.snapshot()
+		require.Zero(t, lease.Lost)
+	})
+}
+
+// Subscriptions that begin well and are lost at once are not tried for ever and
+// ever without a pause.
+func TestReconnectsThatDoNotLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newTestSubscriber(t)
+		s.subscribe = func(context.Context) (subscription, error) {
+			sub := &probed{scriptedSubscription: newScripted(s, positionA)}
+			sub.onProbe = func(context.Context, int) { sub.messages <- "" } // behind the echo
+			return sub, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { s.run(ctx, nil); close(ended) }()
+		time.Sleep(10 * time.Minute)
+		require.Less(t, s.subscribed.Load(), uint64(1000), "one each backoffMax/2 or so")
+		cancel()
+		<-ended
+	})
+}
+
+// What was cleared on the way to a subscription was not kept, whichever attempt it
+// was in.
+func TestWarmMeansThatNothingWasCleared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, r := newTestSubscriber(t)
+		var subs []*scriptedSubscription
+		s.subscribe = func(context.Context) (subscription, error) {
+			sub := newScripted(s, positionA)
+			if len(subs) == 1 { // a message that does not follow, and then the connection is lost
+				sub.messages <- payload(testPublisher, positionC, positionA, body(invalidation{all: true}))
+				sub.messages <- ""
+			}
+			subs = append(subs, sub)
+			return sub, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { s.run(ctx, nil); close(ended) }()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		subs[0].messages <- ""
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Len(t, subs, 3)
+		require.Equal(t, 2, r.clears)
+		require.EqualValues(t, 2, s.subscribed.Load())
+		require.Zero(t, s.warm.Load())
+		cancel()
+		<-ended
+	})
+}
+
+// Where a failover does not show, each reconnect may be one: the publisher's
+// connection is made anew too.
+func TestPublisherRedialsWithoutHistory(t *testing.T) {
+	for history, redials := range map[string]int{"": 1, "1": 0} {
+		s, r := newTestSubscriber(t)
+		s.history = history
+		s.joined()
+		require.Equal(t, redials, r.redials, history)
+	}
+}
+
 // An attempt whose probe is not answered within the life of a lease has failed.
 func TestAttemptNeedsAnEcho(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := newTestSubscriber()
-		defer s.lease.close()
+		s, _ := newTestSubscriber(t)
 		sub := newScripted(s, positionA)
 		sub.mute = true
 		s.subscribe = func(context.Context) (subscription, error) { return sub, nil }
@@ -376,7 +477,7 @@ func TestAttemptNeedsAnEcho(t *testing.T) {
 // Five probes begin in the life of a lease, and no two instances stay in step.
 func TestProbesAreSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := newTestSubscriber()
+		s, _ := newTestSubscriber(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		var turns []time.Duration
 		began := time.Now()
@@ -397,7 +498,7 @@ func TestProbesAreSpread(t *testing.T) {
 // What one message causes every message may: the log gets a line now and then.
 func TestClearsAreLoggedNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, r := newTestSubscriber()
+		s, r := newTestSubscriber(t)
 		lines := 0
 		s.logger = slog.New(statsHandler{slog.DiscardHandler, func() { lines++ }})
 		for range 1000 {
