@@ -190,7 +190,7 @@ var mutations = []mutation{
 	}, {
 		name:  "a dial that was overtaken",
 		fence: "a connection that was being dialled when Redis fell silent is not used",
-		file:  "redis.go",
+		file:  "redislink.go",
 		old:   "	dropped := k.drops != drops\n",
 		new:   "	dropped := k.drops != drops && false\n",
 		tests: []string{"TestDialThatWasOvertaken"},
