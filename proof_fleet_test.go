@@ -235,15 +235,18 @@ func (run *proofRun) rest() {
 	if run.journal.failed() != "" {
 		return
 	}
+	time.Sleep(proofRoundTrip) // what was cut has been noticed by then
 	limit := run.journal.now() + proofSettle
-	for _, in := range run.fleet {
-		for s := in.bp.Stats(); s.State != StateLive || s.Queued > 0; s = in.bp.Stats() {
-			if run.journal.now() > limit {
-				run.journal.fail("%s is %v with %d queued, long after all was healed", in.name, s.State, s.Queued)
-				return
-			}
-			time.Sleep(100 * time.Millisecond)
+	for i := 0; i < len(run.fleet); i++ {
+		in := run.fleet[i]
+		if s := in.bp.Stats(); s.State == StateLive && s.Queued == 0 {
+			continue
+		} else if run.journal.now() > limit {
+			run.journal.fail("%s is %v with %d queued, long after all was healed", in.name, s.State, s.Queued)
+			return
 		}
+		time.Sleep(100 * time.Millisecond)
+		i = -1 // all at one moment
 	}
 	// Whatever was accepted has arrived by now, or it is known that it has not.
 	time.Sleep(run.plan.maxStaleness[0] + proofRoundTrip)

@@ -173,7 +173,7 @@ func (s *subscriber) run(ctx context.Context, sub subscription) {
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > max(s.lease.lifetime(), backoffMax) {
+		if time.Since(began) > min(2*s.lease.lifetime(), backoffMax) {
 			pause.reset()
 		}
 		state := StateConnecting
@@ -190,6 +190,7 @@ func (s *subscriber) connect(ctx context.Context, pause *backoff) subscription {
 	for said := false; pause.wait(ctx, nil); {
 		sub, err := s.attempt(ctx)
 		if err == nil {
+			pause.failures = min(pause.failures, 3) // Redis is there
 			return sub
 		}
 		s.failed.Add(1)
