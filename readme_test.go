@@ -3,6 +3,7 @@ package nearcache_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -47,5 +48,30 @@ func TestReadmeACL(t *testing.T) {
 			assert.True(t, b.held("blue/2"))
 			assert.Zero(t, b.bp.Stats().Clears.Gaps())
 		})
+	}
+}
+
+// What the documents say a test shows has that test.
+func TestDocumentsNameTestsThatExist(t *testing.T) {
+	t.Parallel()
+	var sources strings.Builder
+	for _, pattern := range []string{"*_test.go", "internal/*/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			require.NoError(t, err)
+			sources.Write(source)
+		}
+	}
+	documents, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	require.NotEmpty(t, documents)
+	for _, document := range documents {
+		text, err := os.ReadFile(document)
+		require.NoError(t, err)
+		for _, name := range regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(string(text), -1) {
+			assert.Contains(t, sources.String(), "func "+name+"(", document)
+		}
 	}
 }
