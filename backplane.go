@@ -48,17 +48,6 @@ type Backplane struct {
 	closeErr  error
 }
 
-// member is a cache as its backplane sees it.
-type member interface {
-	removeWire(keys []string)
-	clearRegionsLocal(regions []string)
-	clearLocal()
-	missedMessages()
-	staleness() time.Duration
-	Stats() CacheStats
-	Close() error
-}
-
 // bus is what a backplane needs of Redis.
 type bus interface {
 	// first makes attempts at a subscription until one succeeds, ctx ends, or there
@@ -208,11 +197,11 @@ func (bp *Backplane) Flush(ctx context.Context) error {
 
 // State returns how the backplane stands with Redis now.
 func (bp *Backplane) State() State {
-	s, _ := bp.stand()
+	s, _ := bp.stateAndLease()
 	return s
 }
 
-func (bp *Backplane) stand() (State, LeaseStats) {
+func (bp *Backplane) stateAndLease() (State, LeaseStats) {
 	lease, ever := bp.lease.snapshot()
 	switch {
 	case bp.closed.Load():
@@ -230,7 +219,7 @@ func (bp *Backplane) stand() (State, LeaseStats) {
 // Stats returns a snapshot of the backplane's counters and of all its caches'.
 func (bp *Backplane) Stats() BackplaneStats {
 	var s BackplaneStats
-	s.State, s.Lease = bp.stand()
+	s.State, s.Lease = bp.stateAndLease()
 	if bp.bus != nil {
 		s.Channel = bp.channel
 		bp.publisher.snapshot(&s)
@@ -283,9 +272,7 @@ func (bp *Backplane) close() error {
 		err = errors.Join(err, fmt.Errorf("%w: %d write(s) still under way, whose invalidations will not be sent",
 			ErrUnconfirmed, writers))
 	}
-	if bp.unfollow != nil {
-		bp.unfollow()
-	}
+	bp.unfollow()
 	bp.following.Wait()
 	bp.lease.close()
 	bp.bus.close()
@@ -295,60 +282,6 @@ func (bp *Backplane) close() error {
 		bp.logger.Info("nearcache: closed", "state", StateClosed)
 	}
 	return err
-}
-
-// register takes a cache in under its name.
-func (bp *Backplane) register(name string, m member) error {
-	bp.mu.Lock()
-	defer bp.mu.Unlock()
-	if bp.members == nil {
-		return fmt.Errorf("%w: the backplane of cache %q is a zero Backplane; use Connect, or Local", ErrOptions, name)
-	}
-	if bp.closing.Load() { // looked at under mu: a cache is refused here, or listed by close
-		return fmt.Errorf("%w: cache %q was not made, its backplane is closed", ErrClosed, name)
-	}
-	if bp.members[name] != nil {
-		return fmt.Errorf("%w: the backplane has a cache named %q already; close that first, or name this one otherwise",
-			ErrOptions, name)
-	}
-	bp.members[name] = m
-	bp.adjustLifeLocked()
-	return nil
-}
-
-func (bp *Backplane) unregister(name string, m member) {
-	bp.mu.Lock()
-	defer bp.mu.Unlock()
-	if bp.members[name] == m {
-		delete(bp.members, name)
-		bp.adjustLifeLocked()
-	}
-}
-
-// maxLeaseLife bounds for how long a dead connection goes unnoticed.
-const maxLeaseLife = 30 * time.Second
-
-// adjustLifeLocked makes leases last as long as the smallest MaxStaleness. If all
-// are Unbounded they last for the default.
-func (bp *Backplane) adjustLifeLocked() {
-	life := bp.staleness
-	for _, m := range bp.members {
-		life = min(life, m.staleness())
-	}
-	if life == Unbounded {
-		life = defaultMaxStaleness
-	}
-	bp.lease.setLife(min(life, maxLeaseLife))
-}
-
-func (bp *Backplane) snapshotMembers() []member {
-	bp.mu.RLock()
-	defer bp.mu.RUnlock()
-	members := make([]member, 0, len(bp.members))
-	for _, m := range bp.members {
-		members = append(members, m)
-	}
-	return members
 }
 
 // enter reports whether a write may begin. If so leave ends it.
@@ -415,47 +348,5 @@ func (bp *Backplane) newHistory() {
 	bp.redial()
 	if bp.publisher.takeAttempted() {
 		bp.enqueue(invalidation{all: true})
-	}
-}
-
-// applyHere does the local part of inv on the cache that it names.
-func (bp *Backplane) applyHere(inv invalidation) {
-	bp.mu.RLock()
-	m := bp.members[inv.cache]
-	bp.mu.RUnlock()
-	switch {
-	case m == nil:
-	case inv.clear:
-		m.clearLocal()
-	default:
-		m.removeWire(inv.keys)
-		if len(inv.regions) > 0 {
-			m.clearRegionsLocal(inv.regions)
-		}
-	}
-}
-
-// apply applies an operation of another instance.
-func (bp *Backplane) apply(o operation) {
-	if o.op == opClearAll {
-		for _, m := range bp.snapshotMembers() {
-			m.clearLocal()
-		}
-		return
-	}
-	inv := invalidation{cache: o.cache, clear: o.op == opClearCache}
-	switch o.op {
-	case opRemoveKeys:
-		inv.keys = o.values
-	case opClearRegions:
-		inv.regions = o.values
-	}
-	bp.applyHere(inv) // a cache that this instance does not hold is none of its business
-}
-
-// missedMessages clears every cache, because anything may have been missed.
-func (bp *Backplane) missedMessages() {
-	for _, m := range bp.snapshotMembers() {
-		m.missedMessages()
 	}
 }

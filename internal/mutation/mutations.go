@@ -162,7 +162,7 @@ var mutations = []mutation{
 	}, {
 		name:  "age from the load's start",
 		fence: "an item's age counts from when its load began, not from its end",
-		file:  "local.go",
+		file:  "fence.go",
 		old:   "	e := &entry[K, V]{Hash: hash,",
 		new:   "	s.at = now\n	e := &entry[K, V]{Hash: hash,",
 		tests: []string{"TestServingRuleCountsFromTheLoadsStart", "TestProof"},
@@ -176,7 +176,7 @@ var mutations = []mutation{
 	}, {
 		name:  "older results",
 		fence: "of two loads of a key, the one that began later stays",
-		file:  "local.go",
+		file:  "fence.go",
 		old:   "		if old.Item.start.after(s) && ",
 		new:   "		if false && ",
 		tests: []string{"TestLaterLoadStays", "TestHungLoadIsNotJoinedWithoutALease"},
@@ -235,7 +235,7 @@ var mutations = []mutation{
 	{
 		name:  "load fence: key",
 		fence: "a load that an invalidation of its key overtook is not kept, and nobody joins it",
-		file:  "local.go",
+		file:  "fence.go",
 		old:   "	delete(sh.flights, key) // with all the older ones\n",
 		new:   "",
 		tests: []string{"TestLoadIsFencedAgainst", "TestLoadOvertakenByRemoteInvalidation", "TestProof"},
@@ -270,21 +270,21 @@ var mutations = []mutation{
 	}, {
 		name:  "Update's start",
 		fence: "a load that was under way when an Update began is not kept",
-		file:  "local.go",
+		file:  "fence.go",
 		old:   "	l.removeLocked(sh, key)\n	sh.writes[key] = w\n",
 		new:   "	sh.writes[key] = w\n",
 		tests: []string{"TestUpdate"},
 	}, {
 		name:  "Update's end",
 		fence: "a load that began during an Update is not kept",
-		file:  "local.go",
+		file:  "fence.go",
 		old:   "	undisturbed := sh.writes[key] == w\n	l.removeLocked(sh, key)\n",
 		new:   "	undisturbed := sh.writes[key] == w\n	delete(sh.writes, key)\n",
 		tests: []string{"TestUpdate", "TestProof"},
 	}, {
 		name:  "Update's result",
 		fence: "it is kept only if nothing else invalidated the key meanwhile",
-		file:  "local.go",
+		file:  "fence.go",
 		old:   "	if undisturbed {\n",
 		new:   "	if undisturbed || true {\n",
 		tests: []string{"TestUpdate", "TestUpdateOvertakenByRemoteInvalidation", "TestProof"},
