@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/clock"
 )
 
 // lease is this instance's proof that it has heard everything that Redis had
@@ -24,7 +26,7 @@ import (
 // MaxStaleness before. (The local layer takes up to a fifth off MaxStaleness,
 // another part for each key, so that all that is held does not lapse at once.)
 type lease struct {
-	epoch time.Time // what now() counts from, on the monotonic clock
+	clock *clock.Clock
 
 	// sent is when the newest probe was sent whose echo came. Every hit reads it.
 	sent atomic.Int64
@@ -77,11 +79,11 @@ const (
 // newLease returns a lease that is not held yet, and that nobody watches yet.
 func newLease(life time.Duration) *lease {
 	l := &lease{
-		epoch: time.Now(), life: life,
+		clock: clock.New(), life: life,
 		hurry: make(chan struct{}, 1), changed: make(chan struct{}, 1), stop: make(chan struct{}),
 		onSilence: func() {}, onStep: func() {},
 	}
-	now, wall := l.clocks()
+	now, wall := l.clock.Both()
 	l.skew = wall - now
 	l.sent.Store(neverHeld)
 	l.floor.Store(neverHeld)
@@ -97,8 +99,8 @@ func newLocalLease() *lease {
 	return l
 }
 
-// now reads the monotonic clock, in nanoseconds since epoch.
-func (l *lease) now() int64 { return int64(time.Since(l.epoch)) }
+// now reads the monotonic clock, in nanoseconds.
+func (l *lease) now() int64 { return l.clock.Now() }
 
 // moment is when a read begins, and how old the lease is then.
 type moment struct{ at, leaseAge int64 }
@@ -108,8 +110,11 @@ type moment struct{ at, leaseAge int64 }
 //  1. a read looks an entry up   2. the lease has run out, and a message is missed
 //  3. a probe shows it, everything is cleared, the lease is renewed   4. the read
 //     finds the lease valid, and has the old entry in its hands.
+//
+// A moment is a little late, if anything (see clock.Fast): a lease seems older than
+// it is, and a deadline closer.
 func (l *lease) read() moment {
-	now := l.now()
+	now := l.clock.Fast()
 	return moment{at: now, leaseAge: now - l.sent.Load()}
 }
 
@@ -133,16 +138,10 @@ func (l *lease) valid() bool {
 
 func (l *lease) validLocked() bool { return l.held && l.now() < l.due }
 
-// clocks reads now() and the wall clock at one moment.
-func (l *lease) clocks() (now, wall int64) {
-	t := time.Now()
-	return int64(t.Sub(l.epoch)), t.UnixNano()
-}
-
 // nonce is what a probe carries and its echo brings back: when it was sent, by
 // now() and by the wall clock.
 func (l *lease) nonce() string {
-	now, wall := l.clocks()
+	now, wall := l.clock.Both()
 	b := binary.BigEndian.AppendUint64(nil, uint64(now))
 	return string(binary.BigEndian.AppendUint64(b, uint64(wall)))
 }
@@ -163,7 +162,7 @@ func readNonce(nonce string) (sent, skew int64, ok bool) {
 func (l *lease) grant(nonce string) (gained bool) {
 	sent, skew, ok := readNonce(nonce)
 	l.mu.Lock()
-	now, wall := l.clocks()
+	now, wall := l.clock.Both()
 	if !ok || sent > now || sent <= l.sent.Load() || sent < l.floor.Load() || l.closed {
 		l.mu.Unlock()
 		return false
@@ -284,7 +283,7 @@ func (l *lease) lifetime() time.Duration {
 // a monotonic clock that stood still.
 func (l *lease) checkClocks() {
 	l.mu.Lock()
-	now, wall := l.clocks()
+	now, wall := l.clock.Both()
 	stepped := l.compareLocked(now, wall-now, l.skew)
 	l.mu.Unlock()
 	if stepped {
