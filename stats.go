@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/puzpuzpuz/xsync/v4"
+	"github.com/nearcache/nearcache/internal/striped"
 )
 
 // State says how a backplane stands with Redis.
@@ -179,7 +179,7 @@ type InvalidationStats struct {
 // there is, by all cores at once, so they are striped; the others cost little
 // beside what they count.
 type cacheCounters struct {
-	hits *xsync.Counter
+	hits *striped.Counter
 
 	misses    tally // by the fate of the entry that was held, if any
 	evictions tally // by the fate of the entry that left: an alive one made room
@@ -196,7 +196,7 @@ type tally [fates]atomic.Uint64
 func (t *tally) count(f fate)     { t[f].Add(1) }
 func (t *tally) of(f fate) uint64 { return t[f].Load() }
 
-func newCacheCounters() *cacheCounters { return &cacheCounters{hits: xsync.NewCounter()} }
+func newCacheCounters() *cacheCounters { return &cacheCounters{hits: striped.NewCounter()} }
 
 func (c *cacheCounters) loaded(took time.Duration, err error, notFound bool) {
 	c.loads.Add(1)
@@ -209,7 +209,7 @@ func (c *cacheCounters) loaded(took time.Duration, err error, notFound bool) {
 // snapshot fills in what the counters know.
 func (c *cacheCounters) snapshot() CacheStats {
 	return CacheStats{
-		Hits: uint64(c.hits.Value()),
+		Hits: c.hits.Value(),
 		Misses: MissStats{
 			Absent:  c.misses.of(absent),
 			Expired: c.misses.of(expired),
