@@ -97,7 +97,7 @@ func (c *Cache[K, V]) miss(ctx context.Context, key K) (V, error) {
 
 // result returns what a held entry stands for.
 func result[K comparable, V any](e *entry[K, V]) (V, error) {
-	if e.Item.notFound {
+	if e.Item.scope.notFound {
 		return e.Item.value, ErrNotFound
 	}
 	return e.Item.value, nil
@@ -107,7 +107,7 @@ func result[K comparable, V any](e *entry[K, V]) (V, error) {
 // loads nothing, counts as neither hit nor miss, and does not keep the item from
 // being evicted. A kept not-found is not an item.
 func (c *Cache[K, V]) Peek(key K) (V, bool) {
-	if e := c.local.peek(key); e != nil && !e.Item.notFound {
+	if e := c.local.peek(key); e != nil && !e.Item.scope.notFound {
 		return e.Item.value, true
 	}
 	var zero V
@@ -304,7 +304,7 @@ func (c *Cache[K, V]) Stats() CacheStats {
 	s.Name = c.options.Name
 	s.Entries = c.local.len()
 	s.Capacity = c.options.Capacity
-	s.Regions = c.local.regions.tracked()
+	s.Regions = c.local.regions.tracked(&c.local.current)
 	return s
 }
 

@@ -13,15 +13,9 @@ import (
 
 // start is what a load or write notes when it begins.
 type start struct {
-	at         int64  // lease.now
-	generation uint64 // local.generation
-	clears     uint64 // regionTable.clears
-}
-
-// after reports whether s began after other, as far as it matters: one may be kept
-// over the other.
-func (s start) after(other start) bool {
-	return s.clears > other.clears || s.at > other.at
+	at         int64       // lease.now
+	generation *generation // local.current
+	clears     uint64      // regionTable.clears
 }
 
 // pendingWrite is a Set or Update under way.
@@ -29,14 +23,14 @@ type pendingWrite struct{ start start }
 
 // begin notes the start of a load or write. Each is paired with one l.end.
 func (l *local[K, V]) begin() start {
-	return start{at: l.lease.now(), generation: l.generation.Load(), clears: l.regions.begin()}
+	return start{at: l.lease.now(), generation: l.current.Load(), clears: l.regions.begin()}
 }
 
 func (l *local[K, V]) end() { l.regions.end() }
 
 // holds reports whether nothing was cleared since s: not the cache, no region.
 func (l *local[K, V]) holds(s start) bool {
-	return s.generation == l.generation.Load() && (!l.regional || s.clears == l.regions.clears.Load())
+	return s.generation == l.current.Load() && (!l.regional || s.clears == l.regions.clears.Load())
 }
 
 // beginWrite fences key for a Set or Update: it is evicted, loads and writes
@@ -44,10 +38,11 @@ func (l *local[K, V]) holds(s start) bool {
 // anything has invalidated it since.
 func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 	w := &pendingWrite{start: l.begin()}
-	sh, _ := l.shard(key)
+	hash := l.hash(key)
+	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	l.removeLocked(sh, key)
+	l.removeLocked(sh, hash, key)
 	sh.writes[key] = w
 	return w
 }
@@ -61,11 +56,12 @@ func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 // since nobody knows in which order the source took them.
 func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	defer l.end()
-	sh, hash := l.shard(key)
+	hash := l.hash(key)
+	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	undisturbed := sh.writes[key] == w
-	l.removeLocked(sh, key)
+	l.removeLocked(sh, hash, key)
 	if undisturbed {
 		l.keepLocked(sh, hash, l.lease.now(), key, w.start, o)
 	}
@@ -90,9 +86,10 @@ func (l *local[K, V]) keepLocked(
 		return false
 	}
 	// 1. a load begins   2. it reads the source   3. the cache is cleared   4. the
-	// load ends. A clear between this line and the store below is harmless: the
-	// entry carries the old generation and is born dead.
-	if s.generation != l.generation.Load() {
+	// load ends. A clear between this line and the end is harmless: the entry is of
+	// the old generation and born dead.
+	l.renewLocked(sh)
+	if s.generation != sh.generation {
 		return false
 	}
 	// The same for a region. A not-found is a member of all, and born dead if one
@@ -100,42 +97,30 @@ func (l *local[K, V]) keepLocked(
 	if o.notFound && s.clears != l.regions.clears.Load() {
 		return false
 	}
-	regions, attached := l.regions.attach(o.regions, s.clears)
+	scope, attached := l.scopeOf(o, s)
 	if !attached {
 		return false
 	}
-	e := &entry[K, V]{Hash: hash, Item: item[K, V]{
-		key: key, value: o.value, notFound: o.notFound, expires: expires, start: s, regions: regions,
+	e := &entry[K, V]{Item: item[K, V]{
+		key: key, value: o.value, expires: expires, started: s.at, scope: scope,
 	}}
-	// 1. load A begins   2. a region is cleared that turns out to be none of its
-	// own, or the lease is lost   3. load B of the same key begins, since A may not be
-	// joined   4. both end. Either may be kept, and B may be newer.
-	if old, held := l.entries.Load(key); held {
-		if old.Item.start.after(s) && !l.fate(old, vouched(now)).dead() {
-			l.regions.release(regions)
-			return false
-		}
-		l.dropLocked(sh, old)
-	}
-	if victim := sh.policy.Add(e); victim != nil {
-		l.forgetLocked(victim)
-		l.stats.evictions.count(l.fate(victim, vouched(now)))
-	}
-	l.entries.Store(key, e)
-	if o.notFound {
-		l.notFounds.Add(1)
-	}
-	if expires != never {
-		l.expiring.Add(1)
-		l.sweeper.later()
-	}
+	l.addLocked(sh, hash, e, sh.table.Load().find(hash, key), now)
 	// 1. the checks above pass   2. a clear, and the sweep that follows it, which
 	// finds nothing here   3. the entry is stored. No other sweep would come.
 	if l.fate(e, vouched(now)) == cleared {
-		l.dropLocked(sh, e)
+		l.dropLocked(sh, hash, e)
 		return false
 	}
 	return true
+}
+
+// scopeOf returns the scope of what a load or write that began at s ended with,
+// unless one of its regions was cleared since.
+func (l *local[K, V]) scopeOf(o *outcome[V], s start) (*scope, bool) {
+	if o.notFound {
+		return &scope{generation: s.generation, notFound: true, clears: s.clears}, true
+	}
+	return l.regions.attach(o.regions, s)
 }
 
 // never is the deadline of an entry that does not expire.
@@ -152,9 +137,10 @@ func deadline(at int64, ttl time.Duration) int64 {
 // remove invalidates keys.
 func (l *local[K, V]) remove(keys ...K) {
 	for _, key := range keys {
-		sh, _ := l.shard(key)
+		hash := l.hash(key)
+		sh := l.shard(hash)
 		sh.mu.Lock()
-		l.removeLocked(sh, key)
+		l.removeLocked(sh, hash, key)
 		sh.mu.Unlock()
 	}
 }
@@ -166,9 +152,9 @@ func (l *local[K, V]) remove(keys ...K) {
 //     writes version 2 and its message arrives here   4. the load ends: it is no
 //     longer registered, its callers get version 1, and nobody keeps it.
 //  5. A Get after 3 finds no load to join and starts its own.
-func (l *local[K, V]) removeLocked(sh *shard[K, V], key K) {
-	if e, held := l.entries.Load(key); held {
-		l.dropLocked(sh, e)
+func (l *local[K, V]) removeLocked(sh *shard[K, V], hash uint64, key K) {
+	if e := sh.table.Load().find(hash, key); e != nil {
+		l.dropLocked(sh, hash, e)
 	}
 	delete(sh.flights, key) // with all the older ones
 	delete(sh.writes, key)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,6 +189,26 @@ type instance struct {
 	bp      *nearcache.Backplane
 	items   *nearcache.Cache[string, int]
 	numbers *nearcache.Cache[int64, int64] // of another key type; each is its own value
+
+	pauses, servedOld atomic.Int64 // see watch
+}
+
+// watch reads a key all the time for as long as the process lives. It counts the
+// pauses of more than brief between two reads, and how many of them ended with a
+// read of the version from before.
+func (in *instance) watch(key string) {
+	version, ended := 0, time.Now()
+	for {
+		began := time.Now()
+		v, held := in.items.Peek(key)
+		if began.Sub(ended) > brief {
+			in.pauses.Add(1)
+			if held && v == version {
+				in.servedOld.Add(1)
+			}
+		}
+		version, ended = v, time.Now()
+	}
 }
 
 // join starts an instance that ends with the test.
@@ -223,7 +244,7 @@ func newInstance(ctx context.Context, load loadFunc, options nearcache.Backplane
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, errors.Join(err, bp.Close())
 	}
-	return &instance{bp, items, numbers}, nil
+	return &instance{bp: bp, items: items, numbers: numbers}, nil
 }
 
 // member is an instance in this process or in another.
@@ -238,6 +259,8 @@ type answer struct {
 	Held    bool
 	Error   string
 	Stats   nearcache.BackplaneStats
+
+	Pauses, ServedOld int64
 }
 
 func (in *instance) do(op string, args ...string) (a answer) {
@@ -255,6 +278,10 @@ func (in *instance) do(op string, args ...string) (a answer) {
 		a.Version, err = in.items.Get(ctx, args[0])
 	case "peek":
 		a.Version, a.Held = in.items.Peek(args[0])
+	case "watch":
+		go in.watch(args[0])
+	case "watched":
+		a.Pauses, a.ServedOld = in.pauses.Load(), in.servedOld.Load()
 	case "remove":
 		err = in.items.Remove(ctx, args...)
 	case "set":

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,7 +19,8 @@ var errGoexit = errors.New("nearcache: the loader called runtime.Goexit")
 // A clear of a region makes all flights unjoinable, as none knows its regions
 // yet, and so does a lost lease; the next Get of the key starts a newer one. The
 // older stays registered behind it, because its result may be kept: if its regions
-// were not among those, if the lease comes back and nothing was missed.
+// were not among those, if the lease comes back and nothing was missed, and if it
+// ends before the newer one is kept.
 type flight[K comparable, V any] struct {
 	key    K
 	start  start
@@ -28,10 +30,13 @@ type flight[K comparable, V any] struct {
 	waiters int           // guarded by the shard's mu
 	older   *flight[K, V] // guarded by the shard's mu
 
-	done  chan struct{} // closed after everything below was set
-	value V
-	err   error
-	panic *loaderPanic
+	// landed says that everything below was set. Then ctx is cancelled, for which
+	// the callers wait: it saves a channel. It is also cancelled when all of them
+	// have gone.
+	landed atomic.Bool
+	value  V
+	err    error
+	panic  *loaderPanic
 }
 
 // loadContext is a loader's context. It is cancelled with its flight alone, and
@@ -82,18 +87,19 @@ type loader[K comparable, V any] struct {
 // the flight to wait for: the one that is registered, if this caller may have
 // its result, or a new one.
 func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry[K, V], *flight[K, V]) {
-	sh, hash := l.shard(key)
+	hash := l.hash(key)
+	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 
 	m := l.lease.read() // first
 	miss := absent
-	if e, held := l.entries.Load(key); held {
+	if e := sh.table.Load().find(hash, key); e != nil {
 		if miss = l.fate(e, m); miss == alive {
 			return e, nil
 		}
 		if miss.dead() { // else the lease may come back for it
-			l.dropLocked(sh, e)
+			l.dropLocked(sh, hash, e)
 			l.stats.evictions.count(miss)
 		}
 	}
@@ -111,7 +117,7 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 		}
 		return nil, f
 	}
-	f := &flight[K, V]{key: key, start: l.begin(), waiters: 1, older: newest, done: make(chan struct{})}
+	f := &flight[K, V]{key: key, start: l.begin(), waiters: 1, older: newest}
 	f.ctx = loadContext{values: ctx, flight: f}
 	f.ctx.Context, f.cancel = context.WithCancel(context.Background())
 	sh.flights[key] = f
@@ -121,12 +127,17 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 
 // wait returns the flight's result, or ctx's error if that ends first.
 func (l *local[K, V]) wait(ctx context.Context, f *flight[K, V]) (V, error) {
+	var zero V
 	select {
-	case <-f.done:
+	case <-f.ctx.Done():
 	case <-ctx.Done():
 		l.leave(ctx, f)
-		var zero V
 		return zero, ctx.Err()
+	}
+	if !f.landed.Load() {
+		// Everyone who was counted has gone; this is the loader, which asked for its own
+		// key.
+		return zero, context.Canceled
 	}
 	if f.panic != nil {
 		panic(f.panic)
@@ -140,36 +151,44 @@ func (l *local[K, V]) leave(ctx context.Context, f *flight[K, V]) {
 	if ctx.Value(f) != nil {
 		return // it was not counted
 	}
-	sh, _ := l.shard(f.key)
+	sh := l.shard(l.hash(f.key))
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f.waiters--
 	if f.waiters > 0 {
 		return
 	}
-	sh.unregisterLocked(f)
+	if sh.registeredLocked(f) {
+		sh.unregisterLocked(f, f.older)
+	}
 	f.cancel()
 }
 
-// unregisterLocked takes f out of its key's flights and reports whether it was
-// one of them.
-func (sh *shard[K, V]) unregisterLocked(f *flight[K, V]) bool {
-	newest := sh.flights[f.key]
-	if newest == f {
-		if f.older == nil {
+// registeredLocked reports whether f is one of its key's flights.
+func (sh *shard[K, V]) registeredLocked(f *flight[K, V]) bool {
+	at := sh.flights[f.key]
+	for at != nil && at != f {
+		at = at.older
+	}
+	return at == f
+}
+
+// unregisterLocked takes f, which is registered, out of its key's flights, and
+// leaves those of the older ones that are given.
+func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
+	at := sh.flights[f.key]
+	if at == f {
+		if older == nil {
 			delete(sh.flights, f.key)
 		} else {
-			sh.flights[f.key] = f.older
+			sh.flights[f.key] = older
 		}
-		return true
+		return
 	}
-	for at := newest; at != nil; at = at.older {
-		if at.older == f {
-			at.older = f.older
-			return true
-		}
+	for at.older != f {
+		at = at.older
 	}
-	return false
+	at.older = older
 }
 
 // fly runs the load in its own goroutine, keeps its result if nothing overtook
@@ -207,10 +226,18 @@ func (ld *loader[K, V]) run(f *flight[K, V], o *outcome[V]) {
 func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
 	kept := false
 	now := l.lease.now()
-	sh, _ := l.shard(f.key)
+	sh := l.shard(hash)
 	sh.mu.Lock()
-	if sh.unregisterLocked(f) {
+	if sh.registeredLocked(f) {
 		kept = l.keepLocked(sh, hash, now, f.key, f.start, o)
+		older := f.older
+		if kept {
+			// 1. load A begins   2. a region is cleared that turns out to be none of its
+			// own, or the lease is lost   3. load B of the same key begins, since A may not be
+			// joined   4. B is kept   5. A ends, and may be older.
+			older = nil
+		}
+		sh.unregisterLocked(f, older)
 	}
 	sh.mu.Unlock()
 	l.end()
@@ -219,6 +246,6 @@ func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
 		l.stats.discarded.Add(1)
 	}
 	l.stats.loaded(time.Duration(now-f.start.at), f.err, o.notFound)
+	f.landed.Store(true)
 	f.cancel()
-	close(f.done)
 }

@@ -6,29 +6,27 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/puzpuzpuz/xsync/v4"
-
 	"github.com/nearcache/nearcache/internal/eviction"
 )
 
 // The local layer holds a cache's items in this process's memory: bounded, in
 // regions, and fenced against invalidations.
 //
-// Readers look entries up in one lock-free map. Everything that changes what is
-// held for a key, and every look-up that is followed by such a change, happens
-// in one critical section of the key's shard.
+// Readers look entries up in tables that need no lock. Everything that changes
+// what is held for a key, and every look-up that is followed by such a change,
+// happens in one critical section of the key's shard.
 //
 // A key is invalidated by taking it out. Clearing the cache or a region is O(1):
-// it advances a generation, or marks the region, and so makes entries dead where
+// it begins a generation, or marks the region, and so makes entries dead where
 // they are. A dead entry is a miss, and a sweep in the background returns its
 // memory.
 //
 // What may be held at all is the fence's business, see fence.go.
 type local[K comparable, V any] struct {
-	// entries holds every entry by its key; a key's shard lock guards its writes.
-	entries *xsync.Map[K, *entry[K, V]]
+	// tables has the entries of each shard. A shard's lock guards writes.
+	tables []atomic.Pointer[table[K, V]]
 
-	shards []shard[K, V] // a power of two
+	shards []shard[K, V] // as many, a power of two
 	seed   maphash.Seed
 
 	// lockedHits says that the policy has to see hits under the shard lock.
@@ -43,8 +41,8 @@ type local[K comparable, V any] struct {
 	lease            *lease
 	staleness, fresh int64
 
-	// generation advances with every clear of the cache.
-	generation atomic.Uint64
+	// current is the generation that is served.
+	current atomic.Pointer[generation]
 
 	regions regionTable
 
@@ -52,51 +50,62 @@ type local[K comparable, V any] struct {
 	sweeper *sweeper
 	stats   *cacheCounters
 
-	// expiring counts the entries that have a deadline, notFounds the kept
-	// not-founds.
-	expiring, notFounds atomic.Int64
-
-	// dirty counts clears; swept is what it was when the last whole sweep began.
-	// Equal: every entry is live or expired.
+	// dirty counts clears of regions; swept is what it was when the last whole sweep
+	// began. Equal: every entry of the current generation is live or expired.
 	dirty, swept atomic.Uint64
 }
 
 // entry is one item in memory. Its fields never change once it is published in
-// the map.
+// a table. With a key and a value of eight bytes each it fills one cache line.
 type entry[K comparable, V any] = eviction.Node[item[K, V]]
 
 type item[K comparable, V any] struct {
-	key      K
-	value    V
-	notFound bool // a kept not-found: no value, and a member of every region
-	expires  int64
-	start    start
-	regions  []*region
+	key     K
+	value   V
+	expires int64
+	started int64 // when its load or write began
+	scope   *scope
 }
 
 // shard is a part of the cache with a lock of its own.
 type shard[K comparable, V any] struct {
-	// mu guards everything below, and all changes to local.entries for the keys
-	// of this shard.
-	mu      sync.Mutex
-	policy  eviction.Policy[item[K, V]]
-	flights map[K]*flight[K, V] // the newest of each key
-	writes  map[K]*pendingWrite
+	// mu guards everything below, and all changes to the shard's table.
+	mu         sync.Mutex
+	table      *atomic.Pointer[table[K, V]]
+	limits     eviction.Limits
+	generation *generation // of all its entries
+	policy     eviction.Policy[item[K, V]]
+	flights    map[K]*flight[K, V] // the newest of each key
+	writes     map[K]*pendingWrite
 
 	_ [64]byte // shards share no cache line
 }
 
-// entriesPerShard is the least capacity of a shard: smaller ones evict much
-// sooner than the whole cache would, since keys do not spread evenly.
-const entriesPerShard = 512
+const (
+	// entriesPerShard is the least capacity of a shard: smaller ones evict much
+	// sooner than the whole cache would, since keys do not spread evenly.
+	entriesPerShard = 512
 
-func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCounters) *local[K, V] {
+	// Shards beyond what the processors need are there to be small: one whose table
+	// grows holds up its writes until all entries have moved.
+	shardsPerProcessor = 16
+	quicklyMoved       = 1 << 14
+)
+
+// shardsFor returns how many shards a cache of that capacity has, a power of two.
+func shardsFor(capacity int) int {
 	shards := 1
-	for shards < 16*runtime.GOMAXPROCS(0) && o.Capacity/(2*shards) >= entriesPerShard {
+	for capacity/(2*shards) >= entriesPerShard &&
+		(shards < shardsPerProcessor*runtime.GOMAXPROCS(0) || capacity/shards > quicklyMoved) {
 		shards *= 2
 	}
+	return shards
+}
+
+func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCounters) *local[K, V] {
+	shards := shardsFor(o.Capacity)
 	l := &local[K, V]{
-		entries:    xsync.NewMap[K, *entry[K, V]](),
+		tables:     make([]atomic.Pointer[table[K, V]], shards),
 		shards:     make([]shard[K, V], shards),
 		seed:       maphash.MakeSeed(),
 		lockedHits: o.Eviction == LRU,
@@ -106,22 +115,31 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCo
 		fresh:      int64(o.MaxStaleness - o.MaxStaleness/lapseSpread),
 		stats:      stats,
 	}
-	l.sweeper = newSweeper(l.sweep, func() bool { return l.expiring.Load() > 0 })
+	l.current.Store(newGeneration())
+	l.sweeper = newSweeper(l.sweep, func() bool { return l.current.Load().expiring.Load() > 0 })
 	for i := range l.shards {
 		sh := &l.shards[i]
-		share := o.Capacity / shards
+		sh.table = &l.tables[i]
+		sh.limits = eviction.Limits{Entries: o.Capacity / shards}
 		if i < o.Capacity%shards {
-			share++
-		}
-		if l.lockedHits {
-			sh.policy = eviction.NewLRU[item[K, V]](share)
-		} else {
-			sh.policy = eviction.NewS3FIFO[item[K, V]](share)
+			sh.limits.Entries++
 		}
 		sh.flights = map[K]*flight[K, V]{}
 		sh.writes = map[K]*pendingWrite{}
+		l.emptyLocked(sh, l.current.Load())
 	}
 	return l
+}
+
+// emptyLocked drops whatever the shard holds; from here on it is g's.
+func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
+	sh.generation = g
+	sh.table.Store(newTable[K, V](0))
+	if l.lockedHits {
+		sh.policy = eviction.NewLRU[item[K, V]](sh.limits)
+	} else {
+		sh.policy = eviction.NewS3FIFO(sh.limits, func(it *item[K, V]) uint64 { return l.hash(it.key) })
+	}
 }
 
 // get returns the live entry of key, or nil, and counts the hit with the policy.
@@ -134,10 +152,11 @@ func (l *local[K, V]) get(key K) *entry[K, V] {
 		e.Use()
 		return e
 	}
-	sh, _ := l.shard(key)
+	hash := l.hash(key)
+	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if current, _ := l.entries.Load(key); current == e {
+	if sh.table.Load().find(hash, key) == e {
 		sh.policy.Touch(e)
 	}
 	return e
@@ -146,8 +165,9 @@ func (l *local[K, V]) get(key K) *entry[K, V] {
 // peek returns the live entry of key, or nil, and leaves no trace.
 func (l *local[K, V]) peek(key K) *entry[K, V] {
 	m := l.lease.read() // first
-	e, held := l.entries.Load(key)
-	if !held || l.fate(e, m) != alive {
+	hash := l.hash(key)
+	e := l.tables[hash&uint64(len(l.tables)-1)].Load().find(hash, key)
+	if e == nil || l.fate(e, m) != alive {
 		return nil
 	}
 	return e
@@ -171,21 +191,12 @@ func (f fate) dead() bool { return f == expired || f == cleared }
 // fate reports whether e may be served by a read that began at m.
 func (l *local[K, V]) fate(e *entry[K, V], m moment) fate {
 	it := &e.Item
-	if it.start.generation != l.generation.Load() {
+	switch {
+	case it.scope != &l.current.Load().plain && l.isCleared(it.scope):
 		return cleared
-	}
-	if it.notFound && it.start.clears != l.regions.clears.Load() {
-		return cleared
-	}
-	for _, r := range it.regions {
-		if r.cleared.Load() {
-			return cleared
-		}
-	}
-	if m.at >= it.expires {
+	case m.at >= it.expires:
 		return expired
-	}
-	if m.leaseAge >= l.fresh && !l.covered(e, m) {
+	case m.leaseAge >= l.fresh && !l.covered(e, m):
 		return unleased
 	}
 	return alive
@@ -197,7 +208,7 @@ const lapseSpread = 5
 // covered reports whether the serving rule lets e be served by a read that began
 // at m.
 func (l *local[K, V]) covered(e *entry[K, V], m moment) bool {
-	return l.lease.covers(m, e.Item.start.at, l.stalenessOf(e.Hash))
+	return l.lease.covers(m, e.Item.started, l.stalenessOf(l.hash(e.Item.key)))
 }
 
 // stalenessOf takes up to a fifth off MaxStaleness, as the key's hash has it: when
@@ -207,34 +218,67 @@ func (l *local[K, V]) stalenessOf(hash uint64) int64 {
 	return l.staleness - int64(float64(l.staleness-l.fresh)*float64(hash>>32)/(1<<32))
 }
 
-// shard returns the shard of key, and key's hash.
-func (l *local[K, V]) shard(key K) (*shard[K, V], uint64) {
-	hash := maphash.Comparable(l.seed, key)
-	return &l.shards[hash&uint64(len(l.shards)-1)], hash
+func (l *local[K, V]) hash(key K) uint64 { return maphash.Comparable(l.seed, key) }
+
+func (l *local[K, V]) shard(hash uint64) *shard[K, V] {
+	return &l.shards[hash&uint64(len(l.shards)-1)]
+}
+
+// addLocked takes in e, under whose key nothing is held, or replaces old.
+func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e, old *entry[K, V], now int64) {
+	if old != nil {
+		sh.policy.Remove(old) // first: it makes room
+	}
+	const weight = 1
+	for victim := sh.policy.Evict(hash, weight); victim != nil; victim = sh.policy.Evict(hash, weight) {
+		l.stats.evictions.count(l.fate(victim, vouched(now)))
+		sh.table.Load().delete(l.hash(victim.Item.key), victim)
+		l.uncount(victim)
+	}
+	sh.policy.Add(e, hash, weight)
+	t := sh.table.Load()
+	if old != nil {
+		t.replace(hash, old, e)
+		l.uncount(old)
+	} else {
+		if t.held == t.room() {
+			t = t.resized(2*t.room(), l.hash)
+			sh.table.Store(t)
+		}
+		t.put(hash, e)
+	}
+	g := e.Item.scope.generation
+	if e.Item.scope.notFound {
+		g.notFounds.Add(1)
+	}
+	if e.Item.expires != never {
+		g.expiring.Add(1)
+		l.sweeper.later()
+	}
 }
 
 // dropLocked takes a held entry out of memory.
-func (l *local[K, V]) dropLocked(sh *shard[K, V], e *entry[K, V]) {
+func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	sh.policy.Remove(e)
-	l.forgetLocked(e)
+	sh.table.Load().delete(hash, e)
+	l.uncount(e)
 }
 
-// forgetLocked takes an entry that has left the policy out of everything else.
-func (l *local[K, V]) forgetLocked(e *entry[K, V]) {
-	l.entries.Delete(e.Item.key)
-	l.regions.release(e.Item.regions)
-	if e.Item.notFound {
-		l.notFounds.Add(-1)
+// uncount takes an entry that is no longer held out of the counts.
+func (l *local[K, V]) uncount(e *entry[K, V]) {
+	s := e.Item.scope
+	l.regions.release(s)
+	if s.notFound {
+		s.generation.notFounds.Add(-1)
 	}
 	if e.Item.expires != never {
-		l.expiring.Add(-1)
+		s.generation.expiring.Add(-1)
 	}
 }
 
 // clear invalidates the whole cache.
 func (l *local[K, V]) clear() {
-	l.generation.Add(1)
-	l.dirty.Add(1) // after the entries died: a sweep that counts it has seen them dead
+	l.current.Store(newGeneration())
 	l.sweeper.soon()
 }
 
@@ -242,63 +286,83 @@ func (l *local[K, V]) clear() {
 // its regions yet, so none can be joined after it (see holds), and each finds
 // out at its end whether it may be kept (see attach).
 func (l *local[K, V]) clearRegions(regions []string) {
-	if l.regions.clear(regions) || l.notFounds.Load() > 0 {
-		l.dirty.Add(1)
+	if l.regions.clear(&l.current, regions) || l.current.Load().notFounds.Load() > 0 {
+		l.dirty.Add(1) // after the entries died: a sweep that counts it has seen them dead
 		l.sweeper.soon()
 	}
 }
 
 // len returns the number of entries that are held and not cleared; entries that
 // expired a short while ago may count.
-func (l *local[K, V]) len() int {
-	if l.swept.Load() == l.dirty.Load() {
-		return l.entries.Size()
-	}
-	n := 0
-	for _, e := range l.entries.All() {
-		if l.fate(e, vouched(0)) != cleared {
-			n++
+func (l *local[K, V]) len() (n int) {
+	exact := l.swept.Load() == l.dirty.Load()
+	for i := range l.shards {
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		t, current := sh.table.Load(), sh.generation == l.current.Load()
+		held := t.held
+		sh.mu.Unlock()
+		switch {
+		case !current:
+		case exact:
+			n += held
+		default:
+			for e := range t.all() {
+				if !l.isCleared(e.Item.scope) {
+					n++
+				}
+			}
 		}
 	}
 	return n
 }
 
+// renewLocked makes sh the current generation's. Whatever it holds of another is
+// dropped at once, however much it is.
+func (l *local[K, V]) renewLocked(sh *shard[K, V]) {
+	if g := l.current.Load(); sh.generation != g {
+		l.stats.evictions[cleared].Add(uint64(sh.policy.Len()))
+		l.emptyLocked(sh, g)
+	}
+}
+
 // sweep takes dead and expired entries out of memory.
 func (l *local[K, V]) sweep(stopped func() bool) {
 	dirty, now := l.dirty.Load(), vouched(l.lease.now())
-	for key, e := range l.entries.All() {
-		fate := l.fate(e, now)
-		if !fate.dead() {
-			continue
-		}
-		if stopped() {
-			return
-		}
-		sh, _ := l.shard(key)
+	for i := range l.shards {
+		sh := &l.shards[i]
 		sh.mu.Lock()
-		if current, _ := l.entries.Load(key); current == e {
-			l.dropLocked(sh, e)
-			l.stats.evictions.count(fate)
-		}
+		l.renewLocked(sh)
+		t := sh.table.Load()
 		sh.mu.Unlock()
+		for e := range t.all() {
+			if !l.fate(e, now).dead() {
+				continue
+			}
+			if stopped() {
+				return
+			}
+			hash := l.hash(e.Item.key)
+			sh.mu.Lock()
+			if sh.table.Load().find(hash, e.Item.key) == e {
+				l.stats.evictions.count(l.fate(e, now))
+				l.dropLocked(sh, hash, e)
+			}
+			sh.mu.Unlock()
+		}
 	}
 	l.swept.Store(dirty)
 }
 
 // close forgets everything and keeps nothing from here on.
 func (l *local[K, V]) close() {
-	l.closed.Store(true)
-	l.generation.Add(1)
+	l.closed.Store(true) // first: nothing is added to a shard that was emptied
+	l.current.Store(newGeneration())
 	l.sweeper.close()
-
-	// All shards at once, so that no entry is in the map and in no policy.
 	for i := range l.shards {
-		l.shards[i].mu.Lock()
-	}
-	l.entries.Clear()
-	l.regions.forget()
-	for i := range l.shards {
-		l.shards[i].policy = nil // nothing is kept, so nothing asks for it
-		l.shards[i].mu.Unlock()
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		l.emptyLocked(sh, l.current.Load())
+		sh.mu.Unlock()
 	}
 }

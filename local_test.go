@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,21 +22,39 @@ func (l *local[K, V]) check(capacity int) error {
 	l.regions.mu.Lock()
 	defer l.regions.mu.Unlock()
 
-	held, pooled := 0, 0
-	members := map[*region]int{}
-	for key, e := range l.entries.All() {
-		held++
-		if e.Item.key != key {
-			return fmt.Errorf("key %v holds the entry of %v", key, e.Item.key)
+	held, members := 0, map[*region]int{}
+	for i := range l.shards {
+		sh := &l.shards[i]
+		table := sh.table.Load()
+		n := 0
+		for e := range table.all() {
+			n++
+			if table.find(l.hash(e.Item.key), e.Item.key) != e {
+				return fmt.Errorf("the entry of %v is not where it is looked for", e.Item.key)
+			}
+			if e.Item.scope.generation != sh.generation {
+				return fmt.Errorf("the entry of %v is of another generation than its shard", e.Item.key)
+			}
+			for _, r := range e.Item.scope.regions {
+				members[r]++
+			}
 		}
-		for _, r := range e.Item.regions {
-			members[r]++
+		if n != table.held || n != sh.policy.Len() {
+			return fmt.Errorf("%d entries in the table, which counts %d, %d in the policy", n, table.held, sh.policy.Len())
 		}
+		if sh.generation == l.current.Load() {
+			held += n
+		}
+		if err := table.check(l.hash); err != nil {
+			return err
+		}
+	}
+	if held > capacity {
+		return fmt.Errorf("%d entries, capacity %d", held, capacity)
 	}
 	flights := 0
 	for i := range l.shards {
 		sh := &l.shards[i]
-		pooled += sh.policy.Len()
 		if err := sh.policy.Check(); err != nil {
 			return err
 		}
@@ -51,13 +70,9 @@ func (l *local[K, V]) check(capacity int) error {
 			}
 		}
 	}
-	if held != pooled || held > capacity {
-		return fmt.Errorf("%d entries in the map, %d in the policies, capacity %d", held, pooled, capacity)
-	}
-
 	t := &l.regions
-	for name, r := range t.byName {
-		if r.name != name || r.cleared.Load() || r.members == 0 {
+	for name, r := range l.current.Load().regions {
+		if r.name != name || r.scope.cleared.Load() || r.members == 0 {
 			return fmt.Errorf("region %q is %+v", name, r)
 		}
 	}
@@ -65,7 +80,7 @@ func (l *local[K, V]) check(capacity int) error {
 		if r.members != n {
 			return fmt.Errorf("region %q counts %d members and has %d", r.name, r.members, n)
 		}
-		if !r.cleared.Load() && t.byName[r.name] != r {
+		if !r.scope.cleared.Load() && r.scope.generation.regions[r.name] != r {
 			return fmt.Errorf("region %q is held by an entry and not known", r.name)
 		}
 	}
@@ -79,6 +94,16 @@ func (l *local[K, V]) check(capacity int) error {
 		return fmt.Errorf("%d flights, and only %d loads and writes under way", flights, t.underWay.Load())
 	}
 	return nil
+}
+
+// held returns the number of entries in memory, dead or alive.
+func (c *Cache[K, V]) held() (n int) {
+	for i := range c.local.tables {
+		for range c.local.tables[i].Load().all() {
+			n++
+		}
+	}
+	return n
 }
 
 // testValue is a version of an item at the model's source.
@@ -182,6 +207,7 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 		latest   time.Time // it must be gone
 	}
 	kept := map[int]copied{}
+	newest := map[int]int{} // when the newest load began that was kept, or may have been
 	keep := func(key int, value testValue, found bool, began int, at time.Time) {
 		if m.stale(key, value, !found, began) {
 			return
@@ -283,18 +309,18 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 			if err := <-f.reply; (err == nil) != f.found {
 				rt.Fatalf("the load of %d ended with %v", f.key, err)
 			}
-			if c, held := kept[f.key]; held && c.began > f.began && time.Now().Before(c.latest) {
-				if !time.Now().Before(c.earliest) {
-					delete(kept, f.key) // it may have expired: then this one is in its place, or not
-					if e := cache.local.peek(f.key); e != nil && e.Item.value.version == f.value.version {
-						keep(f.key, f.value, f.found, f.began, f.at)
-					} else if e != nil {
-						kept[f.key] = c
-					}
+			if newest[f.key] > f.began { // what began later was kept, or may have been
+				began := cache.local.lease.now() - int64(time.Since(f.at))
+				e := cache.local.peek(f.key)
+				if e != nil && e.Item.started == began && e.Item.value.version == f.value.version {
+					keep(f.key, f.value, f.found, f.began, f.at)
 				}
-				break // what began later stays
+				break
 			}
 			tooLate := time.Since(f.at) >= 54*time.Second
+			if !m.stale(f.key, f.value, !f.found, f.began) {
+				newest[f.key] = f.began
+			}
 			keep(f.key, f.value, f.found, f.began, f.at)
 			if _, may := kept[f.key]; may && capacity > keys && !tooLate && cache.local.peek(f.key) == nil {
 				rt.Fatalf("the load of %d was not overtaken and is not kept", f.key)
@@ -332,6 +358,11 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 			clear(kept)
 			if n := cache.Len(); n != 0 {
 				rt.Fatalf("Len is %d after Clear", n)
+			}
+			for key := range keys { // at once: nothing has been swept yet
+				if _, held := cache.Peek(key); held {
+					rt.Fatalf("key %d is held after Clear", key)
+				}
 			}
 		case "set":
 			v := write(key)
@@ -392,7 +423,7 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 			}
 		case "sweep":
 			cache.local.sweep(func() bool { return false })
-			if n, held := cache.Len(), cache.local.entries.Size(); n != held {
+			if n, held := cache.Len(), cache.held(); n != held {
 				rt.Fatalf("Len is %d after a sweep, %d are held", n, held)
 			}
 		}
@@ -443,7 +474,7 @@ func TestRegionsTrackedAreBounded(t *testing.T) {
 		cache.local.clearRegions([]string{fmt.Sprint(i)})
 	}
 	require.LessOrEqual(t, cache.Stats().Regions, 10+maxClearLog)
-	_, attached := cache.local.regions.attach([]string{"untouched"}, s.clears)
+	_, attached := cache.local.regions.attach([]string{"untouched"}, s)
 	require.False(t, attached, "too long ago to know: not kept")
 	cache.local.end()
 	require.Equal(t, 10, cache.Stats().Regions)
@@ -452,10 +483,13 @@ func TestRegionsTrackedAreBounded(t *testing.T) {
 // The last names are known exactly, whatever came before them.
 func TestRegionLogIsExactUpToItsBound(t *testing.T) {
 	var table regionTable
-	since := make([]uint64, 0, 3*maxClearLog)
+	var current atomic.Pointer[generation]
+	current.Store(newGeneration())
+	begin := func() start { return start{generation: current.Load(), clears: table.begin()} }
+	since := make([]start, 0, 3*maxClearLog)
 	for i := range 3 * maxClearLog {
-		since = append(since, table.begin())
-		table.clear([]string{fmt.Sprint(i)})
+		since = append(since, begin())
+		table.clear(&current, []string{fmt.Sprint(i)})
 	}
 	for i, s := range since {
 		_, attached := table.attach([]string{"untouched"}, s)
@@ -463,7 +497,7 @@ func TestRegionLogIsExactUpToItsBound(t *testing.T) {
 		_, attached = table.attach([]string{fmt.Sprint(i)}, s)
 		require.False(t, attached, "region %d was cleared after its load began", i)
 	}
-	_, attached := table.attach([]string{"0"}, table.clears.Load())
+	_, attached := table.attach([]string{"0"}, begin())
 	require.True(t, attached, "cleared before its load began")
 }
 
@@ -487,18 +521,18 @@ func TestSweepReclaimsInTheBackground(t *testing.T) {
 		require.NoError(t, cache.ClearRegion(t.Context(), "0"))
 		require.Equal(t, 500, cache.Len(), "at once")
 		synctest.Wait()
-		require.Equal(t, 500, cache.local.entries.Size(), "the memory too")
+		require.Equal(t, 500, cache.held(), "the memory too")
 
 		require.NoError(t, cache.Clear(t.Context()))
 		require.Zero(t, cache.Len())
 		synctest.Wait()
-		require.Zero(t, cache.local.entries.Size())
+		require.Zero(t, cache.held())
 		require.EqualValues(t, 1000, cache.Stats().Evictions.Cleared)
 
 		fill()
 		time.Sleep(time.Hour + 2*sweepInterval)
 		synctest.Wait()
-		require.Zero(t, cache.local.entries.Size(), "expired")
+		require.Zero(t, cache.held(), "expired")
 		require.EqualValues(t, 1000, cache.Stats().Evictions.Expired)
 		require.False(t, cache.local.sweeper.armed.Load(), "an empty cache needs no timer")
 	})
@@ -614,19 +648,13 @@ func TestClearBetweenCheckAndStoreLeavesNothing(t *testing.T) {
 			}
 		}()
 		for range 20 {
-			cache.local.generation.Add(1) // a clear whose sweep runs at once
-			cache.local.dirty.Add(1)
+			cache.local.current.Store(newGeneration()) // a clear whose sweep runs at once
 			cache.local.sweep(func() bool { return false })
 		}
 		close(stop)
 		<-loaded
-		alive := 0
-		for _, e := range cache.local.entries.All() {
-			if cache.local.fate(e, vouched(0)) != cleared {
-				alive++
-			}
-		}
-		require.Equal(t, alive, cache.Len())
+		require.NoError(t, cache.local.check(64))
+		require.Equal(t, cache.held(), cache.Len())
 	}
 }
 

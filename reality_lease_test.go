@@ -145,13 +145,15 @@ func TestAddressLeadsElsewhere(t *testing.T) {
 
 // TestProcessStopped stops an instance for longer than MaxStaleness. Its next
 // read waits for it already: it begins as soon as the process goes on, before
-// anything that the process missed can be heard.
+// anything that the process missed can be heard. And one of its goroutines reads
+// all the time, so that the process is stopped right after it has read the clock.
 func TestProcessStopped(t *testing.T) {
 	t.Parallel()
 	src, server := newSource(), startRedis(t)
 	a := join(t, src.load, server.addr)
 	c, connected := startChild(t, src.serve(t), server.addr, stalenessVariable+"="+brief.String())
 	require.Empty(t, connected.Error)
+	require.Empty(t, c.do("watch", "/1").Error)
 	for round := range 10 {
 		require.Empty(t, c.do("get", "/1").Error)
 		require.NoError(t, c.cmd.Process.Signal(syscall.SIGSTOP))
@@ -165,6 +167,9 @@ func TestProcessStopped(t *testing.T) {
 		assert.False(t, c.answer("peek").Held, "round %d", round)
 		assert.Equal(t, src.version("/1"), c.answer("get").Version, "round %d", round)
 	}
+	watched := c.do("watched")
+	t.Logf("%d of the pauses fell between two reads", watched.Pauses)
+	assert.Zero(t, watched.ServedOld)
 }
 
 // TestConnectHasALease loses Redis as soon as Connect has returned: what is

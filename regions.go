@@ -12,19 +12,9 @@ import (
 // been cleared.
 const maxClearLog = 1024
 
-// region is one region's present life: clearing it marks the object and the next
-// item of that name gets a new one. An entry holds the regions it was kept with,
-// so it is dead as soon as one of them is marked, without being searched for.
-type region struct {
-	cleared atomic.Bool
-
-	name    string
-	members int // entries that hold it; guarded by regionTable.mu
-}
-
-// regionTable is what a cache knows of regions: those of its live entries, and
-// the names cleared since the oldest load under way began. It holds no others,
-// however many are ever cleared.
+// regionTable is what a cache knows of regions, beside those of its live entries
+// (see generation): the names cleared since the oldest load under way began. It
+// holds no others, however many are ever cleared.
 type regionTable struct {
 	// clears counts region clears. A load or write notes it at its start.
 	clears atomic.Uint64
@@ -35,10 +25,9 @@ type regionTable struct {
 	// logged reports whether log may hold names; it spares end the lock.
 	logged atomic.Bool
 
-	mu     sync.Mutex // guards everything below, and region.members
-	byName map[string]*region
-	log    []string // log[i] is the name of clear number base+1+i
-	base   uint64   // base + len(log) == clears
+	mu   sync.Mutex // guards everything below, generation.regions, and region.members
+	log  []string   // log[i] is the name of clear number base+1+i
+	base uint64     // base + len(log) == clears
 }
 
 // begin starts a load or write and returns the clears before it. Each begin is
@@ -63,21 +52,22 @@ func (t *regionTable) end() {
 	}
 }
 
-// attach returns the regions of an item whose load noted since, counted as
-// members. It reports false if one of them was cleared in the meantime.
-func (t *regionTable) attach(names []string, since uint64) ([]*region, bool) {
+// attach returns the scope of an item that belongs to the regions of those names,
+// and counts it as their member. It reports false if one of them was cleared
+// after the item's load or write had noted its start s.
+func (t *regionTable) attach(names []string, s start) (*scope, bool) {
 	if len(names) == 0 {
-		return nil, true
+		return &s.generation.plain, true
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 
 	// 1. a load of item i begins   2. it reads the source   3. i changes, and its
 	// region is cleared   4. the load ends: its value is older than the clear.
-	if since < t.base {
+	if s.clears < t.base {
 		return nil, false // the names were not kept that far back
 	}
-	for _, cleared := range t.log[since-t.base:] {
+	for _, cleared := range t.log[s.clears-t.base:] {
 		if slices.Contains(names, cleared) {
 			return nil, false
 		}
@@ -87,44 +77,51 @@ func (t *regionTable) attach(names []string, since uint64) ([]*region, bool) {
 		if slices.Contains(names[:i], name) {
 			continue
 		}
-		r := t.byName[name]
+		r := s.generation.regions[name]
 		if r == nil {
-			if t.byName == nil {
-				t.byName = map[string]*region{}
+			if s.generation.regions == nil {
+				s.generation.regions = map[string]*region{}
 			}
-			r = &region{name: name}
-			t.byName[name] = r
+			r = newRegion(s.generation, name)
+			s.generation.regions[name] = r
 		}
 		r.members++
 		regions = append(regions, r)
 	}
-	return regions, true
+	if len(regions) == 1 {
+		return &regions[0].scope, true
+	}
+	return &scope{generation: s.generation, regions: regions}, true
 }
 
-// release takes an entry's membership back.
-func (t *regionTable) release(regions []*region) {
-	if len(regions) == 0 {
+// release takes back the membership of an entry in its regions.
+func (t *regionTable) release(s *scope) {
+	if len(s.regions) == 0 {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, r := range regions {
+	for _, r := range s.regions {
 		r.members--
-		if r.members == 0 && t.byName[r.name] == r {
-			delete(t.byName, r.name)
+		if r.members == 0 && s.generation.regions[r.name] == r {
+			delete(s.generation.regions, r.name)
 		}
 	}
 }
 
-// clear clears regions and reports whether any had members.
-func (t *regionTable) clear(names []string) (hadMembers bool) {
+// clear clears regions of the current generation, and reports whether any had
+// members. Regions of others need no clearing: their entries are dead.
+func (t *regionTable) clear(current *atomic.Pointer[generation], names []string) (hadMembers bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, name := range names {
 		n := t.clears.Add(1)
-		if r := t.byName[name]; r != nil {
-			r.cleared.Store(true)
-			delete(t.byName, name)
+		// Looked at under mu: whatever has been attached until now is of this
+		// generation, or of an older one.
+		g := current.Load()
+		if r := g.regions[name]; r != nil {
+			r.scope.cleared.Store(true)
+			delete(g.regions, name)
 			hadMembers = true
 		}
 		if t.underWay.Load() == 0 {
@@ -141,18 +138,10 @@ func (t *regionTable) clear(names []string) (hadMembers bool) {
 }
 
 // tracked returns the number of names held, for entries and for loads under way.
-func (t *regionTable) tracked() int {
+func (t *regionTable) tracked(current *atomic.Pointer[generation]) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.byName) + len(t.log)
-}
-
-// forget drops all regions, for a table that has no entries any more.
-func (t *regionTable) forget() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.byName = nil
-	t.dropLogLocked(t.clears.Load())
+	return len(current.Load().regions) + len(t.log)
 }
 
 // dropLogLocked forgets the names of all clears up to number base.

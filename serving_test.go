@@ -55,8 +55,7 @@ func get(t *testing.T, c *Cache[string, int]) int {
 
 // lapse is for how long the item of "k" is served without a lease.
 func lapse(c *Cache[string, int]) time.Duration {
-	_, hash := c.local.shard("k")
-	return time.Duration(c.local.stalenessOf(hash))
+	return time.Duration(c.local.stalenessOf(c.local.hash("k")))
 }
 
 // Without a lease an item is served for up to MaxStaleness after its load began,
@@ -263,7 +262,8 @@ func TestReadAsksForTheLeaseFirst(t *testing.T) {
 			}
 		})
 	}
-	sh, hash := c.local.shard("k")
+	hash := c.local.hash("k")
+	sh := c.local.shard(hash)
 	linger := func() {
 		for began := time.Now(); time.Since(began) < 20*time.Microsecond; {
 		}

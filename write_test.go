@@ -197,7 +197,7 @@ func TestOvertakenLoadTakesNoRoom(t *testing.T) {
 				overtake(cache)
 				close(proceed)
 				<-ended
-				require.Zero(t, cache.local.entries.Size())
+				require.Zero(t, cache.held())
 				require.EqualValues(t, 1, cache.Stats().LoadDiscarded)
 			})
 		})

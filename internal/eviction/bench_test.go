@@ -5,9 +5,15 @@ import (
 	"testing"
 )
 
-func BenchmarkS3FIFOAdd(b *testing.B) { benchmarkAdd(b, NewS3FIFO[int](100_000)) }
+const benchmarkEntries = 100_000
 
-func BenchmarkLRUAdd(b *testing.B) { benchmarkAdd(b, NewLRU[int](100_000)) }
+func BenchmarkS3FIFOAdd(b *testing.B) {
+	benchmarkAdd(b, NewS3FIFO(Limits{Entries: benchmarkEntries}, hashOfKey))
+}
+
+func BenchmarkLRUAdd(b *testing.B) {
+	benchmarkAdd(b, NewLRU[int](Limits{Entries: benchmarkEntries}))
+}
 
 // benchmarkAdd adds to a full policy, so that each Add evicts. A part of the
 // nodes is used, and a part of the keys comes back. The one allocation is the
@@ -15,14 +21,16 @@ func BenchmarkLRUAdd(b *testing.B) { benchmarkAdd(b, NewLRU[int](100_000)) }
 func benchmarkAdd(b *testing.B, p Policy[int]) {
 	random := rand.New(rand.NewPCG(1, 1))
 	add := func() {
-		key := random.IntN(4 * p.Capacity())
-		n := &Node[int]{Item: key, Hash: uint64(key)}
+		key := random.IntN(4 * benchmarkEntries)
+		n := &Node[int]{Item: key}
 		for range key % 4 {
 			n.Use()
 		}
-		p.Add(n)
+		for p.Evict(uint64(key), 1) != nil {
+		}
+		p.Add(n, uint64(key), 1)
 	}
-	for range 3 * p.Capacity() {
+	for range 3 * benchmarkEntries {
 		add()
 	}
 	b.ReportAllocs()
@@ -41,7 +49,7 @@ func BenchmarkUse(b *testing.B) {
 	b.Run("counting", func(b *testing.B) {
 		var n Node[int]
 		for b.Loop() {
-			n.uses.Store(0)
+			n.state.Store(0)
 			n.Use()
 		}
 	})

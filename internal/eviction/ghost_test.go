@@ -9,65 +9,184 @@ import (
 	"pgregory.net/rapid"
 )
 
-// referenceGhost is a ghost to compare with: the hashes as they were added, the
-// oldest first.
+// referenceGhost is a ghost to compare with: a list of fingerprints for each set,
+// the newest first.
 type referenceGhost struct {
-	capacity int
-	entries  []referenceGhostEntry
+	capacity, sinks, ways int
+	sets                  [][]uint32
 }
 
-type referenceGhostEntry struct {
-	hash uint64
-	hole bool
-}
+// set returns the number of the set of a fingerprint.
+func (g *referenceGhost) set(print uint32) int { return int(uint64(print) * uint64(len(g.sets)) >> 32) }
 
-func (g *referenceGhost) add(hash uint64) {
-	g.take(hash)
-	g.entries = append(g.entries, referenceGhostEntry{hash: hash})
-	g.entries = g.entries[max(0, len(g.entries)-g.capacity):]
+func (g *referenceGhost) add(hash uint64, capacity int) {
+	switch {
+	case capacity > g.capacity:
+		g.capacity = capacity
+	case capacity < g.capacity:
+		g.sinks++
+		if g.sinks%8 == 0 {
+			g.capacity--
+		}
+	}
+	sets := max(1, len(g.sets))
+	switch {
+	case g.capacity > 16*sets:
+		for g.capacity > 16*sets {
+			sets *= 2
+		}
+	case g.capacity < 4*sets && sets > 1:
+		sets /= 2
+	}
+	if sets != len(g.sets) {
+		old := g.sets
+		g.sets = make([][]uint32, sets)
+		for _, prints := range old {
+			for _, print := range slices.Backward(prints[:min(len(prints), g.ways)]) {
+				i := g.set(print)
+				g.sets[i] = slices.Insert(g.sets[i], 0, print)
+			}
+		}
+	}
+	for g.ways = 0; g.ways*sets < g.capacity; g.ways++ {
+	}
+	if g.capacity > 0 {
+		i := g.set(fingerprint(hash))
+		g.sets[i] = slices.Insert(g.sets[i], 0, fingerprint(hash))
+		g.sets[i] = g.sets[i][:min(len(g.sets[i]), g.ways)]
+	}
 }
 
 func (g *referenceGhost) take(hash uint64) bool {
-	at := slices.Index(g.entries, referenceGhostEntry{hash: hash})
-	if at < 0 {
+	if len(g.sets) == 0 {
 		return false
 	}
-	g.entries[at].hole = true
+	i := g.set(fingerprint(hash))
+	at := slices.Index(g.sets[i], fingerprint(hash))
+	if at < 0 || at >= g.ways {
+		return false
+	}
+	g.sets[i] = slices.Delete(g.sets[i], at, at+1)
 	return true
+}
+
+func (g *referenceGhost) renew(hash uint64) {
+	if g.take(hash) {
+		i := g.set(fingerprint(hash))
+		g.sets[i] = slices.Insert(g.sets[i], 0, fingerprint(hash))
+	}
 }
 
 func TestGhostModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		capacity := rapid.IntRange(0, 40).Draw(t, "capacity")
+		capacities := rapid.Just(rapid.IntRange(0, 200).Draw(t, "capacity"))
+		if rapid.Bool().Draw(t, "changing") {
+			capacities = rapid.OneOf(rapid.IntRange(0, 4), rapid.IntRange(0, 200))
+		}
 		// Shards share a part of their hashes, at either end.
 		shift := rapid.SampledFrom([]int{0, 8, 56}).Draw(t, "shift")
-		hashes := rapid.Uint64Range(0, uint64(2*capacity+1))
-		g, want := newGhost(capacity), referenceGhost{capacity: capacity}
+		hashes := rapid.Uint64Range(0, uint64(rapid.SampledFrom([]int{10, 100, 400}).Draw(t, "hashes")))
+		var g ghost
+		var want referenceGhost
 		for range rapid.SampledFrom([]int{10, 100, 1000}).Draw(t, "steps") {
 			hash := hashes.Draw(t, "hash") << shift
-			if rapid.Bool().Draw(t, "add") {
-				g.add(hash)
-				want.add(hash)
-			} else {
+			switch rapid.IntRange(0, 5).Draw(t, "kind") {
+			case 0:
 				require.Equal(t, want.take(hash), g.take(hash))
+			case 1:
+				g.renew(hash)
+				want.renew(hash)
+			default:
+				capacity := capacities.Draw(t, "capacity")
+				g.add(hash, capacity)
+				want.add(hash, capacity)
 			}
+			require.Equal(t, want.capacity, g.capacity)
 			require.NoError(t, g.check())
 		}
 	})
 }
 
-func TestGhostGrowsWithWhatItHolds(t *testing.T) {
-	g := newGhost(100_000)
-	for hash := range uint64(150_000) {
-		g.add(hash)
-		held := min(int(hash)+1, 100_000)
-		require.LessOrEqual(t, cap(g.ring), min(max(16, 2*held), 100_000))
-		require.LessOrEqual(t, len(g.slots), max(32, 4*cap(g.ring)))
+func TestGhostRemembersTheLatestOfASet(t *testing.T) {
+	var g ghost
+	for hash := range uint64(20) {
+		g.add(hash, 10)
 	}
+	for hash := range uint64(20) {
+		assert.Equal(t, hash >= 10, g.take(hash), "hash %d", hash)
+		assert.False(t, g.take(hash), "hash %d for the second time", hash)
+	}
+}
+
+func TestGhostRemembersAboutAsManyAsItsCapacity(t *testing.T) {
+	for _, capacity := range []int{1, 16, 17, 100, 1000, 1024, 1025, 10_000, 100_000} {
+		var g ghost
+		random := newRandom(1)
+		for range 3 * capacity {
+			g.add(random.Uint64(), capacity)
+		}
+		random = newRandom(1)
+		remembered, lately := 0, 0
+		for i := range 3 * capacity {
+			if g.take(random.Uint64()) {
+				remembered++
+				if i >= 2*capacity {
+					lately++
+				}
+			}
+		}
+		assert.InEpsilon(t, capacity, remembered, 0.15, "capacity %d", capacity)
+		assert.Greater(t, float64(lately), 0.8*float64(capacity), "capacity %d", capacity)
+	}
+}
+
+func TestGhostTakesFewBytesForWhatItHolds(t *testing.T) {
+	for _, capacity := range []int{16, 17, 100, 1000, 1024, 1025, 10_000, 100_000} {
+		var g ghost
+		g.add(1, capacity)
+		assert.LessOrEqual(t, len(g.sets)*ghostWays*4, max(64, 8*capacity), "capacity %d", capacity)
+	}
+}
+
+// TestGhostFollowsItsCapacity has one that is wanted smaller and larger again.
+func TestGhostFollowsItsCapacity(t *testing.T) {
+	var g ghost
+	hash := uint64(0)
+	addMany := func(count, capacity int) {
+		for range count {
+			hash++
+			g.add(hash, capacity)
+		}
+		require.NoError(t, g.check())
+	}
+	addMany(2000, 1000)
+	require.Len(t, g.sets, 64)
+	addMany(800, 1)
+	assert.Equal(t, 900, g.capacity, "it sinks slowly")
+	addMany(1, 1000)
+	assert.Equal(t, 1000, g.capacity, "and rises at once")
+	addMany(8*1000, 1)
+	assert.Equal(t, 1, g.capacity)
+	assert.Len(t, g.sets, 1)
+
+	// What is remembered survives when the table grows, and when it shrinks.
+	addMany(1, 16)
+	addMany(15, 16)
+	addMany(1, 1000)
+	for old := hash - 15; old <= hash; old++ {
+		assert.True(t, g.take(old))
+	}
+	addMany(40, 64)
+	g.capacity, g.ways = 32, ghostWays
+	g.rehash(2)
 	require.NoError(t, g.check())
-	assert.False(t, g.take(49_999))
-	assert.True(t, g.take(50_000))
-	assert.True(t, g.take(149_999))
+	remembered := 0
+	for old := hash - 39; old <= hash; old++ {
+		if g.take(old) {
+			remembered++
+		}
+	}
+	assert.GreaterOrEqual(t, remembered, 30)
 }
 
 // TestGhostSpreadsHashesWithCommonBits has the hashes of one shard of 256, which
@@ -84,19 +203,27 @@ func TestGhostSpreadsHashesWithCommonBits(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			const held = 1 << 14
-			g := newGhost(held)
+			var g ghost
 			random := newRandom(1)
-			for range held {
-				g.add(test.hash(random.Uint64()))
+			for range held / 2 {
+				g.add(test.hash(random.Uint64()), held)
 			}
 			require.NoError(t, g.check())
-			steps := 0
-			for slot, position := range g.slots {
-				if position != 0 {
-					steps += (slot - g.home(g.hashAt(slot))) & (len(g.slots) - 1)
+			random = newRandom(1)
+			remembered := 0
+			for range held / 2 {
+				if g.take(test.hash(random.Uint64())) {
+					remembered++
 				}
 			}
-			assert.Less(t, float64(steps)/held, 1.0, "steps from home")
+			assert.Greater(t, float64(remembered), 0.98*held/2, "all fit but for sets that are unlucky")
+			mistaken := 0
+			for range held {
+				if g.take(test.hash(random.Uint64())) {
+					mistaken++
+				}
+			}
+			assert.Less(t, mistaken, held/1000)
 		})
 	}
 }
@@ -106,18 +233,17 @@ func TestGhostCheckFindsDamage(t *testing.T) {
 		name   string
 		damage func(g *ghost)
 	}{
-		{name: "more hashes than allowed", damage: func(g *ghost) { g.capacity-- }},
-		{name: "an oldest position outside", damage: func(g *ghost) { g.oldest = len(g.ring) }},
-		{name: "a wrapped ring that is not full", damage: func(g *ghost) { g.capacity++; g.oldest = 1 }},
-		{name: "too few slots", damage: func(g *ghost) { g.slots = make([]uint32, len(g.slots)/2) }},
-		{name: "a position outside", damage: func(g *ghost) { g.slots[g.find(g.ring[3])] = 100 }},
-		{name: "a hash out of reach", damage: func(g *ghost) { g.ring[3] = ^g.ring[3] }},
+		{name: "too few sets", damage: func(g *ghost) { g.sets = g.sets[:1] }},
+		{name: "a number of sets that is no power of two", damage: func(g *ghost) { g.sets = append(g.sets, ghostSet{}) }},
+		{name: "too many ways", damage: func(g *ghost) { g.ways = ghostWays + 1 }},
+		{name: "a fingerprint of another set", damage: func(g *ghost) { g.sets[0][0] = ^g.sets[0][0] }},
+		{name: "a fingerprint behind an empty place", damage: func(g *ghost) { g.sets[0][0] = 0 }},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			g := newGhost(16)
-			for hash := range uint64(16) {
-				g.add(hash * 3)
+			var g ghost
+			for hash := range uint64(32) {
+				g.add(hash*3, 32)
 			}
 			require.NoError(t, g.check())
 			test.damage(&g)

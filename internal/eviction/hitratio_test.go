@@ -22,7 +22,7 @@ func newRandom(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, seed)
 
 // hitRatio asks a cache under p for each key of the trace in turn.
 func hitRatio(p Policy[uint64], trace []uint64) float64 {
-	held := make(map[uint64]*Node[uint64], p.Capacity())
+	held := map[uint64]*Node[uint64]{}
 	hits := 0
 	for _, key := range trace {
 		if n := held[key]; n != nil {
@@ -30,10 +30,11 @@ func hitRatio(p Policy[uint64], trace []uint64) float64 {
 			hits++
 			continue
 		}
-		n := &Node[uint64]{Item: key, Hash: key}
-		if victim := p.Add(n); victim != nil {
-			delete(held, victim.Item)
+		for v := p.Evict(key, 1); v != nil; v = p.Evict(key, 1) {
+			delete(held, v.Item)
 		}
+		n := &Node[uint64]{Item: key}
+		p.Add(n, key, 1)
 		held[key] = n
 	}
 	return float64(hits) / float64(len(trace))
@@ -41,7 +42,9 @@ func hitRatio(p Policy[uint64], trace []uint64) float64 {
 
 // hitRatios returns what the policies make of a trace at the same capacity.
 func hitRatios(trace []uint64, capacity int) (lru, s3fifo float64) {
-	return hitRatio(NewLRU[uint64](capacity), trace), hitRatio(NewS3FIFO[uint64](capacity), trace)
+	limits := Limits{Entries: capacity}
+	own := func(key *uint64) uint64 { return *key }
+	return hitRatio(NewLRU[uint64](limits), trace), hitRatio(NewS3FIFO(limits, own), trace)
 }
 
 func TestHitRatio(t *testing.T) {

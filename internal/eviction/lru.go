@@ -1,35 +1,37 @@
 package eviction
 
-import "fmt"
-
 // LRU evicts the node whose last hit, or Add, is the longest ago. It is exact,
 // and pays for it: every hit has to be told by Touch, under the caller's lock.
 // Node.Use means nothing to it.
 type LRU[T any] struct {
-	capacity int
-	nodes    queue[T] // the latest hit first
+	limits Limits   // normal
+	nodes  queue[T] // the latest hit first
 }
 
 var _ Policy[any] = (*LRU[any])(nil)
 
-// NewLRU returns an empty LRU for capacity nodes. The caller guarantees that
-// capacity is at least 1.
-func NewLRU[T any](capacity int) *LRU[T] {
-	p := &LRU[T]{capacity: capacity}
+// NewLRU returns an empty LRU with those limits.
+func NewLRU[T any](limits Limits) *LRU[T] {
+	p := &LRU[T]{limits: limits.normal()}
 	p.nodes.init(inLRU)
 	return p
 }
 
-// Add implements [Policy].
-func (p *LRU[T]) Add(n *Node[T]) (victim *Node[T]) {
-	mustBeOutside(n)
-	n.uses.Store(0)
-	if p.nodes.size >= p.capacity {
-		victim = p.nodes.back()
-		p.nodes.remove(victim)
+// Evict implements [Policy]. The hash means nothing to it.
+func (p *LRU[T]) Evict(_ uint64, weight uint32) (victim *Node[T]) {
+	if p.limits.haveRoom(p.nodes.size, p.nodes.weight, weight) {
+		return nil
 	}
-	p.nodes.pushFront(n)
+	victim = p.nodes.back()
+	p.nodes.remove(victim)
 	return victim
+}
+
+// Add implements [Policy]. The hash means nothing to it.
+func (p *LRU[T]) Add(n *Node[T], _ uint64, weight uint32) {
+	mustBeOutside(n)
+	n.weight = weight
+	p.nodes.pushFront(n)
 }
 
 // Remove implements [Policy].
@@ -41,29 +43,25 @@ func (p *LRU[T]) Remove(n *Node[T]) {
 // Touch implements [Policy]: n becomes the last to be evicted.
 func (p *LRU[T]) Touch(n *Node[T]) {
 	p.mustHold(n)
-	p.nodes.remove(n)
-	p.nodes.pushFront(n)
+	p.nodes.moveToFront(n)
 }
 
 // Len implements [Policy].
 func (p *LRU[T]) Len() int { return p.nodes.size }
 
-// Capacity implements [Policy].
-func (p *LRU[T]) Capacity() int { return p.capacity }
+// Weight implements [Policy].
+func (p *LRU[T]) Weight() int64 { return p.nodes.weight }
 
 // Check implements [Policy].
 func (p *LRU[T]) Check() error {
 	if err := p.nodes.check(); err != nil {
 		return err
 	}
-	if p.Len() > p.capacity {
-		return fmt.Errorf("eviction: %d nodes exceed the capacity of %d", p.Len(), p.capacity)
-	}
-	return nil
+	return p.limits.check(p.Len(), p.Weight())
 }
 
 func (p *LRU[T]) mustHold(n *Node[T]) {
-	if n.queue != inLRU {
+	if n.queue() != inLRU {
 		panic("eviction: the node is not in this LRU")
 	}
 }

@@ -35,11 +35,16 @@ func TestLRU(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			p := NewLRU[int](3)
+			p := NewLRU[int](Limits{Entries: 3})
 			nodes, _ := addKeys(t, p, 1, 2, 3)
 			test.act(p, nodes)
 			_, victims := addKeys(t, p, 101, 102, 103)
 			assert.Equal(t, test.victims, victims)
 		})
 	}
+}
+
+func TestLRUTouchIsForItsOwnNodes(t *testing.T) {
+	p := NewLRU[int](Limits{Entries: 3})
+	assert.PanicsWithValue(t, "eviction: the node is not in this LRU", func() { p.Touch(newNode(1)) })
 }

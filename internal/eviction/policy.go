@@ -2,38 +2,59 @@
 // exact [LRU] for those who ask for it.
 //
 // A policy orders nodes and nothing else: it stores no keys, reads no clock and
-// calls nobody back. The caller keeps the items by key, allocates one [Node] for
-// each with its own data inside, and hands it to [Policy.Add] when it keeps an
-// item, to [Policy.Remove] when it drops one. Whatever Add returns has left the
-// policy and must leave the caller's memory too. A hit is [Node.Use] under
-// S3FIFO and [Policy.Touch] under LRU.
+// publishes nothing. The caller keeps the items by key and allocates one [Node]
+// for each with its own data inside. To keep an item it makes room first:
+//
+//	for v := p.Evict(hash, weight); v != nil; v = p.Evict(hash, weight) {
+//		// v has left the policy and must leave the caller's memory too
+//	}
+//	p.Add(n, hash, weight)
+//
+// To drop one it calls [Policy.Remove]. A hit is [Node.Use] under S3FIFO and
+// [Policy.Touch] under LRU.
 //
 // Guarantees:
-//   - A policy never holds more nodes than its capacity.
-//   - Add returns at most one victim, and never the node that was added.
+//   - Whoever makes room as above never has more nodes in a policy than
+//     [Limits.Entries], nor more weight than [Limits.Weight].
+//   - Evict returns no node while there is room, and one node at a time, so that
+//     no more leave than have to. If all nodes weigh the same, that is one per Add.
 //   - A node that has left holds no pointer to another node, so a reader that
 //     still has it keeps nothing else alive.
 //   - No operation allocates, except that S3FIFO's memory of evicted items grows
 //     as it fills.
-//   - Every operation takes constant time, on average over many: a single Add to
-//     an S3FIFO may have to count down every node that was used, up to three
+//   - Every operation takes constant time, on average over many: a single Evict
+//     from an S3FIFO may have to count down every node that was used, up to three
 //     times over.
 //
 // What you cannot assume:
 //   - No method of a policy is safe for concurrent use. The caller holds its
 //     lock. Only Use is for readers that hold none.
 //   - Uses are a hint. Readers that race lose some of them.
+//   - Weights decide how much has to leave, not what: a heavy node is kept or
+//     evicted for the same reasons as a light one, and a node of weight 0 leaves
+//     in its turn though that makes no room.
 //   - A policy cannot tell its own nodes from those of another policy. It panics
 //     on a node that is added twice or removed twice; the rest is found by Check.
 package eviction
 
-import "sync/atomic"
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+)
 
 // Policy decides which node leaves when a full cache takes another one in.
 type Policy[T any] interface {
-	// Add takes in n, which is in no policy, with its uses back at zero. It
-	// returns the node that had to leave for it, nil while there is room.
-	Add(n *Node[T]) (victim *Node[T])
+	// Evict takes the next victim out of the policy and returns it, if one has to
+	// go before a node of that weight, whose item's key has that hash, can be
+	// added; nil when there is room. The caller guarantees that weight is at most
+	// Limits.Weight, if that is set.
+	Evict(hash uint64, weight uint32) (victim *Node[T])
+
+	// Add takes in n, which is in no policy, with its uses back at zero. The caller
+	// has made room by Evict. Keys that share a hash are told apart everywhere but
+	// in S3FIFO's memory of evicted items, where it costs precision only.
+	Add(n *Node[T], hash uint64, weight uint32)
 
 	// Remove lets go of n, which is in this policy.
 	Remove(n *Node[T])
@@ -44,37 +65,83 @@ type Policy[T any] interface {
 	// Len returns the number of nodes in the policy.
 	Len() int
 
-	// Capacity returns the number of nodes from which on Add has a victim.
-	Capacity() int
+	// Weight returns the sum of the weights of the nodes in the policy.
+	Weight() int64
 
 	// Check returns an error that names the first broken invariant, nil if all
 	// hold. It takes time proportional to Len and is meant for tests.
 	Check() error
 }
 
-// maxUses is where a node's use counter saturates: two bits.
-const maxUses = 3
+// Limits is what a policy may hold. At least one of them is set, and none is
+// negative.
+type Limits struct {
+	Entries int   // the number of nodes; 0 for no limit
+	Weight  int64 // the sum of their weights; 0 for no limit
+}
+
+// normal returns the limits with the largest number in place of no limit.
+func (l Limits) normal() Limits {
+	if l.Entries == 0 {
+		l.Entries = math.MaxInt
+	}
+	if l.Weight == 0 {
+		l.Weight = math.MaxInt64
+	}
+	return l
+}
+
+// hold reports whether normal limits allow that many nodes of that weight.
+func (l Limits) hold(entries int, weight int64) bool {
+	return entries <= l.Entries && weight <= l.Weight
+}
+
+// haveRoom reports whether normal limits allow one more node, of weight more,
+// beside that many nodes of that weight, which they do allow.
+func (l Limits) haveRoom(entries int, weight int64, more uint32) bool {
+	// The sum of the weights could overflow; this difference cannot.
+	return entries < l.Entries && int64(more) <= l.Weight-weight
+}
+
+// check returns an error if normal limits do not allow that many nodes of that
+// weight.
+func (l Limits) check(entries int, weight int64) error {
+	if !l.hold(entries, weight) {
+		return fmt.Errorf("eviction: %d nodes of weight %d exceed the limits of %d and %d", entries, weight, l.Entries, l.Weight)
+	}
+	return nil
+}
 
 // Node is one cached item and its place in a policy. It is the only allocation
-// that an item costs. The zero Node is ready for use; it must not be copied
-// after Add.
+// that an item costs, and takes 24 bytes more than the Item alone. The zero Node
+// is ready for use; it must not be copied after Add.
 type Node[T any] struct {
 	// Item is the caller's data. It comes first and the counter follows close
-	// behind, so that a hit touches few cache lines. Policies never look at it.
+	// behind, so that a hit touches few cache lines. Policies never look at it,
+	// but for S3FIFO, which hands it to the caller's hash function.
 	Item T
 
-	// Hash is the hash of the item's key. The caller sets it before Add and never
-	// changes it. Keys that share a hash are told apart everywhere but in
-	// S3FIFO's memory of evicted items, where it costs precision only.
-	Hash uint64
+	// Both are nil exactly when the node is in no queue, whatever state has. Like
+	// weight, they belong to the policy, under the caller's lock.
+	prev, next *Node[T]
 
-	// uses counts hits, 0..maxUses. Readers write it without a lock; everything
-	// below belongs to the policy, under the caller's lock.
-	uses atomic.Uint32
+	// state is usesBits bits of uses, 0..maxUses, and above them the queueID. Any
+	// reader counts uses up by CompareAndSwap, without a lock. All else is for the
+	// holder of the caller's lock, by atomic operations too. It alone changes the
+	// queue, so it may store a whole state: a racing reader either came before, and
+	// its use is lost, or finds the state changed and gives up.
+	state atomic.Uint32
 
-	queue      queueID
-	prev, next *Node[T] // both nil exactly when queue is inNone
+	weight uint32 // as Add was told
 }
+
+const (
+	// maxUses is where a node's use counter saturates: two bits.
+	maxUses = 3
+
+	usesBits = 2
+	usesMask = 1<<usesBits - 1
+)
 
 // Use counts one hit. Any number of goroutines may call it at any time, also on
 // a node that has left its policy.
@@ -85,9 +152,31 @@ type Node[T any] struct {
 // loop would have readers contend for exactly the items that need no more hits,
 // and the policy needs no more than an order of magnitude.
 func (n *Node[T]) Use() {
-	// CompareAndSwap and not Add, which could pass maxUses, and not Store, which
-	// could bring back a count that the policy has cleared in between.
-	if uses := n.uses.Load(); uses < maxUses {
-		n.uses.CompareAndSwap(uses, uses+1)
+	// CompareAndSwap and not Add, which could carry into the queue, and not Store,
+	// which could bring back what the policy has changed in between.
+	if state := n.state.Load(); state&usesMask < maxUses {
+		n.state.CompareAndSwap(state, state+1)
 	}
 }
+
+// Weight returns the weight that the node was added with last, 0 before that. It
+// is for whoever holds the caller's lock.
+func (n *Node[T]) Weight() uint32 { return n.weight }
+
+// uses returns how many hits are counted and not yet cleared or paid for.
+func (n *Node[T]) uses() uint32 { return n.state.Load() & usesMask }
+
+// payUse takes one off a count of uses that was seen above zero. Nobody else
+// takes any off, so it still is.
+func (n *Node[T]) payUse() { n.state.Add(^uint32(0)) }
+
+// queue returns the queue that the node is in.
+func (n *Node[T]) queue() queueID {
+	if n.prev == nil {
+		return inNone
+	}
+	return queueID(n.state.Load() >> usesBits)
+}
+
+// enter marks the node as in a queue and clears its uses.
+func (n *Node[T]) enter(queue queueID) { n.state.Store(uint32(queue) << usesBits) }

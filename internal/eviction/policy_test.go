@@ -1,9 +1,11 @@
 package eviction
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -12,23 +14,36 @@ import (
 // policies are what every test of the common contract runs on.
 var policies = []struct {
 	name string
-	make func(capacity int) Policy[int]
+	make func(limits Limits) Policy[int]
 }{
-	{name: "S3FIFO", make: func(capacity int) Policy[int] { return NewS3FIFO[int](capacity) }},
-	{name: "LRU", make: func(capacity int) Policy[int] { return NewLRU[int](capacity) }},
+	{name: "S3FIFO", make: func(limits Limits) Policy[int] { return NewS3FIFO(limits, hashOfKey) }},
+	{name: "LRU", make: func(limits Limits) Policy[int] { return NewLRU[int](limits) }},
 }
 
-// newNode returns a node for key whose hash is the key itself.
-func newNode(key int) *Node[int] { return &Node[int]{Item: key, Hash: uint64(key)} }
+// hashOfKey is the hash of a node of these tests: its item is its key, and its
+// hash too.
+func hashOfKey(key *int) uint64 { return uint64(*key) }
 
-// addKeys adds a node for each key, checks the policy after each, and returns
-// the nodes by key and the keys of the victims.
+func newNode(key int) *Node[int] { return &Node[int]{Item: key} }
+
+// add makes room for n and adds it, as a cache does, and returns who left for it.
+func add(p Policy[int], n *Node[int], weight uint32) (victims []*Node[int]) {
+	hash := hashOfKey(&n.Item)
+	for v := p.Evict(hash, weight); v != nil; v = p.Evict(hash, weight) {
+		victims = append(victims, v)
+	}
+	p.Add(n, hash, weight)
+	return victims
+}
+
+// addKeys adds a node of weight 1 for each key, checks the policy after each, and
+// returns the nodes by key and the keys of the victims.
 func addKeys(t *testing.T, p Policy[int], keys ...int) (nodes map[int]*Node[int], victims []int) {
 	t.Helper()
 	nodes = map[int]*Node[int]{}
 	for _, key := range keys {
 		nodes[key] = newNode(key)
-		if victim := p.Add(nodes[key]); victim != nil {
+		for _, victim := range add(p, nodes[key], 1) {
 			victims = append(victims, victim.Item)
 		}
 		require.NoError(t, p.Check())
@@ -42,17 +57,27 @@ func use(n *Node[int], times int) {
 	}
 }
 
+func TestNodeTakes24BytesBesideItsItem(t *testing.T) {
+	assert.Equal(t, uintptr(24), unsafe.Sizeof(Node[struct{}]{}))
+	assert.Equal(t, uintptr(64), unsafe.Sizeof(Node[[5]uint64]{}))
+}
+
 func TestUseSaturatesAtThree(t *testing.T) {
+	var q queue[int]
+	q.init(inMain)
 	n := newNode(1)
+	q.pushFront(n)
 	var counts []uint32
 	for range 5 {
 		n.Use()
-		counts = append(counts, n.uses.Load())
+		counts = append(counts, n.uses())
 	}
 	assert.Equal(t, []uint32{1, 2, 3, 3, 3}, counts)
+	assert.Equal(t, inMain, n.queue())
 }
 
-// TestRacingUsesStopAtThree lets readers meet on nodes that are near the limit.
+// TestRacingUsesStopAtThree lets readers meet on nodes that are near the limit,
+// and their owner move these from queue to queue.
 func TestRacingUsesStopAtThree(t *testing.T) {
 	nodes := make([]Node[int], 100_000)
 	var running sync.WaitGroup
@@ -64,9 +89,16 @@ func TestRacingUsesStopAtThree(t *testing.T) {
 			}
 		})
 	}
+	for i := range nodes {
+		nodes[i].enter(inSmall)
+		if nodes[i].uses() > 0 {
+			nodes[i].payUse()
+		}
+		nodes[i].enter(inMain)
+	}
 	running.Wait()
 	for i := range nodes {
-		require.LessOrEqual(t, nodes[i].uses.Load(), uint32(maxUses))
+		require.Equal(t, inMain, queueID(nodes[i].state.Load()>>usesBits))
 	}
 }
 
@@ -75,78 +107,135 @@ func TestPolicyContract(t *testing.T) {
 		t.Run(policy.name, func(t *testing.T) {
 			t.Run("no victim while there is room, one per Add from then on", func(t *testing.T) {
 				for capacity := 1; capacity <= 25; capacity++ {
-					p := policy.make(capacity)
-					require.Equal(t, capacity, p.Capacity())
+					p := policy.make(Limits{Entries: capacity})
 					for key := range 3 * capacity {
 						n := newNode(key)
-						victim := p.Add(n)
-						require.Equal(t, key >= capacity, victim != nil)
-						require.NotSame(t, n, victim)
+						victims := add(p, n, 1)
+						if key < capacity {
+							require.Empty(t, victims)
+						} else {
+							require.Len(t, victims, 1)
+							require.NotSame(t, n, victims[0])
+						}
 						require.Equal(t, min(key+1, capacity), p.Len())
+						require.Equal(t, int64(min(key+1, capacity)), p.Weight())
 						require.NoError(t, p.Check())
 					}
 				}
 			})
 
 			t.Run("a cache of one keeps the latest, however popular the one before", func(t *testing.T) {
-				p := policy.make(1)
-				first, second := newNode(1), newNode(2)
-				require.Nil(t, p.Add(first))
-				use(first, 3)
-				p.Touch(first)
-				assert.Same(t, first, p.Add(second))
-				assert.Equal(t, 1, p.Len())
-				assert.NoError(t, p.Check())
+				for _, limits := range []Limits{{Entries: 1}, {Weight: 1}, {Entries: 1, Weight: 1}} {
+					p := policy.make(limits)
+					first, second := newNode(1), newNode(2)
+					require.Empty(t, add(p, first, 1))
+					use(first, 3)
+					p.Touch(first)
+					assert.Equal(t, []*Node[int]{first}, add(p, second, 1))
+					assert.Equal(t, 1, p.Len())
+					assert.NoError(t, p.Check())
+				}
+			})
+
+			t.Run("both limits hold, and no more leave than have to", func(t *testing.T) {
+				tests := []struct {
+					name    string
+					limits  Limits
+					weight  uint32 // of three nodes that are held, and nothing else
+					added   uint32 // weight of the fourth
+					victims int
+				}{
+					{name: "room by weight, not by entries", limits: Limits{Entries: 3, Weight: 100}, weight: 1, added: 1, victims: 1},
+					{name: "room by entries, not by weight", limits: Limits{Entries: 9, Weight: 30}, weight: 10, added: 11, victims: 2},
+					{name: "room by neither", limits: Limits{Entries: 3, Weight: 30}, weight: 10, added: 10, victims: 1},
+					{name: "room by both", limits: Limits{Entries: 4, Weight: 40}, weight: 10, added: 10, victims: 0},
+					{name: "all the weight", limits: Limits{Weight: 30}, weight: 10, added: 30, victims: 3},
+					{name: "no weight at all", limits: Limits{Weight: 30}, weight: 10, added: 0, victims: 0},
+					{name: "no weight but an entry", limits: Limits{Entries: 3, Weight: 30}, weight: 10, added: 0, victims: 1},
+					{name: "a limit that no sum may reach", limits: Limits{Weight: math.MaxInt64}, weight: math.MaxUint32, added: math.MaxUint32, victims: 0},
+					{name: "weights without a limit", limits: Limits{Entries: 4}, weight: math.MaxUint32, added: math.MaxUint32, victims: 0},
+				}
+				for _, test := range tests {
+					t.Run(test.name, func(t *testing.T) {
+						p := policy.make(test.limits)
+						for key := range 3 {
+							require.Empty(t, add(p, newNode(key), test.weight))
+						}
+						fourth := newNode(3)
+						assert.Len(t, add(p, fourth, test.added), test.victims)
+						assert.Equal(t, test.added, fourth.Weight())
+						assert.Equal(t, 4-test.victims, p.Len())
+						assert.Equal(t, int64(test.weight)*int64(3-test.victims)+int64(test.added), p.Weight())
+						assert.NoError(t, p.Check())
+					})
+				}
 			})
 
 			t.Run("a node that left points to no other node", func(t *testing.T) {
-				p := policy.make(3)
+				p := policy.make(Limits{Entries: 3})
 				nodes, _ := addKeys(t, p, 1, 2, 3)
 				p.Remove(nodes[1])
-				p.Add(newNode(4))
-				victim := p.Add(newNode(5))
-				require.NotNil(t, victim)
-				for _, n := range []*Node[int]{nodes[1], victim} {
-					assert.Equal(t, inNone, n.queue)
+				addKeys(t, p, 4)
+				victims := add(p, newNode(5), 1)
+				require.Len(t, victims, 1)
+				for _, n := range []*Node[int]{nodes[1], victims[0]} {
+					assert.Equal(t, inNone, n.queue())
 					assert.Nil(t, n.prev)
 					assert.Nil(t, n.next)
 				}
 			})
 
 			t.Run("a node that left can come back, and starts anew", func(t *testing.T) {
-				p := policy.make(2)
+				p := policy.make(Limits{Weight: 10})
 				n := newNode(1)
-				p.Add(n)
+				add(p, n, 7)
 				use(n, 3)
 				p.Remove(n)
 				require.Zero(t, p.Len())
-				p.Add(n)
+				require.Zero(t, p.Weight())
+				n.Use()
+				add(p, n, 5)
 				assert.Equal(t, 1, p.Len())
-				assert.Zero(t, n.uses.Load())
+				assert.Equal(t, int64(5), p.Weight())
+				assert.Zero(t, n.uses())
 				assert.NoError(t, p.Check())
 			})
 
 			t.Run("misuse panics and leaves the policy as it was", func(t *testing.T) {
-				p := policy.make(2)
+				p := policy.make(Limits{Entries: 2})
 				inside, outside := newNode(1), newNode(2)
-				p.Add(inside)
-				p.Add(newNode(3))
+				add(p, inside, 1)
+				add(p, newNode(3), 1)
 				const already = "eviction: the node is in a policy already"
 				notInside := "eviction: the node is not in this " + policy.name
-				assert.PanicsWithValue(t, already, func() { p.Add(inside) })
+				assert.PanicsWithValue(t, already, func() { p.Add(inside, 1, 2) })
 				assert.PanicsWithValue(t, notInside, func() { p.Remove(outside) })
 				assert.Equal(t, 2, p.Len())
+				assert.Equal(t, int64(2), p.Weight())
 				assert.NoError(t, p.Check())
 			})
 
-			t.Run("nothing but the node is allocated", func(t *testing.T) {
-				p := policy.make(1000)
+			t.Run("nothing is allocated", func(t *testing.T) {
+				p := policy.make(Limits{Entries: 1000, Weight: 3000})
 				key := 0
-				add := func() { p.Add(newNode(key)); key++ }
-				for range 3000 { // until S3FIFO's ghost is full as well
-					add()
+				fresh := newNode(0)
+				step := func() {
+					fresh.Item = key
+					hash, weight := uint64(key), uint32(key%5)
+					key++
+					left := fresh
+					for v := p.Evict(hash, weight); v != nil; v = p.Evict(hash, weight) {
+						left = v
+					}
+					p.Add(fresh, hash, weight)
+					if fresh = left; fresh.queue() != inNone {
+						fresh = newNode(0)
+					}
 				}
-				assert.Equal(t, 1.0, testing.AllocsPerRun(1000, add))
+				for range 5000 { // until S3FIFO's ghost is full as well
+					step()
+				}
+				assert.Zero(t, testing.AllocsPerRun(1000, step))
 			})
 		})
 	}
@@ -160,20 +249,29 @@ func TestCheckFindsDamage(t *testing.T) {
 		{name: "no neighbour", damage: func(n *Node[int]) { n.next = nil }},
 		{name: "a neighbour that does not know it", damage: func(n *Node[int]) { n.prev = newNode(9) }},
 		{name: "a node skipped", damage: func(n *Node[int]) { unlink(n) }},
-		{name: "a node too many", damage: func(n *Node[int]) { other := newNode(9); other.queue = n.queue; link(n, other, n.next) }},
-		{name: "a node of another queue", damage: func(n *Node[int]) { n.queue++ }},
-		{name: "a node marked as outside", damage: func(n *Node[int]) { n.queue = inNone }},
-		{name: "too many uses", damage: func(n *Node[int]) { n.uses.Store(maxUses + 1) }},
+		{name: "a node too many", damage: func(n *Node[int]) { other := newNode(9); other.enter(n.queue()); link(n, other, n.next) }},
+		{name: "a node of another queue", damage: func(n *Node[int]) { n.enter(n.queue() + 1) }},
+		{name: "a node marked as outside", damage: func(n *Node[int]) { n.enter(inNone) }},
+		{name: "a weight that changed", damage: func(n *Node[int]) { n.weight++ }},
 	}
 	for _, policy := range policies {
 		for _, d := range damages {
 			t.Run(policy.name+" with "+d.name, func(t *testing.T) {
-				p := policy.make(5)
+				p := policy.make(Limits{Entries: 5})
 				nodes, _ := addKeys(t, p, 1, 2, 3)
 				d.damage(nodes[2])
 				assert.Error(t, p.Check())
 			})
 		}
+		t.Run(policy.name+" over a limit", func(t *testing.T) {
+			for _, limits := range []Limits{{Entries: 1}, {Weight: 1}} {
+				p := policy.make(limits)
+				p.Add(newNode(1), 1, 1)
+				require.NoError(t, p.Check())
+				p.Add(newNode(2), 2, 1)
+				assert.Error(t, p.Check())
+			}
+		})
 	}
 }
 
@@ -188,7 +286,7 @@ func TestUseIsSafeWithoutTheLock(t *testing.T) {
 	)
 	for _, policy := range policies {
 		t.Run(policy.name, func(t *testing.T) {
-			p := policy.make(keys / 2)
+			p := policy.make(Limits{Entries: keys / 2, Weight: keys})
 			var published [keys]atomic.Pointer[Node[int]] // the latest node of a key, left or not
 			var stop atomic.Bool
 			var running sync.WaitGroup
@@ -212,7 +310,7 @@ func TestUseIsSafeWithoutTheLock(t *testing.T) {
 				switch {
 				case old == nil:
 					published[key].Store(n) // before Add, the harder case
-					if victim := p.Add(n); victim != nil {
+					for _, victim := range add(p, n, uint32(step%5)) {
 						delete(held, victim.Item)
 					}
 					held[key] = n

@@ -3,7 +3,7 @@ package eviction
 import "fmt"
 
 // queueID names the queue that a node is in.
-type queueID uint8
+type queueID uint32
 
 const (
 	inNone queueID = iota
@@ -15,8 +15,9 @@ const (
 // queue is a doubly linked list through the nodes themselves. The caller sees to
 // it that a node is in one queue at a time.
 type queue[T any] struct {
-	id   queueID
-	size int
+	id     queueID
+	size   int
+	weight int64 // the sum of the nodes' weights
 
 	// root closes the list to a ring and is no item: root.next is the newest node,
 	// root.prev the oldest. It spares every operation the cases of an empty list
@@ -29,10 +30,32 @@ func (q *queue[T]) init(id queueID) {
 	q.root.prev, q.root.next = &q.root, &q.root
 }
 
+// pushFront makes n, which has its weight, the newest node, without uses.
 func (q *queue[T]) pushFront(n *Node[T]) {
-	n.queue = q.id
+	n.enter(q.id)
 	link(&q.root, n, q.root.next)
 	q.size++
+	q.weight += int64(n.weight)
+}
+
+// remove takes n out. It clears n's place: a reader may hold n for long, and must
+// not keep the nodes alive that were its neighbours once.
+func (q *queue[T]) remove(n *Node[T]) {
+	q.cut(n)
+	n.prev, n.next = nil, nil
+}
+
+// cut takes n out and leaves it as it is, for the caller to push it elsewhere.
+func (q *queue[T]) cut(n *Node[T]) {
+	unlink(n)
+	q.size--
+	q.weight -= int64(n.weight)
+}
+
+// moveToFront makes n, which is in this queue, the newest node.
+func (q *queue[T]) moveToFront(n *Node[T]) {
+	unlink(n)
+	link(&q.root, n, q.root.next)
 }
 
 // back returns the oldest node of a queue that is not empty.
@@ -58,16 +81,10 @@ func (q *queue[T]) rotate(n *Node[T]) {
 	link(n, &q.root, n.next)
 }
 
-func (q *queue[T]) remove(n *Node[T]) {
-	unlink(n)
-	leave(n)
-	q.size--
-}
-
-// check returns an error if the links, the size or a node's own state are not
+// check returns an error if the links, the sums or a node's own state are not
 // what they have to be.
 func (q *queue[T]) check() error {
-	count := 0
+	count, weight := 0, int64(0)
 	for n := &q.root; ; n = n.next {
 		if n.next == nil || n.next.prev != n {
 			return fmt.Errorf("eviction: queue %d is broken after %d nodes", q.id, count)
@@ -76,15 +93,16 @@ func (q *queue[T]) check() error {
 			break
 		}
 		count++
-		if n.next.queue != q.id {
-			return fmt.Errorf("eviction: queue %d has a node that is marked as in %d", q.id, n.next.queue)
-		}
-		if uses := n.next.uses.Load(); uses > maxUses {
-			return fmt.Errorf("eviction: queue %d has a node with %d uses", q.id, uses)
+		weight += int64(n.next.weight)
+		if n.next.queue() != q.id {
+			return fmt.Errorf("eviction: queue %d has a node that is marked as in %d", q.id, n.next.queue())
 		}
 	}
 	if count != q.size {
 		return fmt.Errorf("eviction: queue %d has %d nodes and a size of %d", q.id, count, q.size)
+	}
+	if weight != q.weight {
+		return fmt.Errorf("eviction: queue %d has nodes of weight %d and a weight of %d", q.id, weight, q.weight)
 	}
 	return nil
 }
@@ -100,16 +118,10 @@ func unlink[T any](n *Node[T]) {
 	n.prev.next, n.next.prev = n.next, n.prev
 }
 
-// leave clears n's place. A reader may hold n for long, and must not keep the
-// nodes alive that were its neighbours once.
-func leave[T any](n *Node[T]) {
-	n.queue, n.prev, n.next = inNone, nil, nil
-}
-
 // mustBeOutside panics if n is in a policy. A node in two places would corrupt
 // both of them silently, and the test costs next to nothing.
 func mustBeOutside[T any](n *Node[T]) {
-	if n.queue != inNone {
+	if n.queue() != inNone {
 		panic("eviction: the node is in a policy already")
 	}
 }

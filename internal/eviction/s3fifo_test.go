@@ -1,6 +1,9 @@
 package eviction
 
 import (
+	"math"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -21,7 +24,7 @@ func keysFrom(first, count int) []int {
 // None has any uses.
 func fullOfTwenty(t *testing.T) (*S3FIFO[int], map[int]*Node[int]) {
 	t.Helper()
-	p := NewS3FIFO[int](20)
+	p := NewS3FIFO(Limits{Entries: 20}, hashOfKey)
 	nodes, _ := addKeys(t, p, keysFrom(1, 20)...)
 	for key := 1; key <= 18; key++ {
 		n := nodes[key]
@@ -33,18 +36,19 @@ func fullOfTwenty(t *testing.T) (*S3FIFO[int], map[int]*Node[int]) {
 }
 
 func TestS3FIFOShares(t *testing.T) {
-	tests := []struct{ capacity, small, main int }{
-		{capacity: 1, small: 1, main: 0},
-		{capacity: 2, small: 1, main: 1},
-		{capacity: 19, small: 1, main: 18},
-		{capacity: 20, small: 2, main: 18},
-		{capacity: 1000, small: 100, main: 900},
+	tests := []struct{ limit, main int }{
+		{limit: 1, main: 0},
+		{limit: 2, main: 1},
+		{limit: 19, main: 18},
+		{limit: 20, main: 18},
+		{limit: 1000, main: 900},
+		{limit: math.MaxInt, main: math.MaxInt - math.MaxInt/10},
 	}
 	for _, test := range tests {
-		p := NewS3FIFO[int](test.capacity)
-		assert.Equal(t, test.small, p.smallShare, "small of %d", test.capacity)
-		assert.Equal(t, test.main, p.mainShare, "main of %d", test.capacity)
-		assert.Equal(t, test.main, p.ghost.capacity, "ghost of %d", test.capacity)
+		byEntries := NewS3FIFO(Limits{Entries: test.limit}, hashOfKey)
+		assert.Equal(t, Limits{Entries: test.main, Weight: math.MaxInt64}, byEntries.mainShare, "of %d entries", test.limit)
+		byWeight := NewS3FIFO(Limits{Weight: int64(test.limit)}, hashOfKey)
+		assert.Equal(t, Limits{Entries: math.MaxInt, Weight: int64(test.main)}, byWeight.mainShare, "of a weight of %d", test.limit)
 	}
 }
 
@@ -65,23 +69,23 @@ func TestS3FIFOSmall(t *testing.T) {
 			use(nodes[19], test.uses)
 			_, victims := addKeys(t, p, 21)
 			assert.Equal(t, []int{test.victim}, victims)
-			assert.Equal(t, test.queue, nodes[19].queue)
+			assert.Equal(t, test.queue, nodes[19].queue())
 			if test.queue == inMain {
-				assert.Zero(t, nodes[19].uses.Load(), "the move clears the count")
+				assert.Zero(t, nodes[19].uses(), "the move clears the count")
 				assert.Same(t, nodes[19], p.main.root.next, "it is main's newest")
 			}
 		})
 	}
 
 	t.Run("a move to a main with room makes no victim of main", func(t *testing.T) {
-		p := NewS3FIFO[int](20)
+		p := NewS3FIFO(Limits{Entries: 20}, hashOfKey)
 		nodes, _ := addKeys(t, p, keysFrom(1, 20)...)
 		use(nodes[1], 2)
 		use(nodes[2], 3)
 		_, victims := addKeys(t, p, 21)
 		assert.Equal(t, []int{3}, victims)
-		assert.Equal(t, inMain, nodes[1].queue)
-		assert.Equal(t, inMain, nodes[2].queue)
+		assert.Equal(t, inMain, nodes[1].queue())
+		assert.Equal(t, inMain, nodes[2].queue())
 	})
 }
 
@@ -96,7 +100,7 @@ func TestS3FIFOMain(t *testing.T) {
 			use(p.small.back(), 2) // so that main has to make room
 			_, v := addKeys(t, p, 100+len(victims))
 			victims = append(victims, v...)
-			left = append(left, nodes[1].uses.Load())
+			left = append(left, nodes[1].uses())
 		}
 		assert.Equal(t, append(keysFrom(3, 16), 19, 2), victims[:18], "2 is spared once")
 		assert.Equal(t, uint32(2), left[0])
@@ -114,20 +118,99 @@ func TestS3FIFOMain(t *testing.T) {
 		assert.Equal(t, []int{1}, victims)
 	})
 
-	// Readers that keep using every node in main are played by counts that no
-	// round can bring to zero.
 	t.Run("a victim is found though readers never stop", func(t *testing.T) {
-		const endless = 1 << 20
 		p, nodes := fullOfTwenty(t)
-		for key := 1; key <= 18; key++ {
-			nodes[key].uses.Store(endless)
-		}
 		p.Remove(nodes[19])
-		p.main.pushFront(newNode(22))
-		p.main.root.next.uses.Store(endless)
-		victim := p.Add(newNode(23))
-		assert.Equal(t, 1, victim.Item)
-		assert.Equal(t, uint32(endless-3), victim.uses.Load(), "three rounds, as if left alone")
+		p.Remove(nodes[20])
+		add(p, newNode(21), 1)
+		p.main.pushFront(newNode(22)) // what a ghost hit does
+		var busy []*Node[int]
+		for n := p.main.back(); len(busy) < p.main.size; n = p.main.newer(n) {
+			busy = append(busy, n)
+		}
+		var stop atomic.Bool
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer stop.Store(true)
+		running.Go(func() {
+			for !stop.Load() {
+				for _, n := range busy {
+					n.Use()
+				}
+			}
+		})
+		for left := p.main.size; left > 0; left-- {
+			require.NotNil(t, p.evictMain())
+			require.NoError(t, p.Check())
+		}
+	})
+}
+
+func TestS3FIFOWeights(t *testing.T) {
+	// full returns an S3FIFO whose limit is a weight of 100, so that small's share
+	// is 10, with the keys 1..90 in main and 91..100 in small, each of weight 1.
+	full := func(t *testing.T) (*S3FIFO[int], map[int]*Node[int]) {
+		p := NewS3FIFO(Limits{Weight: 100}, hashOfKey)
+		nodes, _ := addKeys(t, p, keysFrom(1, 100)...)
+		for key := 1; key <= 90; key++ {
+			p.small.cut(nodes[key])
+			p.main.pushFront(nodes[key])
+		}
+		require.NoError(t, p.Check())
+		return p, nodes
+	}
+	keys := func(nodes []*Node[int]) (keys []int) {
+		for _, n := range nodes {
+			keys = append(keys, n.Item)
+		}
+		return keys
+	}
+
+	t.Run("a heavy item takes small's place, and main's when that is not enough", func(t *testing.T) {
+		p, _ := full(t)
+		assert.Equal(t, append(keysFrom(91, 10), keysFrom(1, 40)...), keys(add(p, newNode(101), 50)))
+		assert.NoError(t, p.Check())
+	})
+
+	t.Run("it is the next to go when it is not used", func(t *testing.T) {
+		p, _ := full(t)
+		add(p, newNode(101), 50)
+		assert.Equal(t, []int{101}, keys(add(p, newNode(102), 1)))
+	})
+
+	t.Run("it stays when it is used", func(t *testing.T) {
+		p, _ := full(t)
+		heavy := newNode(101)
+		add(p, heavy, 50)
+		use(heavy, 2)
+		assert.Equal(t, []int{41}, keys(add(p, newNode(102), 1)))
+		assert.Equal(t, inMain, heavy.queue())
+	})
+
+	t.Run("it stays when it comes back", func(t *testing.T) {
+		p, _ := full(t)
+		heavy := newNode(101)
+		add(p, heavy, 50)
+		add(p, newNode(102), 1)
+		require.Equal(t, inNone, heavy.queue())
+		addKeys(t, p, keysFrom(103, 49)...)
+		require.Len(t, add(p, heavy, 50), 50, "more than the ghost may remember from here on")
+		assert.Equal(t, inMain, heavy.queue())
+		assert.NoError(t, p.Check())
+	})
+
+	t.Run("light items that left for a heavy one are remembered", func(t *testing.T) {
+		p, _ := full(t)
+		victims := keys(add(p, newNode(101), 100))
+		require.Len(t, victims, 100)
+		nodes, _ := addKeys(t, p, victims[:10]...)
+		inTime := 0
+		for _, n := range nodes {
+			if n.queue() == inMain {
+				inTime++
+			}
+		}
+		assert.Equal(t, 10, inTime)
 	})
 }
 
@@ -137,7 +220,7 @@ func TestS3FIFOGhost(t *testing.T) {
 		_, victims := addKeys(t, p, 21)
 		require.Equal(t, []int{19}, victims)
 		back, _ := addKeys(t, p, 19)
-		assert.Equal(t, inMain, back[19].queue)
+		assert.Equal(t, inMain, back[19].queue())
 	})
 
 	t.Run("it does so once", func(t *testing.T) {
@@ -146,21 +229,21 @@ func TestS3FIFOGhost(t *testing.T) {
 		back, _ := addKeys(t, p, 19)
 		p.Remove(back[19])
 		again, _ := addKeys(t, p, 19)
-		assert.Equal(t, inSmall, again[19].queue)
+		assert.Equal(t, inSmall, again[19].queue())
 	})
 
 	t.Run("an item that is back too late goes into small", func(t *testing.T) {
 		p, _ := fullOfTwenty(t)
-		addKeys(t, p, keysFrom(21, 1+18)...) // 19 and as many as the ghost holds
+		addKeys(t, p, keysFrom(21, 40)...) // 19 and more than the ghost holds
 		back, _ := addKeys(t, p, 19)
-		assert.Equal(t, inSmall, back[19].queue)
+		assert.Equal(t, inSmall, back[19].queue())
 	})
 
-	t.Run("the last one in time goes into main", func(t *testing.T) {
+	t.Run("one that is back in time goes into main", func(t *testing.T) {
 		p, _ := fullOfTwenty(t)
-		addKeys(t, p, keysFrom(21, 18)...)
+		addKeys(t, p, keysFrom(21, 10)...)
 		back, _ := addKeys(t, p, 19)
-		assert.Equal(t, inMain, back[19].queue)
+		assert.Equal(t, inMain, back[19].queue())
 	})
 
 	t.Run("an item evicted from main is not remembered", func(t *testing.T) {
@@ -169,21 +252,21 @@ func TestS3FIFOGhost(t *testing.T) {
 		_, victims := addKeys(t, p, 21)
 		require.Equal(t, []int{1}, victims)
 		back, _ := addKeys(t, p, 1)
-		assert.Equal(t, inSmall, back[1].queue)
+		assert.Equal(t, inSmall, back[1].queue())
 	})
 
 	t.Run("a removed item is not remembered", func(t *testing.T) {
 		p, nodes := fullOfTwenty(t)
 		p.Remove(nodes[19])
 		back, _ := addKeys(t, p, 19)
-		assert.Equal(t, inSmall, back[19].queue)
+		assert.Equal(t, inSmall, back[19].queue())
 	})
 
 	t.Run("a ghost of one finds its item, though its return evicts another", func(t *testing.T) {
-		p := NewS3FIFO[int](2)
+		p := NewS3FIFO(Limits{Entries: 2}, hashOfKey)
 		addKeys(t, p, 1, 2, 3) // 1 is in the ghost
 		back, _ := addKeys(t, p, 1)
-		assert.Equal(t, inMain, back[1].queue)
+		assert.Equal(t, inMain, back[1].queue())
 	})
 }
 
@@ -197,19 +280,18 @@ func TestS3FIFOScanLeavesTheHotItemsAlone(t *testing.T) {
 		}
 		addKeys(t, p, keysFrom(1000, 1000)...)
 		for _, n := range hot {
-			if n.queue != inNone {
+			if n.queue() != inNone {
 				count++
 			}
 		}
 		return count
 	}
-	assert.Equal(t, 50, hits(NewS3FIFO[int](100)))
-	assert.Equal(t, 0, hits(NewLRU[int](100)), "the scan is long enough to matter")
+	assert.Equal(t, 50, hits(NewS3FIFO(Limits{Entries: 100}, hashOfKey)))
+	assert.Equal(t, 0, hits(NewLRU[int](Limits{Entries: 100})), "the scan is long enough to matter")
 }
 
 func TestS3FIFOCostsLittleWhileItHoldsLittle(t *testing.T) {
-	p := NewS3FIFO[int](1_000_000_000)
+	p := NewS3FIFO(Limits{Entries: 1_000_000_000, Weight: 1_000_000_000_000}, hashOfKey)
 	addKeys(t, p, keysFrom(0, 10)...)
-	assert.Zero(t, cap(p.ghost.ring))
-	assert.Zero(t, cap(p.ghost.slots))
+	assert.Zero(t, cap(p.ghost.sets))
 }

@@ -31,7 +31,7 @@ import (
 type mutation struct {
 	name  string
 	fence string   // what it does when it is there
-	file  string   // in the root of the module
+	file  string   // from the root of the module
 	old   string   // occurs exactly once in file
 	new   string   // takes its place
 	tests []string // each fails without it
@@ -115,7 +115,7 @@ func (m *mutation) run(ctx context.Context, root string, timeout time.Duration) 
 	}
 	defer cleanUp()
 	for _, test := range m.tests {
-		failed, err := fails(ctx, root, overlay, test, timeout)
+		failed, err := m.fails(ctx, root, overlay, test, timeout)
 		if err != nil {
 			return nil, err
 		}
@@ -137,7 +137,7 @@ func (m *mutation) overlay(root string) (path string, cleanUp func(), err error)
 		return "", nil, err
 	}
 	cleanUp = func() { _ = os.RemoveAll(dir) }
-	replacement := filepath.Join(dir, m.file)
+	replacement := filepath.Join(dir, filepath.Base(m.file))
 	path = filepath.Join(dir, "overlay.json")
 	replace, err := json.Marshal(map[string]map[string]string{
 		"Replace": {filepath.Join(root, m.file): replacement},
@@ -152,12 +152,12 @@ func (m *mutation) overlay(root string) (path string, cleanUp func(), err error)
 	return path, cleanUp, nil
 }
 
-// fails reports whether a test of the root package fails under an overlay. That
+// fails reports whether a test of the file's package fails under an overlay. That
 // it hangs until the timeout counts; that it does not compile, or does not exist,
 // is an error.
-func fails(ctx context.Context, root, overlay, test string, timeout time.Duration) (bool, error) {
+func (m *mutation) fails(ctx context.Context, root, overlay, test string, timeout time.Duration) (bool, error) {
 	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-failfast", "-overlay", overlay,
-		"-timeout", timeout.String(), "-run", "^"+test+"$", ".")
+		"-timeout", timeout.String(), "-run", "^"+test+"$", "./"+filepath.Dir(m.file))
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "NEARCACHE_REQUIRE_REDIS=1")
 	var stderr bytes.Buffer

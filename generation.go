@@ -1,0 +1,66 @@
+package nearcache
+
+import "sync/atomic"
+
+// generation is a cache's life from one clear of the whole cache to the next. Each
+// entry belongs to one, and is dead as soon as that is not the current one.
+type generation struct {
+	plain scope // of the items that belong to no region
+
+	// expiring counts the entries that have a deadline, notFounds the kept
+	// not-founds.
+	expiring, notFounds atomic.Int64
+
+	regions map[string]*region // of live entries, by name; guarded by regionTable.mu
+}
+
+func newGeneration() *generation {
+	g := &generation{}
+	g.plain.generation = g
+	return g
+}
+
+// scope is what can make an entry dead from afar: its generation, and its regions.
+// The entries of a generation that have none share one scope, those of one region
+// that of the region.
+type scope struct {
+	generation *generation
+	cleared    atomic.Bool // the region was, if this is a region's
+	notFound   bool        // of a kept not-found: no value, and a member of every region
+	clears     uint64      // of a kept not-found: regionTable.clears when its load began
+	regions    []*region   // each once; of a region's own scope: itself
+}
+
+// region is one region's present life: clearing it marks the object, and the next
+// item of that name gets a new one. So an entry is dead as soon as one of its
+// regions is marked, without being searched for.
+type region struct {
+	scope   scope // of the items that belong to this region alone
+	name    string
+	members int // entries that hold it; guarded by regionTable.mu
+}
+
+func newRegion(g *generation, name string) *region {
+	r := &region{name: name}
+	r.scope.generation, r.scope.regions = g, []*region{r}
+	return r
+}
+
+// clearedSince reports whether a clear has made an entry of scope s dead, of the
+// whole cache or of one of its regions.
+func (l *local[K, V]) isCleared(s *scope) bool {
+	if s.generation != l.current.Load() || s.cleared.Load() {
+		return true
+	}
+	if s.notFound && s.clears != l.regions.clears.Load() {
+		return true
+	}
+	if len(s.regions) > 1 {
+		for _, r := range s.regions {
+			if r.scope.cleared.Load() {
+				return true
+			}
+		}
+	}
+	return false
+}
