@@ -304,6 +304,8 @@ func (c *Cache[K, V]) Stats() CacheStats {
 	s.Name = c.options.Name
 	s.Entries = c.local.len()
 	s.Capacity = c.options.Capacity
+	s.Weight = c.local.weight()
+	s.MaxWeight = c.options.MaxWeight
 	s.Regions = c.local.regions.tracked(&c.local.current)
 	return s
 }
@@ -321,17 +323,27 @@ func (c *Cache[K, V]) Close() error {
 func (c *Cache[K, V]) outcome(key K, value V, err error) outcome[V] {
 	switch {
 	case err != nil && c.options.NotFound(err):
-		return outcome[V]{notFound: true, ttl: c.options.NotFoundTTL}
+		return outcome[V]{notFound: true, ttl: c.options.NotFoundTTL, weight: 1}
 	case err != nil:
 		return outcome[V]{}
 	}
-	o := outcome[V]{value: value}
+	o := outcome[V]{value: value, weight: 1}
 	if c.options.Expiry != nil {
 		o.ttl = c.options.Expiry(key, value)
 	} else {
 		o.ttl = c.jittered(c.options.TTL)
 	}
-	if c.options.Regions != nil && o.ttl > 0 {
+	if o.ttl <= 0 {
+		return o
+	}
+	if c.options.Weigh != nil {
+		o.weight = c.options.Weigh(key, value)
+		if int64(o.weight) > c.options.MaxWeight {
+			c.stats.tooHeavy.Add(1)
+			return outcome[V]{}
+		}
+	}
+	if c.options.Regions != nil {
 		o.regions = c.options.Regions(key, value)
 	}
 	return o

@@ -152,3 +152,31 @@ func ExampleOptions_notFound() {
 	// true
 	// true
 }
+
+// A cache of pages that takes ten megabytes at most, however large the pages
+// are: what is asked for again stays.
+func ExampleOptions_weigh() {
+	ctx := context.Background()
+	bp := nearcache.Local()
+	defer bp.Close()
+
+	pages, err := nearcache.New(bp, nearcache.Options[string, []byte]{
+		Name:      "pages",
+		Load:      func(_ context.Context, path string) ([]byte, error) { return make([]byte, 4<<20), nil },
+		MaxWeight: 10 << 20,
+		Weigh:     func(path string, page []byte) uint32 { return uint32(len(path) + len(page) + 90) },
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, path := range []string{"/", "/about", "/contact"} {
+		if _, err := pages.Get(ctx, path); err != nil {
+			fmt.Println(err)
+		}
+	}
+	s := pages.Stats()
+	fmt.Println(s.Entries, "pages,", s.Weight>>20, "MB,", s.Evictions.Capacity, "evicted")
+	// Output:
+	// 2 pages, 8 MB, 1 evicted
+}

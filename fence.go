@@ -72,6 +72,7 @@ type outcome[V any] struct {
 	value    V
 	notFound bool
 	ttl      time.Duration // zero or less: not to be kept
+	weight   uint32
 	regions  []string
 }
 
@@ -104,7 +105,7 @@ func (l *local[K, V]) keepLocked(
 	e := &entry[K, V]{Item: item[K, V]{
 		key: key, value: o.value, expires: expires, started: s.at, scope: scope,
 	}}
-	l.addLocked(sh, hash, e, sh.table.Load().find(hash, key), now)
+	l.addLocked(sh, hash, e, o.weight, now)
 	// 1. the checks above pass   2. a clear, and the sweep that follows it, which
 	// finds nothing here   3. the entry is stored. No other sweep would come.
 	if l.fate(e, vouched(now)) == cleared {

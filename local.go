@@ -84,7 +84,7 @@ type shard[K comparable, V any] struct {
 const (
 	// entriesPerShard is the least capacity of a shard: smaller ones evict much
 	// sooner than the whole cache would, since keys do not spread evenly.
-	entriesPerShard = 512
+	entriesPerShard = 1024
 
 	// Shards beyond what the processors need are there to be small: one whose table
 	// grows holds up its writes until all entries have moved.
@@ -92,9 +92,14 @@ const (
 	quicklyMoved       = 1 << 14
 )
 
-// shardsFor returns how many shards a cache of that capacity has, a power of two.
-func shardsFor(capacity int) int {
+// shardsFor returns how many shards a cache has, a power of two. One that bounds
+// weights has one: how many items that makes is not known, and any item up to the
+// bound must find room.
+func shardsFor(capacity int, maxWeight int64) int {
 	shards := 1
+	if maxWeight > 0 {
+		return shards
+	}
 	for capacity/(2*shards) >= entriesPerShard &&
 		(shards < shardsPerProcessor*runtime.GOMAXPROCS(0) || capacity/shards > quicklyMoved) {
 		shards *= 2
@@ -103,7 +108,7 @@ func shardsFor(capacity int) int {
 }
 
 func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCounters) *local[K, V] {
-	shards := shardsFor(o.Capacity)
+	shards := shardsFor(o.Capacity, o.MaxWeight)
 	l := &local[K, V]{
 		tables:     make([]atomic.Pointer[table[K, V]], shards),
 		shards:     make([]shard[K, V], shards),
@@ -120,7 +125,7 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCo
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.table = &l.tables[i]
-		sh.limits = eviction.Limits{Entries: o.Capacity / shards}
+		sh.limits = eviction.Limits{Entries: o.Capacity / shards, Weight: o.MaxWeight}
 		if i < o.Capacity%shards {
 			sh.limits.Entries++
 		}
@@ -138,7 +143,7 @@ func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
 	if l.lockedHits {
 		sh.policy = eviction.NewLRU[item[K, V]](sh.limits)
 	} else {
-		sh.policy = eviction.NewS3FIFO(sh.limits, func(it *item[K, V]) uint64 { return l.hash(it.key) })
+		sh.policy = eviction.NewAdaptive(sh.limits, func(it *item[K, V]) uint64 { return l.hash(it.key) })
 	}
 }
 
@@ -224,12 +229,12 @@ func (l *local[K, V]) shard(hash uint64) *shard[K, V] {
 	return &l.shards[hash&uint64(len(l.shards)-1)]
 }
 
-// addLocked takes in e, under whose key nothing is held, or replaces old.
-func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e, old *entry[K, V], now int64) {
+// addLocked takes e in, in the place of what is held under its key.
+func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], weight uint32, now int64) {
+	old := sh.table.Load().find(hash, e.Item.key)
 	if old != nil {
 		sh.policy.Remove(old) // first: it makes room
 	}
-	const weight = 1
 	for victim := sh.policy.Evict(hash, weight); victim != nil; victim = sh.policy.Evict(hash, weight) {
 		l.stats.evictions.count(l.fate(victim, vouched(now)))
 		sh.table.Load().delete(l.hash(victim.Item.key), victim)
@@ -315,6 +320,20 @@ func (l *local[K, V]) len() (n int) {
 		}
 	}
 	return n
+}
+
+// weight returns the sum of the weights of what is held of the current
+// generation.
+func (l *local[K, V]) weight() (sum int64) {
+	for i := range l.shards {
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		if sh.generation == l.current.Load() {
+			sum += sh.policy.Weight()
+		}
+		sh.mu.Unlock()
+	}
+	return sum
 }
 
 // renewLocked makes sh the current generation's. Whatever it holds of another is

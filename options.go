@@ -89,13 +89,13 @@ type BackplaneOptions struct {
 type Eviction int
 
 const (
-	// DefaultEviction is the best policy that was measured, S3-FIFO today (Yang et
-	// al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023). Its hits
-	// take no lock.
+	// DefaultEviction is the best policy that was measured: today the queues of
+	// S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP
+	// 2023) with shares that adapt. Its hits take no lock.
 	DefaultEviction Eviction = iota
 
 	// LRU evicts the least recently used item, exactly so within each shard of
-	// the cache (a cache with a capacity under 1024 is a single shard). Its hits
+	// the cache (a cache with a capacity under 2048 is a single shard). Its hits
 	// take the shard's lock.
 	LRU
 )
@@ -120,9 +120,21 @@ type Options[K comparable, V any] struct {
 	Load func(ctx context.Context, key K) (V, error)
 
 	// Capacity bounds the number of items held in memory, exactly. Negative is an
-	// error.
-	// Defaults to 100 000.
+	// error. Defaults to 100 000, or to no bound if MaxWeight is set.
 	Capacity int
+
+	// MaxWeight bounds the sum of the items' weights, exactly, in whatever unit Weigh
+	// has, and a Capacity that is given beside it bounds their number too. An item
+	// that alone weighs more is served and not kept. A kept not-found weighs 1.
+	// Bytes are a good unit; an item takes about 90 beside those of its key and
+	// value. Negative is an error. Such a cache has a single lock for its loads and
+	// writes; hits take none, as ever. Defaults to 0: weights do not count.
+	MaxWeight int64
+
+	// Weigh returns an item's weight, and is required if MaxWeight is set. It is
+	// called once with every item before it is kept, and must not block. Zero is
+	// legal. Defaults to nil.
+	Weigh func(key K, value V) uint32
 
 	// Eviction chooses what makes room in a full cache.
 	// Defaults to DefaultEviction.
@@ -220,7 +232,7 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 // withDefaults returns o with its defaults filled in, or an error that wraps
 // ErrOptions and names every field that is wrong.
 func (o Options[K, V]) withDefaults() (Options[K, V], error) {
-	if o.Capacity == 0 {
+	if o.Capacity == 0 && o.MaxWeight == 0 {
 		o.Capacity = defaultCapacity
 	}
 	if o.TTL == 0 {
@@ -232,7 +244,10 @@ func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 	var wrong optionErrors
 	wrong.checkName("Name", o.Name)
 	wrong.check(o.Load != nil, "Load is nil")
-	wrong.check(o.Capacity > 0, "Capacity %d is negative", o.Capacity)
+	wrong.check(o.Capacity >= 0, "Capacity %d is negative", o.Capacity)
+	wrong.check(o.MaxWeight >= 0, "MaxWeight %d is negative", o.MaxWeight)
+	wrong.check(o.MaxWeight == 0 || o.Weigh != nil, "MaxWeight is set and Weigh is nil")
+	wrong.check(o.MaxWeight != 0 || o.Weigh == nil, "Weigh is set and MaxWeight is 0")
 	wrong.check(o.Eviction == DefaultEviction || o.Eviction == LRU, "Eviction %d is unknown", o.Eviction)
 	wrong.check(o.TTL > 0, "TTL %v is negative", o.TTL)
 	wrong.check(o.NotFoundTTL >= 0, "NotFoundTTL %v is negative", o.NotFoundTTL)

@@ -130,8 +130,12 @@ type LeaseStats struct {
 type CacheStats struct {
 	Name     string
 	Entries  int // held now, see Cache.Len
-	Capacity int
+	Capacity int // 0 if only the weight is bounded
 	Regions  int // known now: those of entries, and those cleared during a load under way
+
+	Weight    int64  // of what is held now, that of cleared regions included until it is swept
+	MaxWeight int64  // 0: weights do not count, and each item weighs 1
+	TooHeavy  uint64 // items that weighed more than MaxWeight, and were served and not kept
 
 	Hits   uint64 // Gets answered from memory, not-founds included
 	Misses MissStats
@@ -184,8 +188,8 @@ type cacheCounters struct {
 	misses    tally // by the fate of the entry that was held, if any
 	evictions tally // by the fate of the entry that left: an alive one made room
 
-	loads, loadErrors, discarded atomic.Uint64
-	loadTime                     atomic.Int64
+	loads, loadErrors, discarded, tooHeavy atomic.Uint64
+	loadTime                               atomic.Int64
 
 	keysInvalidated, regionsCleared, clears, missedMessages, undecodable atomic.Uint64
 }
@@ -220,6 +224,7 @@ func (c *cacheCounters) snapshot() CacheStats {
 		LoadErrors:    c.loadErrors.Load(),
 		LoadTime:      time.Duration(c.loadTime.Load()),
 		LoadDiscarded: c.discarded.Load(),
+		TooHeavy:      c.tooHeavy.Load(),
 		Evictions: EvictionStats{
 			Capacity: c.evictions.of(alive),
 			Expired:  c.evictions.of(expired),

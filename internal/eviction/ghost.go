@@ -7,7 +7,7 @@ import (
 )
 
 // ghost remembers about as many hashes as its capacity: those that were added
-// last.
+// last, and the queue that each item left.
 //
 // It is a table of sets of 16 fingerprints, each a cache line. A hash belongs to
 // one set, which forgets its oldest for a new one. So the order is exact within a
@@ -24,15 +24,26 @@ type ghost struct {
 
 	// sets is a power of two in number, or empty. A set has its newest fingerprint
 	// first, its empty places, which are 0, last. Fingerprints beyond the first
-	// ways are forgotten.
+	// ways are forgotten, if not yet erased.
 	sets []ghostSet
 	ways int // Always: capacity ≤ ways * len(sets), unless there are ghostMaxSets.
+
+	fromSmall, fromMain int // how many fingerprints are in sets
 }
+
+// origin is the queue that an evicted item was in.
+type origin uint8
+
+const (
+	unknown origin = iota
+	fromSmall
+	fromMain
+)
 
 const (
 	ghostWays = 16
 
-	// ghostMaxSets leaves at least 12 bits to tell the fingerprints of a set apart.
+	// ghostMaxSets leaves at least 11 bits to tell the fingerprints of a set apart.
 	// That many sets are 64 MB, and remember sixteen million hashes.
 	ghostMaxSets = 1 << 20
 
@@ -40,14 +51,18 @@ const (
 	ghostSinking = 8
 )
 
+// A fingerprint is 31 bits of a hash and, lowest, whether its item was in main.
 type ghostSet [ghostWays]uint32
 
-// fingerprint returns the part of hash that is remembered, never 0. All hashes of
-// a shard may have some bits in common, so neither end of the hash will do as it
-// is: the multiplication (by 2^64 over the golden ratio) spreads them.
+const inMainBit = 1
+
+// fingerprint returns the part of hash that is remembered, with inMainBit unset
+// and some other bit set. All hashes of a shard may have some bits in common, so
+// neither end of the hash will do as it is: the multiplication (by 2^64 over the
+// golden ratio) spreads them.
 func fingerprint(hash uint64) uint32 {
 	const spread = 0x9E3779B97F4A7C15
-	return max(1, uint32(hash*spread>>32))
+	return max(2, uint32(hash*spread>>32)&^inMainBit)
 }
 
 // set returns the set of a fingerprint. There is one.
@@ -57,31 +72,55 @@ func (g *ghost) set(print uint32) *ghostSet {
 }
 
 // add remembers hash as the newest of its set, with that capacity from now on.
-func (g *ghost) add(hash uint64, capacity int) {
+func (g *ghost) add(hash uint64, wasInMain bool, capacity int) {
 	if capacity != g.capacity {
 		g.adapt(capacity)
 	}
-	if g.ways > 0 {
-		g.insert(fingerprint(hash))
+	if g.ways == 0 {
+		return
 	}
+	print := fingerprint(hash)
+	if wasInMain {
+		print |= inMainBit
+	}
+	g.insert(print)
 }
 
 func (g *ghost) insert(print uint32) {
 	set := g.set(print)
-	copy(set[1:], set[:ghostWays-1])
+	for at := g.ways - 1; at < ghostWays && set[at] != 0; at++ {
+		g.count(set[at], -1)
+		set[at] = 0
+	}
+	copy(set[1:g.ways], set[:g.ways])
 	set[0] = print
-	clear(set[g.ways:])
+	g.count(print, 1)
 }
 
-// take forgets hash and reports whether it was remembered.
-func (g *ghost) take(hash uint64) bool {
+// count adds n to the count of the fingerprints of that origin.
+func (g *ghost) count(print uint32, n int) {
+	if print&inMainBit != 0 {
+		g.fromMain += n
+	} else {
+		g.fromSmall += n
+	}
+}
+
+// take forgets hash and returns the queue that its item was in, if it was
+// remembered.
+func (g *ghost) take(hash uint64) origin {
 	set, at := g.find(hash)
 	if at < 0 {
-		return false
+		return unknown
 	}
+	print := set[at]
+	g.count(print, -1)
 	copy(set[at:], set[at+1:])
 	set[ghostWays-1] = 0
-	return true
+	if print&inMainBit != 0 {
+		return fromMain
+	}
+	return fromSmall
 }
 
 // renew makes hash the newest of its set, if it is remembered. The next add will
@@ -103,7 +142,7 @@ func (g *ghost) find(hash uint64) (set *ghostSet, at int) {
 	print := fingerprint(hash)
 	set = g.set(print)
 	for at := range set[:g.ways] {
-		if set[at] == print {
+		if set[at]&^inMainBit == print {
 			return set, at
 		}
 	}
@@ -136,6 +175,7 @@ func (g *ghost) adapt(want int) {
 func (g *ghost) rehash(sets int) {
 	old := g.sets
 	g.sets = make([]ghostSet, sets)
+	g.fromSmall, g.fromMain = 0, 0
 	ways := g.ways
 	g.ways = ghostWays
 	for i := range old {
@@ -154,6 +194,7 @@ func (g *ghost) check() error {
 		len(g.sets) < ghostMaxSets && g.ways*len(g.sets) < g.capacity {
 		return fmt.Errorf("eviction: the ghost has %d sets of %d for a capacity of %d", len(g.sets), g.ways, g.capacity)
 	}
+	counts := ghost{}
 	for i := range g.sets {
 		set := &g.sets[i]
 		empty := false
@@ -161,8 +202,16 @@ func (g *ghost) check() error {
 			if print != 0 && (empty || g.set(print) != set) {
 				return fmt.Errorf("eviction: the ghost's set %d has a fingerprint where none is looked for", i)
 			}
-			empty = empty || print == 0
+			if print == 0 {
+				empty = true
+			} else {
+				counts.count(print, 1)
+			}
 		}
+	}
+	if counts.fromSmall != g.fromSmall || counts.fromMain != g.fromMain {
+		return fmt.Errorf("eviction: the ghost has %d and %d fingerprints and counts of %d and %d",
+			counts.fromSmall, counts.fromMain, g.fromSmall, g.fromMain)
 	}
 	return nil
 }

@@ -9,17 +9,22 @@ import (
 	"pgregory.net/rapid"
 )
 
-// referenceGhost is a ghost to compare with: a list of fingerprints for each set,
-// the newest first.
+// referenceGhost is a ghost to compare with: a list for each set, the newest
+// first.
 type referenceGhost struct {
 	capacity, sinks, ways int
-	sets                  [][]uint32
+	sets                  [][]remembered
+}
+
+type remembered struct {
+	print  uint32
+	origin origin
 }
 
 // set returns the number of the set of a fingerprint.
 func (g *referenceGhost) set(print uint32) int { return int(uint64(print) * uint64(len(g.sets)) >> 32) }
 
-func (g *referenceGhost) add(hash uint64, capacity int) {
+func (g *referenceGhost) add(hash uint64, origin origin, capacity int) {
 	switch {
 	case capacity > g.capacity:
 		g.capacity = capacity
@@ -40,11 +45,11 @@ func (g *referenceGhost) add(hash uint64, capacity int) {
 	}
 	if sets != len(g.sets) {
 		old := g.sets
-		g.sets = make([][]uint32, sets)
-		for _, prints := range old {
-			for _, print := range slices.Backward(prints[:min(len(prints), g.ways)]) {
-				i := g.set(print)
-				g.sets[i] = slices.Insert(g.sets[i], 0, print)
+		g.sets = make([][]remembered, sets)
+		for _, items := range old {
+			for _, item := range slices.Backward(items[:min(len(items), g.ways)]) {
+				i := g.set(item.print)
+				g.sets[i] = slices.Insert(g.sets[i], 0, item)
 			}
 		}
 	}
@@ -52,28 +57,30 @@ func (g *referenceGhost) add(hash uint64, capacity int) {
 	}
 	if g.capacity > 0 {
 		i := g.set(fingerprint(hash))
-		g.sets[i] = slices.Insert(g.sets[i], 0, fingerprint(hash))
+		g.sets[i] = slices.Insert(g.sets[i], 0, remembered{print: fingerprint(hash), origin: origin})
 		g.sets[i] = g.sets[i][:min(len(g.sets[i]), g.ways)]
 	}
 }
 
-func (g *referenceGhost) take(hash uint64) bool {
+func (g *referenceGhost) take(hash uint64) origin {
 	if len(g.sets) == 0 {
-		return false
+		return unknown
 	}
-	i := g.set(fingerprint(hash))
-	at := slices.Index(g.sets[i], fingerprint(hash))
+	print := fingerprint(hash)
+	i := g.set(print)
+	at := slices.IndexFunc(g.sets[i], func(item remembered) bool { return item.print == print })
 	if at < 0 || at >= g.ways {
-		return false
+		return unknown
 	}
+	origin := g.sets[i][at].origin
 	g.sets[i] = slices.Delete(g.sets[i], at, at+1)
-	return true
+	return origin
 }
 
 func (g *referenceGhost) renew(hash uint64) {
-	if g.take(hash) {
+	if origin := g.take(hash); origin != unknown {
 		i := g.set(fingerprint(hash))
-		g.sets[i] = slices.Insert(g.sets[i], 0, fingerprint(hash))
+		g.sets[i] = slices.Insert(g.sets[i], 0, remembered{print: fingerprint(hash), origin: origin})
 	}
 }
 
@@ -98,8 +105,9 @@ func TestGhostModel(t *testing.T) {
 				want.renew(hash)
 			default:
 				capacity := capacities.Draw(t, "capacity")
-				g.add(hash, capacity)
-				want.add(hash, capacity)
+				origin := rapid.SampledFrom([]origin{fromSmall, fromMain}).Draw(t, "origin")
+				g.add(hash, origin == fromMain, capacity)
+				want.add(hash, origin, capacity)
 			}
 			require.Equal(t, want.capacity, g.capacity)
 			require.NoError(t, g.check())
@@ -110,11 +118,15 @@ func TestGhostModel(t *testing.T) {
 func TestGhostRemembersTheLatestOfASet(t *testing.T) {
 	var g ghost
 	for hash := range uint64(20) {
-		g.add(hash, 10)
+		g.add(hash, hash%2 == 0, 10)
 	}
 	for hash := range uint64(20) {
-		assert.Equal(t, hash >= 10, g.take(hash), "hash %d", hash)
-		assert.False(t, g.take(hash), "hash %d for the second time", hash)
+		want := unknown
+		if hash >= 10 {
+			want = []origin{fromMain, fromSmall}[hash%2]
+		}
+		assert.Equal(t, want, g.take(hash), "hash %d", hash)
+		assert.Equal(t, unknown, g.take(hash), "hash %d for the second time", hash)
 	}
 }
 
@@ -123,12 +135,12 @@ func TestGhostRemembersAboutAsManyAsItsCapacity(t *testing.T) {
 		var g ghost
 		random := newRandom(1)
 		for range 3 * capacity {
-			g.add(random.Uint64(), capacity)
+			g.add(random.Uint64(), false, capacity)
 		}
 		random = newRandom(1)
 		remembered, lately := 0, 0
 		for i := range 3 * capacity {
-			if g.take(random.Uint64()) {
+			if g.take(random.Uint64()) != unknown {
 				remembered++
 				if i >= 2*capacity {
 					lately++
@@ -143,7 +155,7 @@ func TestGhostRemembersAboutAsManyAsItsCapacity(t *testing.T) {
 func TestGhostTakesFewBytesForWhatItHolds(t *testing.T) {
 	for _, capacity := range []int{16, 17, 100, 1000, 1024, 1025, 10_000, 100_000} {
 		var g ghost
-		g.add(1, capacity)
+		g.add(1, false, capacity)
 		assert.LessOrEqual(t, len(g.sets)*ghostWays*4, max(64, 8*capacity), "capacity %d", capacity)
 	}
 }
@@ -155,7 +167,7 @@ func TestGhostFollowsItsCapacity(t *testing.T) {
 	addMany := func(count, capacity int) {
 		for range count {
 			hash++
-			g.add(hash, capacity)
+			g.add(hash, false, capacity)
 		}
 		require.NoError(t, g.check())
 	}
@@ -174,7 +186,7 @@ func TestGhostFollowsItsCapacity(t *testing.T) {
 	addMany(15, 16)
 	addMany(1, 1000)
 	for old := hash - 15; old <= hash; old++ {
-		assert.True(t, g.take(old))
+		assert.Equal(t, fromSmall, g.take(old))
 	}
 	addMany(40, 64)
 	g.capacity, g.ways = 32, ghostWays
@@ -182,7 +194,7 @@ func TestGhostFollowsItsCapacity(t *testing.T) {
 	require.NoError(t, g.check())
 	remembered := 0
 	for old := hash - 39; old <= hash; old++ {
-		if g.take(old) {
+		if g.take(old) != unknown {
 			remembered++
 		}
 	}
@@ -206,20 +218,20 @@ func TestGhostSpreadsHashesWithCommonBits(t *testing.T) {
 			var g ghost
 			random := newRandom(1)
 			for range held / 2 {
-				g.add(test.hash(random.Uint64()), held)
+				g.add(test.hash(random.Uint64()), true, held)
 			}
 			require.NoError(t, g.check())
 			random = newRandom(1)
 			remembered := 0
 			for range held / 2 {
-				if g.take(test.hash(random.Uint64())) {
+				if g.take(test.hash(random.Uint64())) != unknown {
 					remembered++
 				}
 			}
 			assert.Greater(t, float64(remembered), 0.98*held/2, "all fit but for sets that are unlucky")
 			mistaken := 0
 			for range held {
-				if g.take(test.hash(random.Uint64())) {
+				if g.take(test.hash(random.Uint64())) != unknown {
 					mistaken++
 				}
 			}
@@ -238,12 +250,13 @@ func TestGhostCheckFindsDamage(t *testing.T) {
 		{name: "too many ways", damage: func(g *ghost) { g.ways = ghostWays + 1 }},
 		{name: "a fingerprint of another set", damage: func(g *ghost) { g.sets[0][0] = ^g.sets[0][0] }},
 		{name: "a fingerprint behind an empty place", damage: func(g *ghost) { g.sets[0][0] = 0 }},
+		{name: "a fingerprint of another origin", damage: func(g *ghost) { g.sets[0][0] ^= inMainBit }},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var g ghost
 			for hash := range uint64(32) {
-				g.add(hash*3, 32)
+				g.add(hash*3, false, 32)
 			}
 			require.NoError(t, g.check())
 			test.damage(&g)

@@ -22,6 +22,7 @@ func (p *LRU[T]) Evict(_ uint64, weight uint32) (victim *Node[T]) {
 	if p.limits.haveRoom(p.nodes.size, p.nodes.weight, weight) {
 		return nil
 	}
+	mustHoldSome(p.Len())
 	victim = p.nodes.back()
 	p.nodes.remove(victim)
 	return victim

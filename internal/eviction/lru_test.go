@@ -29,7 +29,7 @@ func TestLRU(t *testing.T) {
 		},
 		{
 			name:    "Use means nothing",
-			act:     func(_ *LRU[int], nodes map[int]*Node[int]) { use(nodes[1], 3) },
+			act:     func(_ *LRU[int], nodes map[int]*Node[int]) { nodes[1].Use() },
 			victims: []int{1, 2, 3},
 		},
 	}

@@ -79,82 +79,144 @@ func (r *referenceLRU) remove(key int) { r.referenceQueue.remove(key) }
 func (r *referenceLRU) touch(key int)  { r.push(key, r.referenceQueue.remove(key)) }
 func (r *referenceLRU) use(int)        {}
 
-// referenceS3FIFO follows Algorithm 1 of the paper, with the departures that
-// S3FIFO's doc comment names, for nodes that weigh something.
-type referenceS3FIFO struct {
-	limits      Limits
-	small, main referenceQueue
-	ghost       referenceGhost
-	freq        map[int]int
-	hash        map[int]uint64
+// referenceAdaptive follows Adaptive's doc comment, on lists.
+type referenceAdaptive struct {
+	limits         Limits
+	small, main    referenceQueue
+	ghost          referenceGhost
+	used, returned map[int]bool
+	hash           map[int]uint64
+	share          float64
+	trust, returns int
+	known          bool // trust has been limited
 }
 
-func newReferenceS3FIFO(limits Limits) *referenceS3FIFO {
-	return &referenceS3FIFO{limits: limits, freq: map[int]int{}, hash: map[int]uint64{}}
+func newReferenceAdaptive(limits Limits) *referenceAdaptive {
+	return &referenceAdaptive{
+		limits: limits, share: 0.1, used: map[int]bool{}, returned: map[int]bool{}, hash: map[int]uint64{},
+	}
 }
 
-func (r *referenceS3FIFO) add(key int, hash uint64, weight uint32) (victims []int) {
+// shares returns small's and main's shares, 0 for no limit.
+func (r *referenceAdaptive) shares() (small, main Limits) {
+	if entries := r.limits.Entries; entries > 0 {
+		small.Entries = max(1, int(r.share*float64(entries)))
+		main.Entries = entries - small.Entries
+	}
+	if weight := r.limits.Weight; weight > 0 {
+		small.Weight = max(1, int64(r.share*float64(weight)))
+		main.Weight = weight - small.Weight
+	}
+	return small, main
+}
+
+// mainHolds reports whether that is within main's share, which may be 0.
+func (r *referenceAdaptive) mainHolds(entries int, weight int64) bool {
+	_, main := r.shares()
+	return (r.limits.Entries == 0 || entries <= main.Entries) && (r.limits.Weight == 0 || weight <= main.Weight)
+}
+
+func (r *referenceAdaptive) add(key int, hash uint64, weight uint32) (victims []int) {
 	for !within(r.limits, r.len()+1, r.weight()+int64(weight)) {
 		r.ghost.renew(hash)
-		if r.small.len() > 0 && !r.mainIsOver() {
-			victims = append(victims, r.evictSmall())
-		} else {
-			victims = append(victims, r.evictMain())
-		}
+		victims = append(victims, r.evict())
 	}
-	if r.ghost.take(hash) {
+	switch origin := r.ghost.take(hash); {
+	case origin != unknown && r.mayReturn(origin):
 		r.main.push(key, weight)
-	} else {
+		r.returned[key] = true
+	default:
+		if len(victims) == 0 {
+			r.fillMain(weight)
+		}
 		r.small.push(key, weight)
+		r.returned[key] = false
 	}
-	r.freq[key], r.hash[key] = 0, hash
+	r.used[key], r.hash[key] = false, hash
 	return victims
 }
 
-// mainIsOver reports whether main has more of some limit than small leaves it.
-func (r *referenceS3FIFO) mainIsOver() bool {
-	entries, weight := r.limits.Entries, r.limits.Weight
-	return entries > 0 && r.main.len() > entries-max(1, entries/10) ||
-		weight > 0 && r.main.weight() > weight-max(1, weight/10)
-}
-
-func (r *referenceS3FIFO) evictSmall() (victim int) {
-	for r.small.len() > 0 {
-		nodes := r.len()
-		tail, weight := r.small.pop()
-		if r.freq[tail] <= 1 {
-			r.ghost.add(r.hash[tail], nodes-nodes/10)
-			return tail
+func (r *referenceAdaptive) evict() (victim int) {
+	nodes := r.len()
+	for r.small.len() > 0 && r.mainHolds(r.main.len(), r.main.weight()) {
+		oldest, weight := r.small.pop()
+		if !r.used[oldest] {
+			r.ghost.add(r.hash[oldest], fromSmall, max(64, nodes))
+			return oldest
 		}
-		r.freq[tail] = 0
-		r.main.push(tail, weight)
-		if r.mainIsOver() {
-			break
-		}
+		r.used[oldest] = false
+		r.main.push(oldest, weight)
 	}
-	return r.evictMain()
-}
-
-func (r *referenceS3FIFO) evictMain() (victim int) {
 	for {
-		tail, weight := r.main.pop()
-		if r.freq[tail] == 0 {
-			return tail
+		oldest, weight := r.main.pop()
+		if !r.used[oldest] {
+			r.ghost.add(r.hash[oldest], fromMain, max(64, nodes))
+			return oldest
 		}
-		r.freq[tail]--
-		r.main.push(tail, weight)
+		if r.returned[oldest] {
+			// Nodes wait outside the queue here while they are looked at.
+			r.changeTrust(1, nodes)
+		}
+		r.used[oldest], r.returned[oldest] = false, false
+		r.main.push(oldest, weight)
 	}
 }
 
-func (r *referenceS3FIFO) remove(key int) {
+func (r *referenceAdaptive) changeTrust(by, nodes int) {
+	most := max(2, nodes/5)
+	if !r.known {
+		r.known, r.trust = true, most
+	}
+	r.trust = max(min(min(r.trust, most)+by, most), -most)
+}
+
+func (r *referenceAdaptive) mayReturn(origin origin) bool {
+	small, main := 1.0, 1.0
+	for _, set := range r.ghost.sets {
+		for _, item := range set {
+			if item.origin == fromSmall {
+				small++
+			} else {
+				main++
+			}
+		}
+	}
+	step := 1 / float64(max(1, r.len()))
+	if origin == fromSmall {
+		r.share = min(r.share+step*max(1, main/small), 0.8)
+	} else {
+		r.share = max(r.share-step*max(1, 1/(main/small)), 0.01)
+		r.changeTrust(-1, r.len())
+	}
+	if r.trust >= 0 {
+		return true
+	}
+	r.returns++
+	return r.returns%8 == 0
+}
+
+func (r *referenceAdaptive) fillMain(weight uint32) {
+	for r.small.len() > 0 {
+		small, _ := r.shares()
+		oldest := r.small.keys[0]
+		if within(small, r.small.len()+1, r.small.weight()+int64(weight)) ||
+			!r.mainHolds(r.main.len()+1, r.main.weight()+int64(r.small.weights[oldest])) {
+			return
+		}
+		r.main.push(r.small.pop())
+		r.used[oldest] = false
+	}
+}
+
+func (r *referenceAdaptive) remove(key int) {
 	r.small.remove(key)
 	r.main.remove(key)
 }
 
-func (r *referenceS3FIFO) use(key int)   { r.freq[key] = min(r.freq[key]+1, 3) }
-func (r *referenceS3FIFO) touch(key int) { r.use(key) }
-func (r *referenceS3FIFO) len() int      { return r.small.len() + r.main.len() }
-func (r *referenceS3FIFO) weight() int64 { return r.small.weight() + r.main.weight() }
+func (r *referenceAdaptive) use(key int)   { r.used[key] = true }
+func (r *referenceAdaptive) touch(key int) { r.use(key) }
+func (r *referenceAdaptive) len() int      { return r.small.len() + r.main.len() }
+func (r *referenceAdaptive) weight() int64 { return r.small.weight() + r.main.weight() }
 
 func TestLRUModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -163,10 +225,10 @@ func TestLRUModel(t *testing.T) {
 	})
 }
 
-func TestS3FIFOModel(t *testing.T) {
+func TestAdaptiveModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limits := drawLimits(t)
-		compare(t, limits, func(hash func(*int) uint64) Policy[int] { return NewS3FIFO(limits, hash) }, newReferenceS3FIFO(limits))
+		compare(t, limits, func(hash func(*int) uint64) Policy[int] { return NewAdaptive(limits, hash) }, newReferenceAdaptive(limits))
 	})
 }
 

@@ -1,4 +1,4 @@
-// Package eviction decides which item leaves a full cache: [S3FIFO] by default,
+// Package eviction decides which item leaves a full cache: [Adaptive] by default,
 // exact [LRU] for those who ask for it.
 //
 // A policy orders nodes and nothing else: it stores no keys, reads no clock and
@@ -10,7 +10,7 @@
 //	}
 //	p.Add(n, hash, weight)
 //
-// To drop one it calls [Policy.Remove]. A hit is [Node.Use] under S3FIFO and
+// To drop one it calls [Policy.Remove]. A hit is [Node.Use] under Adaptive and
 // [Policy.Touch] under LRU.
 //
 // Guarantees:
@@ -20,16 +20,15 @@
 //     no more leave than have to. If all nodes weigh the same, that is one per Add.
 //   - A node that has left holds no pointer to another node, so a reader that
 //     still has it keeps nothing else alive.
-//   - No operation allocates, except that S3FIFO's memory of evicted items grows
+//   - No operation allocates, except that Adaptive's memory of evicted items grows
 //     as it fills.
 //   - Every operation takes constant time, on average over many: a single Evict
-//     from an S3FIFO may have to count down every node that was used, up to three
-//     times over.
+//     from an Adaptive may have to clear the mark of every node that was used.
 //
 // What you cannot assume:
 //   - No method of a policy is safe for concurrent use. The caller holds its
 //     lock. Only Use is for readers that hold none.
-//   - Uses are a hint. Readers that race lose some of them.
+//   - Uses are a hint. One that races with the policy may be lost.
 //   - Weights decide how much has to leave, not what: a heavy node is kept or
 //     evicted for the same reasons as a light one, and a node of weight 0 leaves
 //     in its turn though that makes no room.
@@ -51,9 +50,9 @@ type Policy[T any] interface {
 	// Limits.Weight, if that is set.
 	Evict(hash uint64, weight uint32) (victim *Node[T])
 
-	// Add takes in n, which is in no policy, with its uses back at zero. The caller
-	// has made room by Evict. Keys that share a hash are told apart everywhere but
-	// in S3FIFO's memory of evicted items, where it costs precision only.
+	// Add takes in n, which is in no policy, without its uses. The caller has made
+	// room by Evict. Keys that share a hash are told apart everywhere but in
+	// Adaptive's memory of evicted items, where it costs precision only.
 	Add(n *Node[T], hash uint64, weight uint32)
 
 	// Remove lets go of n, which is in this policy.
@@ -97,7 +96,7 @@ func (l Limits) hold(entries int, weight int64) bool {
 }
 
 // haveRoom reports whether normal limits allow one more node, of weight more,
-// beside that many nodes of that weight, which they do allow.
+// beside that many nodes of that weight.
 func (l Limits) haveRoom(entries int, weight int64, more uint32) bool {
 	// The sum of the weights could overflow; this difference cannot.
 	return entries < l.Entries && int64(more) <= l.Weight-weight
@@ -116,46 +115,40 @@ func (l Limits) check(entries int, weight int64) error {
 // that an item costs, and takes 24 bytes more than the Item alone. The zero Node
 // is ready for use; it must not be copied after Add.
 type Node[T any] struct {
-	// Item is the caller's data. It comes first and the counter follows close
+	// Item is the caller's data. It comes first and the mark of a hit follows close
 	// behind, so that a hit touches few cache lines. Policies never look at it,
-	// but for S3FIFO, which hands it to the caller's hash function.
+	// but for Adaptive, which hands it to the caller's hash function.
 	Item T
 
 	// Both are nil exactly when the node is in no queue, whatever state has. Like
 	// weight, they belong to the policy, under the caller's lock.
 	prev, next *Node[T]
 
-	// state is usesBits bits of uses, 0..maxUses, and above them the queueID. Any
-	// reader counts uses up by CompareAndSwap, without a lock. All else is for the
-	// holder of the caller's lock, by atomic operations too. It alone changes the
-	// queue, so it may store a whole state: a racing reader either came before, and
-	// its use is lost, or finds the state changed and gives up.
+	// state is the queueID, below it the marks. Any reader sets usedBit, without a
+	// lock. All else is for the holder of the caller's lock, by atomic operations
+	// too. It alone changes the queue, so it may store a whole state: that loses no
+	// more than the mark of a racing reader.
 	state atomic.Uint32
 
 	weight uint32 // as Add was told
 }
 
 const (
-	// maxUses is where a node's use counter saturates: two bits.
-	maxUses = 3
-
-	usesBits = 2
-	usesMask = 1<<usesBits - 1
+	usedBit     = 1 << iota // there was a hit
+	returnedBit             // Adaptive added it to main, and has found no hit since
+	queueBits   = iota      // how far the queueID is shifted
 )
 
 // Use counts one hit. Any number of goroutines may call it at any time, also on
 // a node that has left its policy.
 //
-// A saturated counter is read and not written, so the cache line of a popular
-// item stays shared between the processors that read it. Of hits that race with
-// each other or with the policy some are lost. We accept this because a retry
-// loop would have readers contend for exactly the items that need no more hits,
-// and the policy needs no more than an order of magnitude.
+// It sets a mark. A mark that is set is not set again, so the cache line of a
+// popular item stays shared between the processors that read it. A mark that is
+// set while the policy moves the node may be lost. We accept this because all
+// that a mark decides is whether the node stays for another round.
 func (n *Node[T]) Use() {
-	// CompareAndSwap and not Add, which could carry into the queue, and not Store,
-	// which could bring back what the policy has changed in between.
-	if state := n.state.Load(); state&usesMask < maxUses {
-		n.state.CompareAndSwap(state, state+1)
+	if n.state.Load()&usedBit == 0 {
+		n.state.Or(usedBit)
 	}
 }
 
@@ -163,20 +156,20 @@ func (n *Node[T]) Use() {
 // is for whoever holds the caller's lock.
 func (n *Node[T]) Weight() uint32 { return n.weight }
 
-// uses returns how many hits are counted and not yet cleared or paid for.
-func (n *Node[T]) uses() uint32 { return n.state.Load() & usesMask }
-
-// payUse takes one off a count of uses that was seen above zero. Nobody else
-// takes any off, so it still is.
-func (n *Node[T]) payUse() { n.state.Add(^uint32(0)) }
-
 // queue returns the queue that the node is in.
 func (n *Node[T]) queue() queueID {
 	if n.prev == nil {
 		return inNone
 	}
-	return queueID(n.state.Load() >> usesBits)
+	return queueID(n.state.Load() >> queueBits)
 }
 
-// enter marks the node as in a queue and clears its uses.
-func (n *Node[T]) enter(queue queueID) { n.state.Store(uint32(queue) << usesBits) }
+// enter marks the node as in a queue and clears its marks.
+func (n *Node[T]) enter(queue queueID) { n.state.Store(uint32(queue) << queueBits) }
+
+func (n *Node[T]) used() bool     { return n.state.Load()&usedBit != 0 }
+func (n *Node[T]) returned() bool { return n.state.Load()&returnedBit != 0 }
+func (n *Node[T]) markReturned()  { n.state.Or(returnedBit) }
+
+// clear clears the marks.
+func (n *Node[T]) clear() { n.state.And(^uint32(usedBit | returnedBit)) }

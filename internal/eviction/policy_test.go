@@ -16,7 +16,7 @@ var policies = []struct {
 	name string
 	make func(limits Limits) Policy[int]
 }{
-	{name: "S3FIFO", make: func(limits Limits) Policy[int] { return NewS3FIFO(limits, hashOfKey) }},
+	{name: "Adaptive", make: func(limits Limits) Policy[int] { return NewAdaptive(limits, hashOfKey) }},
 	{name: "LRU", make: func(limits Limits) Policy[int] { return NewLRU[int](limits) }},
 }
 
@@ -51,54 +51,52 @@ func addKeys(t *testing.T, p Policy[int], keys ...int) (nodes map[int]*Node[int]
 	return nodes, victims
 }
 
-func use(n *Node[int], times int) {
-	for range times {
-		n.Use()
-	}
-}
-
 func TestNodeTakes24BytesBesideItsItem(t *testing.T) {
 	assert.Equal(t, uintptr(24), unsafe.Sizeof(Node[struct{}]{}))
 	assert.Equal(t, uintptr(64), unsafe.Sizeof(Node[[5]uint64]{}))
 }
 
-func TestUseSaturatesAtThree(t *testing.T) {
+func TestUseSetsAMarkAndNothingElse(t *testing.T) {
 	var q queue[int]
 	q.init(inMain)
 	n := newNode(1)
 	q.pushFront(n)
-	var counts []uint32
-	for range 5 {
+	n.markReturned()
+	require.False(t, n.used())
+	for range 3 {
 		n.Use()
-		counts = append(counts, n.uses())
+		assert.True(t, n.used())
+		assert.True(t, n.returned())
+		assert.Equal(t, inMain, n.queue())
 	}
-	assert.Equal(t, []uint32{1, 2, 3, 3, 3}, counts)
+	n.clear()
+	assert.False(t, n.used())
+	assert.False(t, n.returned())
 	assert.Equal(t, inMain, n.queue())
 }
 
-// TestRacingUsesStopAtThree lets readers meet on nodes that are near the limit,
-// and their owner move these from queue to queue.
-func TestRacingUsesStopAtThree(t *testing.T) {
+// TestRacingUsesLeaveTheQueueAlone has readers use nodes while their owner moves
+// these from queue to queue.
+func TestRacingUsesLeaveTheQueueAlone(t *testing.T) {
 	nodes := make([]Node[int], 100_000)
 	var running sync.WaitGroup
 	for range 4 {
 		running.Go(func() {
 			for i := range nodes {
 				nodes[i].Use()
-				nodes[i].Use()
 			}
 		})
 	}
 	for i := range nodes {
 		nodes[i].enter(inSmall)
-		if nodes[i].uses() > 0 {
-			nodes[i].payUse()
-		}
+		nodes[i].clear()
 		nodes[i].enter(inMain)
+		nodes[i].markReturned()
 	}
 	running.Wait()
 	for i := range nodes {
-		require.Equal(t, inMain, queueID(nodes[i].state.Load()>>usesBits))
+		require.Equal(t, inMain, queueID(nodes[i].state.Load()>>queueBits))
+		require.True(t, nodes[i].returned())
 	}
 }
 
@@ -129,7 +127,7 @@ func TestPolicyContract(t *testing.T) {
 					p := policy.make(limits)
 					first, second := newNode(1), newNode(2)
 					require.Empty(t, add(p, first, 1))
-					use(first, 3)
+					first.Use()
 					p.Touch(first)
 					assert.Equal(t, []*Node[int]{first}, add(p, second, 1))
 					assert.Equal(t, 1, p.Len())
@@ -189,7 +187,7 @@ func TestPolicyContract(t *testing.T) {
 				p := policy.make(Limits{Weight: 10})
 				n := newNode(1)
 				add(p, n, 7)
-				use(n, 3)
+				n.Use()
 				p.Remove(n)
 				require.Zero(t, p.Len())
 				require.Zero(t, p.Weight())
@@ -197,7 +195,7 @@ func TestPolicyContract(t *testing.T) {
 				add(p, n, 5)
 				assert.Equal(t, 1, p.Len())
 				assert.Equal(t, int64(5), p.Weight())
-				assert.Zero(t, n.uses())
+				assert.False(t, n.used())
 				assert.NoError(t, p.Check())
 			})
 
@@ -208,6 +206,8 @@ func TestPolicyContract(t *testing.T) {
 				add(p, newNode(3), 1)
 				const already = "eviction: the node is in a policy already"
 				notInside := "eviction: the node is not in this " + policy.name
+				const tooHeavy = "eviction: the weight exceeds the limit"
+				assert.PanicsWithValue(t, tooHeavy, func() { policy.make(Limits{Weight: 5}).Evict(1, 6) })
 				assert.PanicsWithValue(t, already, func() { p.Add(inside, 1, 2) })
 				assert.PanicsWithValue(t, notInside, func() { p.Remove(outside) })
 				assert.Equal(t, 2, p.Len())
@@ -232,7 +232,7 @@ func TestPolicyContract(t *testing.T) {
 						fresh = newNode(0)
 					}
 				}
-				for range 5000 { // until S3FIFO's ghost is full as well
+				for range 5000 { // until Adaptive's ghost is full as well
 					step()
 				}
 				assert.Zero(t, testing.AllocsPerRun(1000, step))

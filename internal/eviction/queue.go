@@ -125,3 +125,11 @@ func mustBeOutside[T any](n *Node[T]) {
 		panic("eviction: the node is in a policy already")
 	}
 }
+
+// mustHoldSome panics if there is no node to evict, since it is the next node
+// alone that exceeds a limit.
+func mustHoldSome(nodes int) {
+	if nodes == 0 {
+		panic("eviction: the weight exceeds the limit")
+	}
+}
