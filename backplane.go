@@ -284,10 +284,14 @@ func (bp *Backplane) close() error {
 	return err
 }
 
-// enter reports whether a write may begin. If so leave ends it.
+// enter reports whether a write may begin. If so leave ends it. Without a bus
+// writes are not counted: there is nothing that close could deliver for them.
 func (bp *Backplane) enter() bool {
 	if bp.closing.Load() {
 		return false // uncounted: close is to wait for writes that were let in
+	}
+	if bp.bus == nil {
+		return true
 	}
 	bp.writers.Add(1)
 	if bp.closing.Load() {
@@ -298,6 +302,9 @@ func (bp *Backplane) enter() bool {
 }
 
 func (bp *Backplane) leave() {
+	if bp.bus == nil {
+		return
+	}
 	if bp.writers.Add(-1) == 0 && bp.closing.Load() {
 		signal(bp.writersGone)
 	}

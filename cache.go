@@ -53,7 +53,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 		backplane: bp,
 		options:   o,
 		keys:      keys,
-		local:     newLocal(o, bp.lease, stats),
+		local:     newLocal(o, bp.lease),
 		stats:     stats,
 	}
 	c.loader = loader[K, V]{load: o.Load, outcome: c.outcome}
@@ -121,11 +121,28 @@ func (c *Cache[K, V]) Peek(key K) (V, bool) {
 // race, and Remove is right whenever in doubt. Set is not for filling a cache:
 // every call evicts the item from all other instances.
 //
-// The value is not kept if something else invalidates the item while Set runs.
 // The errors are those of Remove.
 func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
-	_, err := c.Update(ctx, key, func(context.Context) (V, error) { return value, nil })
-	return err
+	if err := c.enter(); err != nil {
+		return err
+	}
+	defer c.backplane.leave()
+	inv, keyErr := c.removal(key)
+	if keyErr != nil {
+		c.clearLocal()
+		return joined(keyErr, c.publish(ctx, inv))
+	}
+	decided := false
+	defer func() {
+		if !decided { // a callback panicked
+			c.removeLocal(key)
+			c.enqueue(inv)
+		}
+	}()
+	o := c.outcome(key, value, nil) // before put: from there on, whatever comes counts against the item
+	decided = true
+	c.local.put(key, &o)
+	return c.publish(ctx, inv)
 }
 
 // Update runs write, which is to change the item at the source and return its
@@ -153,7 +170,6 @@ func (c *Cache[K, V]) Update(
 	var w *pendingWrite // nil: the key cannot be fenced, so everything is cleared at the end
 	if keyErr == nil {
 		w = c.local.beginWrite(key)
-		c.stats.keysInvalidated.Add(1)
 	}
 	var o outcome[V]
 	returned := false
@@ -300,11 +316,12 @@ func (c *Cache[K, V]) Len() int { return c.local.len() }
 
 // Stats returns a snapshot of the cache's counters.
 func (c *Cache[K, V]) Stats() CacheStats {
-	s := c.stats.snapshot()
+	weight, shards := c.local.count()
+	s := c.stats.snapshot(&shards)
 	s.Name = c.options.Name
 	s.Entries = c.local.len()
 	s.Capacity = c.options.Capacity
-	s.Weight = c.local.weight()
+	s.Weight = weight
 	s.MaxWeight = c.options.MaxWeight
 	s.Regions = c.local.regions.tracked(&c.local.current)
 	return s
@@ -361,7 +378,6 @@ func (c *Cache[K, V]) jittered(ttl time.Duration) time.Duration {
 // messages of others.
 
 func (c *Cache[K, V]) removeLocal(keys ...K) {
-	c.stats.keysInvalidated.Add(uint64(len(keys)))
 	c.local.remove(keys...)
 }
 

@@ -23,10 +23,18 @@ type pendingWrite struct{ start start }
 
 // begin notes the start of a load or write. Each is paired with one l.end.
 func (l *local[K, V]) begin() start {
-	return start{at: l.lease.now(), generation: l.current.Load(), clears: l.regions.begin()}
+	s := start{at: l.lease.now(), generation: l.current.Load()}
+	if l.regional {
+		s.clears = l.regions.begin()
+	}
+	return s
 }
 
-func (l *local[K, V]) end() { l.regions.end() }
+func (l *local[K, V]) end() {
+	if l.regional {
+		l.regions.end()
+	}
+}
 
 // holds reports whether nothing was cleared since s: not the cache, no region.
 func (l *local[K, V]) holds(s start) bool {
@@ -42,6 +50,7 @@ func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	sh.counters.keysInvalidated++
 	l.removeLocked(sh, hash, key)
 	sh.writes[key] = w
 	return w
@@ -64,6 +73,24 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	l.removeLocked(sh, hash, key)
 	if undisturbed {
 		l.keepLocked(sh, hash, l.lease.now(), key, w.start, o)
+	}
+}
+
+// put keeps o under key, as a write that begins and ends in one moment: what was
+// held is replaced, and loads and writes under way will not be kept.
+func (l *local[K, V]) put(key K, o *outcome[V]) {
+	hash := l.hash(key)
+	sh := l.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.counters.keysInvalidated++
+	delete(sh.flights, key)
+	delete(sh.writes, key)
+	// Not l.begin: who is not counted as under way may find a region clear from here
+	// on forgotten, and then does not keep the item.
+	s := start{at: l.lease.now(), generation: l.current.Load(), clears: l.regions.clears.Load()}
+	if !l.keepLocked(sh, hash, s.at, key, s, o) {
+		l.removeLocked(sh, hash, key)
 	}
 }
 
@@ -141,6 +168,7 @@ func (l *local[K, V]) remove(keys ...K) {
 		hash := l.hash(key)
 		sh := l.shard(hash)
 		sh.mu.Lock()
+		sh.counters.keysInvalidated++
 		l.removeLocked(sh, hash, key)
 		sh.mu.Unlock()
 	}

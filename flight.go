@@ -100,10 +100,10 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 		}
 		if miss.dead() { // else the lease may come back for it
 			l.dropLocked(sh, hash, e)
-			l.stats.evictions.count(miss)
+			sh.counters.evictions[miss]++
 		}
 	}
-	l.stats.misses.count(miss)
+	sh.counters.misses[miss]++
 
 	// 1. a load begins   2. the cache or a region is cleared, or the lease is lost
 	// and a message is missed   3. a Get begins. It must not get what was read before
@@ -239,13 +239,9 @@ func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
 		}
 		sh.unregisterLocked(f, older)
 	}
+	sh.counters.loaded(time.Duration(now-f.start.at), f.err, o.notFound, !kept && o.ttl > 0)
 	sh.mu.Unlock()
 	l.end()
-
-	if !kept && o.ttl > 0 {
-		l.stats.discarded.Add(1)
-	}
-	l.stats.loaded(time.Duration(now-f.start.at), f.err, o.notFound)
 	f.landed.Store(true)
 	f.cancel()
 }

@@ -7,9 +7,7 @@ import "sync/atomic"
 type generation struct {
 	plain scope // of the items that belong to no region
 
-	// expiring counts the entries that have a deadline, notFounds the kept
-	// not-founds.
-	expiring, notFounds atomic.Int64
+	notFounds atomic.Int64 // the kept ones
 
 	regions map[string]*region // of live entries, by name; guarded by regionTable.mu
 }

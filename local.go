@@ -48,7 +48,6 @@ type local[K comparable, V any] struct {
 
 	closed  atomic.Bool
 	sweeper *sweeper
-	stats   *cacheCounters
 
 	// dirty counts clears of regions; swept is what it was when the last whole sweep
 	// began. Equal: every entry of the current generation is live or expired.
@@ -73,10 +72,12 @@ type shard[K comparable, V any] struct {
 	mu         sync.Mutex
 	table      *atomic.Pointer[table[K, V]]
 	limits     eviction.Limits
-	generation *generation // of all its entries
+	generation *generation  // of all its entries
+	expiring   atomic.Int64 // entries that have a deadline; read without mu
 	policy     eviction.Policy[item[K, V]]
 	flights    map[K]*flight[K, V] // the newest of each key
 	writes     map[K]*pendingWrite
+	counters   shardCounters
 
 	_ [64]byte // shards share no cache line
 }
@@ -107,7 +108,7 @@ func shardsFor(capacity int, maxWeight int64) int {
 	return shards
 }
 
-func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCounters) *local[K, V] {
+func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 	shards := shardsFor(o.Capacity, o.MaxWeight)
 	l := &local[K, V]{
 		tables:     make([]atomic.Pointer[table[K, V]], shards),
@@ -118,10 +119,9 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCo
 		lease:      lease,
 		staleness:  int64(o.MaxStaleness),
 		fresh:      int64(o.MaxStaleness - o.MaxStaleness/lapseSpread),
-		stats:      stats,
 	}
 	l.current.Store(newGeneration())
-	l.sweeper = newSweeper(l.sweep, func() bool { return l.current.Load().expiring.Load() > 0 })
+	l.sweeper = newSweeper(l.sweep, l.expires)
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.table = &l.tables[i]
@@ -139,6 +139,7 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease, stats *cacheCo
 // emptyLocked drops whatever the shard holds; from here on it is g's.
 func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
 	sh.generation = g
+	sh.expiring.Store(0)
 	sh.table.Store(newTable[K, V](0))
 	if l.lockedHits {
 		sh.policy = eviction.NewLRU[item[K, V]](sh.limits)
@@ -236,15 +237,15 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 		sh.policy.Remove(old) // first: it makes room
 	}
 	for victim := sh.policy.Evict(hash, weight); victim != nil; victim = sh.policy.Evict(hash, weight) {
-		l.stats.evictions.count(l.fate(victim, vouched(now)))
+		sh.counters.evictions[l.fate(victim, vouched(now))]++
 		sh.table.Load().delete(l.hash(victim.Item.key), victim)
-		l.uncount(victim)
+		l.uncountLocked(sh, victim)
 	}
 	sh.policy.Add(e, hash, weight)
 	t := sh.table.Load()
 	if old != nil {
 		t.replace(hash, old, e)
-		l.uncount(old)
+		l.uncountLocked(sh, old)
 	} else {
 		if t.held == t.room() {
 			t = t.resized(2*t.room(), l.hash)
@@ -252,12 +253,11 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 		}
 		t.put(hash, e)
 	}
-	g := e.Item.scope.generation
 	if e.Item.scope.notFound {
-		g.notFounds.Add(1)
+		sh.generation.notFounds.Add(1)
 	}
 	if e.Item.expires != never {
-		g.expiring.Add(1)
+		sh.expiring.Add(1)
 		l.sweeper.later()
 	}
 }
@@ -266,18 +266,17 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	sh.policy.Remove(e)
 	sh.table.Load().delete(hash, e)
-	l.uncount(e)
+	l.uncountLocked(sh, e)
 }
 
-// uncount takes an entry that is no longer held out of the counts.
-func (l *local[K, V]) uncount(e *entry[K, V]) {
-	s := e.Item.scope
-	l.regions.release(s)
-	if s.notFound {
-		s.generation.notFounds.Add(-1)
+// uncountLocked takes an entry that is no longer held out of the counts.
+func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) {
+	l.regions.release(e.Item.scope)
+	if e.Item.scope.notFound {
+		sh.generation.notFounds.Add(-1)
 	}
 	if e.Item.expires != never {
-		s.generation.expiring.Add(-1)
+		sh.expiring.Add(-1)
 	}
 }
 
@@ -322,25 +321,37 @@ func (l *local[K, V]) len() (n int) {
 	return n
 }
 
-// weight returns the sum of the weights of what is held of the current
-// generation.
-func (l *local[K, V]) weight() (sum int64) {
+// expires reports whether there are entries that will expire. It takes no lock:
+// the sweeper asks under its own, which is taken under a shard's (see addLocked).
+func (l *local[K, V]) expires() bool {
+	for i := range l.shards {
+		if l.shards[i].expiring.Load() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// count returns the sum of the weights of what is held of the current generation,
+// and of the counters of all shards.
+func (l *local[K, V]) count() (weight int64, sum shardCounters) {
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.mu.Lock()
 		if sh.generation == l.current.Load() {
-			sum += sh.policy.Weight()
+			weight += sh.policy.Weight()
 		}
+		sum.add(&sh.counters)
 		sh.mu.Unlock()
 	}
-	return sum
+	return weight, sum
 }
 
 // renewLocked makes sh the current generation's. Whatever it holds of another is
 // dropped at once, however much it is.
 func (l *local[K, V]) renewLocked(sh *shard[K, V]) {
 	if g := l.current.Load(); sh.generation != g {
-		l.stats.evictions[cleared].Add(uint64(sh.policy.Len()))
+		sh.counters.evictions[cleared] += uint64(sh.policy.Len())
 		l.emptyLocked(sh, g)
 	}
 }
@@ -364,7 +375,7 @@ func (l *local[K, V]) sweep(stopped func() bool) {
 			hash := l.hash(e.Item.key)
 			sh.mu.Lock()
 			if sh.table.Load().find(hash, e.Item.key) == e {
-				l.stats.evictions.count(l.fate(e, now))
+				sh.counters.evictions[l.fate(e, now)]++
 				l.dropLocked(sh, hash, e)
 			}
 			sh.mu.Unlock()

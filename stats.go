@@ -180,58 +180,74 @@ type InvalidationStats struct {
 }
 
 // cacheCounters are a cache's counters. Hits are counted on the fastest path
-// there is, by all cores at once, so they are striped; the others cost little
-// beside what they count.
+// there is, by all processors at once, so they are striped; what happens under
+// the lock of a shard is counted there, see shardCounters; and the others are
+// seldom.
 type cacheCounters struct {
 	hits *striped.Counter
 
-	misses    tally // by the fate of the entry that was held, if any
-	evictions tally // by the fate of the entry that left: an alive one made room
-
-	loads, loadErrors, discarded, tooHeavy atomic.Uint64
-	loadTime                               atomic.Int64
-
-	keysInvalidated, regionsCleared, clears, missedMessages, undecodable atomic.Uint64
+	tooHeavy, regionsCleared, clears, missedMessages, undecodable atomic.Uint64
 }
 
-// tally counts entries by their fate.
-type tally [fates]atomic.Uint64
+// shardCounters are one shard's part of a cache's counters, under its lock.
+type shardCounters struct {
+	misses    [fates]uint64 // by the fate of the entry that was held, if any
+	evictions [fates]uint64 // by the fate of the entry that left: an alive one made room
 
-func (t *tally) count(f fate)     { t[f].Add(1) }
-func (t *tally) of(f fate) uint64 { return t[f].Load() }
+	loads, loadErrors, discarded uint64
+	loadTime                     time.Duration
+
+	keysInvalidated uint64
+}
 
 func newCacheCounters() *cacheCounters { return &cacheCounters{hits: striped.NewCounter()} }
 
-func (c *cacheCounters) loaded(took time.Duration, err error, notFound bool) {
-	c.loads.Add(1)
-	c.loadTime.Add(int64(took))
+// loaded counts a load that has ended.
+func (c *shardCounters) loaded(took time.Duration, err error, notFound, discarded bool) {
+	c.loads++
+	c.loadTime += took
 	if err != nil && !notFound {
-		c.loadErrors.Add(1)
+		c.loadErrors++
+	}
+	if discarded {
+		c.discarded++
 	}
 }
 
-// snapshot fills in what the counters know.
-func (c *cacheCounters) snapshot() CacheStats {
+func (c *shardCounters) add(other *shardCounters) {
+	for f := range fates {
+		c.misses[f] += other.misses[f]
+		c.evictions[f] += other.evictions[f]
+	}
+	c.loads += other.loads
+	c.loadErrors += other.loadErrors
+	c.discarded += other.discarded
+	c.loadTime += other.loadTime
+	c.keysInvalidated += other.keysInvalidated
+}
+
+// snapshot fills in what the counters know, with those of all shards added up.
+func (c *cacheCounters) snapshot(shards *shardCounters) CacheStats {
 	return CacheStats{
 		Hits: c.hits.Value(),
 		Misses: MissStats{
-			Absent:  c.misses.of(absent),
-			Expired: c.misses.of(expired),
-			Cleared: c.misses.of(cleared),
-			NoLease: c.misses.of(unleased),
+			Absent:  shards.misses[absent],
+			Expired: shards.misses[expired],
+			Cleared: shards.misses[cleared],
+			NoLease: shards.misses[unleased],
 		},
-		Loads:         c.loads.Load(),
-		LoadErrors:    c.loadErrors.Load(),
-		LoadTime:      time.Duration(c.loadTime.Load()),
-		LoadDiscarded: c.discarded.Load(),
+		Loads:         shards.loads,
+		LoadErrors:    shards.loadErrors,
+		LoadTime:      shards.loadTime,
+		LoadDiscarded: shards.discarded,
 		TooHeavy:      c.tooHeavy.Load(),
 		Evictions: EvictionStats{
-			Capacity: c.evictions.of(alive),
-			Expired:  c.evictions.of(expired),
-			Cleared:  c.evictions.of(cleared),
+			Capacity: shards.evictions[alive],
+			Expired:  shards.evictions[expired],
+			Cleared:  shards.evictions[cleared],
 		},
 		Invalidations: InvalidationStats{
-			Keys:    c.keysInvalidated.Load(),
+			Keys:    shards.keysInvalidated,
 			Regions: c.regionsCleared.Load(),
 			Clears:  c.clears.Load(),
 			Missed:  c.missedMessages.Load(),
