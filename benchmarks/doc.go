@@ -1,12 +1,22 @@
-// Package benchmarks measures nearcache, side by side with what it is built on.
-// It is a module of its own, so that what it compares with is no dependency of
-// the library.
+// Command benchmarks measures nearcache and its peers side by side, and writes a
+// report in Markdown with charts. It is a module of its own, so that what it
+// compares with is no dependency of the library.
 //
-//	cd benchmarks && go test -bench . -benchtime 2s
+//	cd benchmarks && go run .                    # all of it, into results/
+//	go run . -quick                              # a short look
+//	go run . -only hits,memory -subjects near,otter
+//	go run . -traces DIR                         # hit ratios on recorded traces, too
+//	go run . -render results/results.json        # the report again, without measuring
+//	go run . -guard                              # seconds; exit code 1 if hits became slow
+//
+// Each section is measured in rounds. In every round each subject has one short
+// turn, in another order each time, so that what else goes on in the machine hits
+// all alike; the report has medians over the rounds, and ratios that are medians of
+// the ratios within each round.
+//
+// Where redis-server is installed it starts one of its own. Elsewhere it leaves out
+// what needs Redis, and the report says so.
 //
 // Two commands measure what takes minutes: outage, what an outage of Redis does to
 // the source, and probes, what idle instances cost Redis. They need redis-server.
-//
-// Where redis-server is installed the backplane benchmarks start one of their
-// own; elsewhere they use miniredis, and say so.
-package benchmarks
+package main

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/nearcache/nearcache/benchmarks/internal/drive"
+	"github.com/nearcache/nearcache/benchmarks/internal/result"
+	"github.com/nearcache/nearcache/benchmarks/internal/subject"
+)
+
+const (
+	missSection = "misses"
+
+	// flightName is the reference: what a programmer would write around a map.
+	flightName = "singleflight+map"
+)
+
+// missCase names how much room there is.
+func missCase(kind string, capacity int) string {
+	if capacity == roomForAll {
+		return kind + " keys, room for all"
+	}
+	return kind + " keys, each load evicts an item"
+}
+
+const (
+	roomForAll = 4 << 20
+	roomForFew = 10_000
+)
+
+func measureMisses(ctx context.Context, b *bench) error {
+	for _, capacity := range []int{roomForFew, roomForAll} {
+		if err := measureMissesOf[int64](ctx, b, capacity); err != nil {
+			return err
+		}
+		if err := measureMissesOf[string](ctx, b, capacity); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loader is a subject that loads what is not held.
+type loader[K subject.Key] struct {
+	name  string
+	get   func(K) bool
+	close func()
+	at    drive.Cursor
+}
+
+// measureMissesOf asks for keys that were never asked for. The loader does nothing
+// but return an item that exists already.
+func measureMissesOf[K subject.Key](ctx context.Context, b *bench, capacity int) error {
+	in := missCase(kind[K](), capacity)
+	b.progress("misses: %s", in)
+	loaders, err := openLoaders[K](b, capacity)
+	defer func() {
+		for _, l := range loaders {
+			l.close()
+		}
+		runtime.GC()
+	}()
+	if err != nil {
+		return err
+	}
+	r := fresh[K](1<<21, 0)
+	key := func(l *loader[K], metric string) result.Key {
+		return result.Key{Section: missSection, Case: in, Subject: l.name, Metric: metric}
+	}
+	for _, l := range loaders {
+		if capacity == roomForFew {
+			drive.Run(l.get, r, &l.at, 1, 4*roomForFew, 0)
+		}
+		objects, bytes := drive.Allocs(l.get, r, &l.at, 20*memoryBlock)
+		b.file.Add(key(l, allocs), objects)
+		b.file.Add(key(l, heap), bytes)
+	}
+	for round := range b.fewer() {
+		for _, i := range rotated(len(loaders), round) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			l := loaders[i]
+			runtime.GC()
+			b.file.Add(key(l, perOp), drive.Run(l.get, r, &l.at, 1, memoryBlock, 2*b.turn).NsPerOp())
+		}
+	}
+	return nil
+}
+
+func openLoaders[K subject.Key](b *bench, capacity int) ([]*loader[K], error) {
+	value := item(subject.KeyOf[K](0))
+	load := func(K) *subject.Value { return value }
+	var loaders []*loader[K]
+	for _, s := range chosen(b, subject.Local[K]()) {
+		cache, err := s.Open(subject.Config[K]{Capacity: capacity, TTL: ttl, Load: load, ReadThrough: true})
+		if err != nil {
+			return loaders, fmt.Errorf("%s: %w", s.Name, err)
+		}
+		if cache.Load == nil {
+			cache.Close() // it has no loader
+			continue
+		}
+		loaders = append(loaders, &loader[K]{name: s.Name, get: cache.Load, close: cache.Close})
+	}
+	if subject.Matches(flightName, b.subjects) {
+		loaders = append(loaders, &loader[K]{name: flightName, get: singleflightMap(capacity, load), close: func() {}})
+	}
+	return loaders, nil
+}
+
+// singleflightMap reads through a map with a lock, one load for each key at a
+// time. A full map is emptied, since that costs least.
+func singleflightMap[K subject.Key](capacity int, load func(K) *subject.Value) func(K) bool {
+	var mu sync.RWMutex
+	var flights singleflight.Group
+	items := map[K]*subject.Value{}
+	name := func(key K) string {
+		switch k := any(key).(type) {
+		case int64:
+			return strconv.FormatInt(k, 10)
+		case string:
+			return k
+		}
+		return ""
+	}
+	return func(key K) bool {
+		mu.RLock()
+		v := items[key]
+		mu.RUnlock()
+		if v != nil {
+			return true
+		}
+		loaded, err, _ := flights.Do(name(key), func() (any, error) {
+			v := load(key)
+			mu.Lock()
+			if len(items) >= capacity {
+				clear(items)
+			}
+			items[key] = v
+			mu.Unlock()
+			return v, nil
+		})
+		return err == nil && loaded != nil
+	}
+}
