@@ -71,7 +71,8 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 // loader that ends its goroutine makes Get return an error. After Close, Get
 // calls Load each time.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
-	if e := c.local.get(key); e != nil {
+	if e := c.local.peek(key); e != nil {
+		c.local.use(e)
 		c.stats.hits.Inc()
 		return result(e)
 	}

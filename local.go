@@ -61,9 +61,9 @@ type entry[K comparable, V any] = eviction.Node[item[K, V]]
 type item[K comparable, V any] struct {
 	key     K
 	value   V
-	expires int64
-	started int64 // when its load or write began
 	scope   *scope
+	expires int64
+	started int64 // when its load or write began; last, since hits on a lease do not ask
 }
 
 // shard is a part of the cache with a lock of its own.
@@ -148,24 +148,24 @@ func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
 	}
 }
 
-// get returns the live entry of key, or nil, and counts the hit with the policy.
-func (l *local[K, V]) get(key K) *entry[K, V] {
-	e := l.peek(key)
-	if e == nil {
-		return nil
-	}
-	if !l.lockedHits {
+// use tells the policy of a hit on e.
+func (l *local[K, V]) use(e *entry[K, V]) {
+	if l.lockedHits {
+		l.touch(e)
+	} else {
 		e.Use()
-		return e
 	}
-	hash := l.hash(key)
+}
+
+// touch tells a policy that wants the lock of a hit on e, unless e has left.
+func (l *local[K, V]) touch(e *entry[K, V]) {
+	hash := l.hash(e.Item.key)
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.table.Load().find(hash, key) == e {
+	if sh.table.Load().find(hash, e.Item.key) == e {
 		sh.policy.Touch(e)
 	}
-	return e
 }
 
 // peek returns the live entry of key, or nil, and leaves no trace.

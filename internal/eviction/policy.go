@@ -115,15 +115,6 @@ func (l Limits) check(entries int, weight int64) error {
 // that an item costs, and takes 24 bytes more than the Item alone. The zero Node
 // is ready for use; it must not be copied after Add.
 type Node[T any] struct {
-	// Item is the caller's data. It comes first and the mark of a hit follows close
-	// behind, so that a hit touches few cache lines. Policies never look at it,
-	// but for Adaptive, which hands it to the caller's hash function.
-	Item T
-
-	// Both are nil exactly when the node is in no queue, whatever state has. Like
-	// weight, they belong to the policy, under the caller's lock.
-	prev, next *Node[T]
-
 	// state is the queueID, below it the marks. Any reader sets usedBit, without a
 	// lock. All else is for the holder of the caller's lock, by atomic operations
 	// too. It alone changes the queue, so it may store a whole state: that loses no
@@ -131,6 +122,15 @@ type Node[T any] struct {
 	state atomic.Uint32
 
 	weight uint32 // as Add was told
+
+	// Item is the caller's data. What a hit needs of it is best at its beginning,
+	// close behind the mark: then a hit touches few cache lines. Policies never look
+	// at it, but for Adaptive, which hands it to the caller's hash function.
+	Item T
+
+	// Both are nil exactly when the node is in no queue, whatever state has. Like
+	// weight, they belong to the policy, under the caller's lock.
+	prev, next *Node[T]
 }
 
 const (
