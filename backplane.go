@@ -284,13 +284,13 @@ func (bp *Backplane) close() error {
 	return err
 }
 
-// enter reports whether a write may begin. If so leave ends it. Without a bus
+// enter reports whether a write may begin. If so leave ends it. Without a publisher
 // writes are not counted: there is nothing that close could deliver for them.
 func (bp *Backplane) enter() bool {
 	if bp.closing.Load() {
 		return false // uncounted: close is to wait for writes that were let in
 	}
-	if bp.bus == nil {
+	if bp.publisher == nil {
 		return true
 	}
 	bp.writers.Add(1)
@@ -302,7 +302,7 @@ func (bp *Backplane) enter() bool {
 }
 
 func (bp *Backplane) leave() {
-	if bp.bus == nil {
+	if bp.publisher == nil {
 		return
 	}
 	if bp.writers.Add(-1) == 0 && bp.closing.Load() {

@@ -128,10 +128,13 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 		return err
 	}
 	defer c.backplane.leave()
-	inv, keyErr := c.removal(key)
-	if keyErr != nil {
-		c.clearLocal()
-		return joined(keyErr, c.publish(ctx, inv))
+	var inv invalidation
+	if !c.alone() {
+		var keyErr error
+		if inv, keyErr = c.removal(key); keyErr != nil {
+			c.clearLocal()
+			return joined(keyErr, c.publish(ctx, inv))
+		}
 	}
 	decided := false
 	defer func() {
@@ -143,7 +146,16 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	o := c.outcome(key, value, nil) // before put: from there on, whatever comes counts against the item
 	decided = true
 	c.local.put(key, &o)
+	if c.alone() {
+		return nil
+	}
 	return c.publish(ctx, inv)
+}
+
+// alone reports whether nobody is to hear of a write, and its key cannot be at
+// fault: then the key need not be put into the form that it has in messages.
+func (c *Cache[K, V]) alone() bool {
+	return c.backplane.publisher == nil && c.keys.exact && !c.local.closed.Load()
 }
 
 // Update runs write, which is to change the item at the source and return its
@@ -317,14 +329,14 @@ func (c *Cache[K, V]) Len() int { return c.local.len() }
 
 // Stats returns a snapshot of the cache's counters.
 func (c *Cache[K, V]) Stats() CacheStats {
-	weight, shards := c.local.count()
+	weight, regions, shards := c.local.count()
 	s := c.stats.snapshot(&shards)
 	s.Name = c.options.Name
 	s.Entries = c.local.len()
 	s.Capacity = c.options.Capacity
 	s.Weight = weight
 	s.MaxWeight = c.options.MaxWeight
-	s.Regions = c.local.regions.tracked(&c.local.current)
+	s.Regions = regions + c.local.clears.size()
 	return s
 }
 

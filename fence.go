@@ -15,7 +15,7 @@ import (
 type start struct {
 	at         int64       // lease.now
 	generation *generation // local.current
-	clears     uint64      // regionTable.clears
+	clears     uint64      // clearLog.count
 }
 
 // pendingWrite is a Set or Update under way.
@@ -25,20 +25,20 @@ type pendingWrite struct{ start start }
 func (l *local[K, V]) begin() start {
 	s := start{at: l.lease.now(), generation: l.current.Load()}
 	if l.regional {
-		s.clears = l.regions.begin()
+		s.clears = l.clears.begin()
 	}
 	return s
 }
 
 func (l *local[K, V]) end() {
 	if l.regional {
-		l.regions.end()
+		l.clears.end()
 	}
 }
 
 // holds reports whether nothing was cleared since s: not the cache, no region.
 func (l *local[K, V]) holds(s start) bool {
-	return s.generation == l.current.Load() && (!l.regional || s.clears == l.regions.clears.Load())
+	return s.generation == l.current.Load() && (!l.regional || s.clears == l.clears.count.Load())
 }
 
 // beginWrite fences key for a Set or Update: it is evicted, loads and writes
@@ -88,7 +88,7 @@ func (l *local[K, V]) put(key K, o *outcome[V]) {
 	delete(sh.writes, key)
 	// Not l.begin: who is not counted as under way may find a region clear from here
 	// on forgotten, and then does not keep the item.
-	s := start{at: l.lease.now(), generation: l.current.Load(), clears: l.regions.clears.Load()}
+	s := start{at: l.lease.now(), generation: l.current.Load(), clears: l.clears.count.Load()}
 	if !l.keepLocked(sh, hash, s.at, key, s, o) {
 		l.removeLocked(sh, hash, key)
 	}
@@ -121,11 +121,11 @@ func (l *local[K, V]) keepLocked(
 		return false
 	}
 	// The same for a region. A not-found is a member of all, and born dead if one
-	// is cleared from here on; other items are if attach's regions are marked.
-	if o.notFound && s.clears != l.regions.clears.Load() {
+	// is cleared from here on; other items are if their regions are marked.
+	if o.notFound && s.clears != l.clears.count.Load() {
 		return false
 	}
-	scope, attached := l.scopeOf(o, s)
+	scope, attached := l.scopeLocked(sh, o, s)
 	if !attached {
 		return false
 	}
@@ -142,13 +142,13 @@ func (l *local[K, V]) keepLocked(
 	return true
 }
 
-// scopeOf returns the scope of what a load or write that began at s ended with,
+// scopeLocked returns the scope of what a load or write that began at s ended with,
 // unless one of its regions was cleared since.
-func (l *local[K, V]) scopeOf(o *outcome[V], s start) (*scope, bool) {
+func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s start) (*scope, bool) {
 	if o.notFound {
 		return &scope{generation: s.generation, notFound: true, clears: s.clears}, true
 	}
-	return l.regions.attach(o.regions, s)
+	return l.attachLocked(sh, o.regions, s)
 }
 
 // never is the deadline of an entry that does not expire.

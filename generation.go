@@ -8,8 +8,6 @@ type generation struct {
 	plain scope // of the items that belong to no region
 
 	notFounds atomic.Int64 // the kept ones
-
-	regions map[string]*region // of live entries, by name; guarded by regionTable.mu
 }
 
 func newGeneration() *generation {
@@ -25,32 +23,17 @@ type scope struct {
 	generation *generation
 	cleared    atomic.Bool // the region was, if this is a region's
 	notFound   bool        // of a kept not-found: no value, and a member of every region
-	clears     uint64      // of a kept not-found: regionTable.clears when its load began
+	clears     uint64      // of a kept not-found: clearLog.count when its load began
 	regions    []*region   // each once; of a region's own scope: itself
 }
 
-// region is one region's present life: clearing it marks the object, and the next
-// item of that name gets a new one. So an entry is dead as soon as one of its
-// regions is marked, without being searched for.
-type region struct {
-	scope   scope // of the items that belong to this region alone
-	name    string
-	members int // entries that hold it; guarded by regionTable.mu
-}
-
-func newRegion(g *generation, name string) *region {
-	r := &region{name: name}
-	r.scope.generation, r.scope.regions = g, []*region{r}
-	return r
-}
-
-// clearedSince reports whether a clear has made an entry of scope s dead, of the
+// isCleared reports whether a clear has made an entry of scope s dead, of the
 // whole cache or of one of its regions.
 func (l *local[K, V]) isCleared(s *scope) bool {
 	if s.generation != l.current.Load() || s.cleared.Load() {
 		return true
 	}
-	if s.notFound && s.clears != l.regions.clears.Load() {
+	if s.notFound && s.clears != l.clears.count.Load() {
 		return true
 	}
 	if len(s.regions) > 1 {

@@ -44,7 +44,7 @@ type local[K comparable, V any] struct {
 	// current is the generation that is served.
 	current atomic.Pointer[generation]
 
-	regions regionTable
+	clears clearLog // of regions
 
 	closed  atomic.Bool
 	sweeper *sweeper
@@ -74,6 +74,7 @@ type shard[K comparable, V any] struct {
 	limits     eviction.Limits
 	generation *generation  // of all its entries
 	expiring   atomic.Int64 // entries that have a deadline; read without mu
+	regions    map[string]*region
 	policy     eviction.Policy[item[K, V]]
 	flights    map[K]*flight[K, V] // the newest of each key
 	writes     map[K]*pendingWrite
@@ -138,7 +139,7 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 
 // emptyLocked drops whatever the shard holds; from here on it is g's.
 func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
-	sh.generation = g
+	sh.generation, sh.regions = g, nil
 	sh.expiring.Store(0)
 	sh.table.Store(newTable[K, V](0))
 	if l.lockedHits {
@@ -271,7 +272,7 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 
 // uncountLocked takes an entry that is no longer held out of the counts.
 func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) {
-	l.regions.release(e.Item.scope)
+	sh.releaseLocked(e.Item.scope)
 	if e.Item.scope.notFound {
 		sh.generation.notFounds.Add(-1)
 	}
@@ -284,16 +285,6 @@ func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) {
 func (l *local[K, V]) clear() {
 	l.current.Store(newGeneration())
 	l.sweeper.soon()
-}
-
-// clearRegions invalidates the items of regions. A load under way does not know
-// its regions yet, so none can be joined after it (see holds), and each finds
-// out at its end whether it may be kept (see attach).
-func (l *local[K, V]) clearRegions(regions []string) {
-	if l.regions.clear(&l.current, regions) || l.current.Load().notFounds.Load() > 0 {
-		l.dirty.Add(1) // after the entries died: a sweep that counts it has seen them dead
-		l.sweeper.soon()
-	}
 }
 
 // len returns the number of entries that are held and not cleared; entries that
@@ -333,18 +324,19 @@ func (l *local[K, V]) expires() bool {
 }
 
 // count returns the sum of the weights of what is held of the current generation,
-// and of the counters of all shards.
-func (l *local[K, V]) count() (weight int64, sum shardCounters) {
+// the number of regions of all shards, and the sum of their counters.
+func (l *local[K, V]) count() (weight int64, regions int, sum shardCounters) {
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.mu.Lock()
 		if sh.generation == l.current.Load() {
 			weight += sh.policy.Weight()
+			regions += len(sh.regions)
 		}
 		sum.add(&sh.counters)
 		sh.mu.Unlock()
 	}
-	return weight, sum
+	return weight, regions, sum
 }
 
 // renewLocked makes sh the current generation's. Whatever it holds of another is

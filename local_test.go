@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,8 +18,8 @@ func (l *local[K, V]) check(capacity int) error {
 		l.shards[i].mu.Lock()
 		defer l.shards[i].mu.Unlock()
 	}
-	l.regions.mu.Lock()
-	defer l.regions.mu.Unlock()
+	l.clears.mu.Lock()
+	defer l.clears.mu.Unlock()
 
 	held, members := 0, map[*region]int{}
 	for i := range l.shards {
@@ -70,25 +69,24 @@ func (l *local[K, V]) check(capacity int) error {
 			}
 		}
 	}
-	t := &l.regions
-	for name, r := range l.current.Load().regions {
-		if r.name != name || r.scope.cleared.Load() || r.members == 0 {
-			return fmt.Errorf("region %q is %+v", name, r)
+	for i := range l.shards {
+		for name, r := range l.shards[i].regions {
+			if r.name != name || r.scope.cleared.Load() || r.members != members[r] || r.members == 0 {
+				return fmt.Errorf("region %q is %+v, with %d members", name, r, members[r])
+			}
 		}
 	}
 	for r, n := range members {
 		if r.members != n {
 			return fmt.Errorf("region %q counts %d members and has %d", r.name, r.members, n)
 		}
-		if !r.scope.cleared.Load() && r.scope.generation.regions[r.name] != r {
-			return fmt.Errorf("region %q is held by an entry and not known", r.name)
-		}
 	}
-	if t.base+uint64(len(t.log)) != t.clears.Load() {
-		return fmt.Errorf("the log of %d clears from %d does not end at %d", len(t.log), t.base, t.clears.Load())
+	t := &l.clears
+	if t.base+uint64(len(t.names)) != t.count.Load() {
+		return fmt.Errorf("the log of %d clears from %d does not end at %d", len(t.names), t.base, t.count.Load())
 	}
-	if len(t.log) > maxClearLog || t.underWay.Load() == 0 && len(t.log) > 0 {
-		return fmt.Errorf("%d clears are remembered for %d loads", len(t.log), t.underWay.Load())
+	if len(t.names) > maxClearLog || t.underWay.Load() == 0 && len(t.names) > 0 {
+		return fmt.Errorf("%d clears are remembered for %d loads", len(t.names), t.underWay.Load())
 	}
 	if int64(flights) > t.underWay.Load() {
 		return fmt.Errorf("%d flights, and only %d loads and writes under way", flights, t.underWay.Load())
@@ -474,31 +472,24 @@ func TestRegionsTrackedAreBounded(t *testing.T) {
 		cache.local.clearRegions([]string{fmt.Sprint(i)})
 	}
 	require.LessOrEqual(t, cache.Stats().Regions, 10+maxClearLog)
-	_, attached := cache.local.regions.attach([]string{"untouched"}, s)
-	require.False(t, attached, "too long ago to know: not kept")
+	require.True(t, cache.local.clears.overtook(s.clears, []string{"untouched"}), "too long ago to know: not kept")
 	cache.local.end()
 	require.Equal(t, 10, cache.Stats().Regions)
 }
 
 // The last names are known exactly, whatever came before them.
 func TestRegionLogIsExactUpToItsBound(t *testing.T) {
-	var table regionTable
-	var current atomic.Pointer[generation]
-	current.Store(newGeneration())
-	begin := func() start { return start{generation: current.Load(), clears: table.begin()} }
-	since := make([]start, 0, 3*maxClearLog)
+	var log clearLog
+	since := make([]uint64, 0, 3*maxClearLog)
 	for i := range 3 * maxClearLog {
-		since = append(since, begin())
-		table.clear(&current, []string{fmt.Sprint(i)})
+		since = append(since, log.begin())
+		log.record([]string{fmt.Sprint(i)})
 	}
 	for i, s := range since {
-		_, attached := table.attach([]string{"untouched"}, s)
-		require.Equal(t, i >= 2*maxClearLog, attached, "begun before clear %d", i)
-		_, attached = table.attach([]string{fmt.Sprint(i)}, s)
-		require.False(t, attached, "region %d was cleared after its load began", i)
+		require.Equal(t, i < 2*maxClearLog, log.overtook(s, []string{"untouched"}), "begun before clear %d", i)
+		require.True(t, log.overtook(s, []string{fmt.Sprint(i)}), "region %d was cleared after its load began", i)
 	}
-	_, attached := table.attach([]string{"0"}, begin())
-	require.True(t, attached, "cleared before its load began")
+	require.False(t, log.overtook(log.begin(), []string{"0"}), "cleared before its load began")
 }
 
 func TestSweepReclaimsInTheBackground(t *testing.T) {

@@ -7,27 +7,114 @@ import (
 	"sync/atomic"
 )
 
+// region is one region's present life in one shard: clearing it marks the object,
+// and the next item of that name gets a new one. So an entry is dead as soon as
+// one of its regions is marked, without being searched for.
+type region struct {
+	scope   scope // of the items that belong to this region alone
+	name    string
+	members int // entries that hold it
+}
+
+// attachLocked returns the scope of an item that belongs to the regions of those
+// names, and counts it as their member. It reports false if one of them was
+// cleared after the item's load or write had noted its start s, whose generation
+// is the shard's.
+func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s start) (*scope, bool) {
+	if len(names) == 0 {
+		return &s.generation.plain, true
+	}
+	// 1. a load of item i begins   2. it reads the source   3. i changes, and its
+	// region is cleared   4. the load ends: its value is older than the clear. A clear
+	// that is logged from here on finds the item when it comes to this shard.
+	if l.clears.overtook(s.clears, names) {
+		return nil, false
+	}
+	if len(names) == 1 {
+		return &sh.joinLocked(names[0]).scope, true
+	}
+	regions := make([]*region, 0, len(names))
+	for i, name := range names {
+		if !slices.Contains(names[:i], name) {
+			regions = append(regions, sh.joinLocked(name))
+		}
+	}
+	if len(regions) == 1 {
+		return &regions[0].scope, true
+	}
+	return &scope{generation: s.generation, regions: regions}, true
+}
+
+// joinLocked returns the region of that name with one more member.
+func (sh *shard[K, V]) joinLocked(name string) *region {
+	r := sh.regions[name]
+	if r == nil {
+		if sh.regions == nil {
+			sh.regions = map[string]*region{}
+		}
+		r = &region{name: name}
+		r.scope.generation, r.scope.regions = sh.generation, []*region{r}
+		sh.regions[name] = r
+	}
+	r.members++
+	return r
+}
+
+// releaseLocked takes back the membership of an entry in its regions.
+func (sh *shard[K, V]) releaseLocked(s *scope) {
+	for _, r := range s.regions {
+		r.members--
+		if r.members == 0 && sh.regions[r.name] == r {
+			delete(sh.regions, r.name)
+		}
+	}
+}
+
+// clearRegions invalidates the items of regions. A load under way does not know
+// its regions yet, so none can be joined after it (see holds), and each finds
+// out at its end whether it may be kept (see attachLocked).
+func (l *local[K, V]) clearRegions(names []string) {
+	l.clears.record(names) // first
+	died := l.current.Load().notFounds.Load() > 0
+	for i := range l.shards {
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		for _, name := range names {
+			if r := sh.regions[name]; r != nil {
+				r.scope.cleared.Store(true)
+				delete(sh.regions, name)
+				died = true
+			}
+		}
+		sh.mu.Unlock()
+	}
+	if died {
+		l.dirty.Add(1) // after the entries died: a sweep that counts it has seen them dead
+		l.sweeper.soon()
+	}
+}
+
 // maxClearLog bounds how many region clears are remembered for the loads under
 // way. A load that was overtaken by more is treated as if one of its regions had
 // been cleared.
 const maxClearLog = 1024
 
-// regionTable is what a cache knows of regions, beside those of its live entries
-// (see generation): the names cleared since the oldest load under way began. It
-// holds no others, however many are ever cleared.
-type regionTable struct {
-	// clears counts region clears. A load or write notes it at its start.
-	clears atomic.Uint64
+// clearLog is what a cache knows of regions that were cleared: their names, since
+// the oldest load under way began. It holds no others, however many are ever
+// cleared.
+type clearLog struct {
+	// count counts region clears. A load or write notes it at its start.
+	count atomic.Uint64
 
 	// underWay counts loads and writes between begin and end.
 	underWay atomic.Int64
 
-	// logged reports whether log may hold names; it spares end the lock.
+	// logged reports whether names may hold any; it spares end the lock.
 	logged atomic.Bool
 
-	mu   sync.Mutex // guards everything below, generation.regions, and region.members
-	log  []string   // log[i] is the name of clear number base+1+i
-	base uint64     // base + len(log) == clears
+	mu    sync.Mutex // guards everything below
+	names []string   // names[i] is that of clear number base+1+i
+	base  uint64     // base + len(names) == count
 }
 
 // begin starts a load or write and returns the clears before it. Each begin is
@@ -36,117 +123,66 @@ type regionTable struct {
 // The order matters: counted first, then noted. A clear advances first and then
 // looks whether anyone counts, so that of a load and a clear that race either the
 // load notes the clear or the clear logs its name.
-func (t *regionTable) begin() uint64 {
-	t.underWay.Add(1)
-	return t.clears.Load()
+func (c *clearLog) begin() uint64 {
+	c.underWay.Add(1)
+	return c.count.Load()
 }
 
-func (t *regionTable) end() {
-	if t.underWay.Add(-1) > 0 || !t.logged.Load() {
+func (c *clearLog) end() {
+	if c.underWay.Add(-1) > 0 || !c.logged.Load() {
 		return
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.underWay.Load() == 0 {
-		t.dropLogLocked(t.clears.Load())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.underWay.Load() == 0 {
+		c.dropLocked(c.count.Load())
 	}
 }
 
-// attach returns the scope of an item that belongs to the regions of those names,
-// and counts it as their member. It reports false if one of them was cleared
-// after the item's load or write had noted its start s.
-func (t *regionTable) attach(names []string, s start) (*scope, bool) {
-	if len(names) == 0 {
-		return &s.generation.plain, true
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-
-	// 1. a load of item i begins   2. it reads the source   3. i changes, and its
-	// region is cleared   4. the load ends: its value is older than the clear.
-	if s.clears < t.base {
-		return nil, false // the names were not kept that far back
-	}
-	for _, cleared := range t.log[s.clears-t.base:] {
-		if slices.Contains(names, cleared) {
-			return nil, false
-		}
-	}
-	regions := make([]*region, 0, len(names))
-	for i, name := range names {
-		if slices.Contains(names[:i], name) {
-			continue
-		}
-		r := s.generation.regions[name]
-		if r == nil {
-			if s.generation.regions == nil {
-				s.generation.regions = map[string]*region{}
-			}
-			r = newRegion(s.generation, name)
-			s.generation.regions[name] = r
-		}
-		r.members++
-		regions = append(regions, r)
-	}
-	if len(regions) == 1 {
-		return &regions[0].scope, true
-	}
-	return &scope{generation: s.generation, regions: regions}, true
-}
-
-// release takes back the membership of an entry in its regions.
-func (t *regionTable) release(s *scope) {
-	if len(s.regions) == 0 {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, r := range s.regions {
-		r.members--
-		if r.members == 0 && s.generation.regions[r.name] == r {
-			delete(s.generation.regions, r.name)
-		}
-	}
-}
-
-// clear clears regions of the current generation, and reports whether any had
-// members. Regions of others need no clearing: their entries are dead.
-func (t *regionTable) clear(current *atomic.Pointer[generation], names []string) (hadMembers bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// record logs that regions are cleared.
+func (c *clearLog) record(names []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, name := range names {
-		n := t.clears.Add(1)
-		// Looked at under mu: whatever has been attached until now is of this
-		// generation, or of an older one.
-		g := current.Load()
-		if r := g.regions[name]; r != nil {
-			r.scope.cleared.Store(true)
-			delete(g.regions, name)
-			hadMembers = true
-		}
-		if t.underWay.Load() == 0 {
-			t.dropLogLocked(n)
+		n := c.count.Add(1)
+		if c.underWay.Load() == 0 {
+			c.dropLocked(n)
 			continue
 		}
-		if len(t.log) == maxClearLog {
-			t.dropLogLocked(n - 1)
+		if len(c.names) == maxClearLog {
+			c.dropLocked(n - 1)
 		}
-		t.log = append(t.log, strings.Clone(name)) // it may be a piece of a large message
-		t.logged.Store(true)
+		c.names = append(c.names, strings.Clone(name)) // it may be a piece of a large message
+		c.logged.Store(true)
 	}
-	return hadMembers
 }
 
-// tracked returns the number of names held, for entries and for loads under way.
-func (t *regionTable) tracked(current *atomic.Pointer[generation]) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(current.Load().regions) + len(t.log)
+// overtook reports whether one of the regions was cleared, or may have been,
+// after a load or write noted since.
+func (c *clearLog) overtook(since uint64, regions []string) bool {
+	if c.count.Load() == since {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if since < c.base {
+		return true // the names were not kept that far back
+	}
+	return slices.ContainsFunc(c.names[since-c.base:], func(cleared string) bool {
+		return slices.Contains(regions, cleared)
+	})
 }
 
-// dropLogLocked forgets the names of all clears up to number base.
-func (t *regionTable) dropLogLocked(base uint64) {
-	t.log = nil
-	t.base = base
-	t.logged.Store(false)
+// size returns the number of names held.
+func (c *clearLog) size() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.names)
+}
+
+// dropLocked forgets the names of all clears up to number base.
+func (c *clearLog) dropLocked(base uint64) {
+	c.names = nil
+	c.base = base
+	c.logged.Store(false)
 }

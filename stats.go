@@ -131,7 +131,7 @@ type CacheStats struct {
 	Name     string
 	Entries  int // held now, see Cache.Len
 	Capacity int // 0 if only the weight is bounded
-	Regions  int // known now: those of entries, and those cleared during a load under way
+	Regions  int // known now: those of entries, in each shard anew, and those cleared during a load under way
 
 	Weight    int64  // of what is held now, that of cleared regions included until it is swept
 	MaxWeight int64  // 0: weights do not count, and each item weighs 1

@@ -250,14 +250,14 @@ var mutations = []mutation{
 		name:  "load fence: region",
 		fence: "a load whose region was cleared meanwhile is not kept",
 		file:  "regions.go",
-		old:   "		if slices.Contains(names, cleared) {\n			return nil, false\n		}\n",
-		new:   "		_ = cleared\n",
+		old:   "		return slices.Contains(regions, cleared)\n",
+		new:   "		return false\n",
 		tests: []string{"TestLoadIsFencedAgainst"},
 	}, {
 		name:  "load fence: not-found",
 		fence: "a not-found that began before the clear of any region is dead",
 		file:  "generation.go",
-		old:   "	if s.notFound && s.clears != l.regions.clears.Load() {\n		return true\n	}\n",
+		old:   "	if s.notFound && s.clears != l.clears.count.Load() {\n		return true\n	}\n",
 		new:   "",
 		tests: []string{"TestNotFoundIsKept"},
 	}, {
