@@ -6,7 +6,7 @@ import (
 
 	"github.com/nearcache/nearcache/benchmarks/internal/drive"
 	"github.com/nearcache/nearcache/benchmarks/internal/subject"
-	"github.com/nearcache/nearcache/benchmarks/internal/trace"
+	"github.com/nearcache/nearcache/internal/trace"
 )
 
 // kind names a kind of key as the report does.
@@ -35,8 +35,12 @@ func evenly[K subject.Key](n int) drive.Ring[K] {
 // zipf returns a ring of keys of items 0 to n-1, the rank r with a weight of
 // 1/(r+1)^1.01.
 func zipf[K subject.Key](n int) drive.Ring[K] {
-	z := trace.NewZipf(rand.New(rand.NewPCG(3, uint64(n))), n, 1.01)
-	return ring(1<<20, keysOf[K](n), func() int { return int(z.Next()) })
+	const length = 1 << 20
+	ranks := trace.Zipf(3, 1.01, n, length)
+	return ring(length, keysOf[K](n), func() (rank int) {
+		rank, ranks = int(ranks[0]), ranks[1:]
+		return rank
+	})
 }
 
 // fresh returns a ring of keys that are all different, from an item's number on.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/nearcache/nearcache/benchmarks/internal/result"
 	"github.com/nearcache/nearcache/benchmarks/internal/subject"
-	"github.com/nearcache/nearcache/benchmarks/internal/trace"
+	"github.com/nearcache/nearcache/internal/trace"
 )
 
 const (
@@ -28,15 +28,14 @@ var capacities = []float64{0.5, 1, 2.5, 5, 10, 25, 50}
 var evicting = []string{subject.Nearcache, subject.Otter, "theine", "ristretto", "golang-lru"}
 
 func measureRatios(ctx context.Context, b *bench) error {
-	n := 300_000
-	if b.quick {
-		n = 60_000
-	}
-	traces := trace.Generated(n)
+	traces := trace.Generated()
 	if b.traces != "" {
-		recorded, err := trace.ReadDir(b.traces)
+		recorded, err := trace.Read(b.traces)
 		if err != nil {
 			return err
+		}
+		if len(recorded) == 0 {
+			return fmt.Errorf("no traces NAME.gz in %s", b.traces)
 		}
 		traces = append(traces, recorded...)
 	}
@@ -94,7 +93,7 @@ func measureTrace(ctx context.Context, b *bench, t trace.Trace) error {
 // hitRatioOf asks for each key in turn, and puts in what is not held. nearcache
 // does that itself, by its loader. Peers that apply writes in the background are
 // waited for after each, so that none loses one.
-func hitRatioOf(ctx context.Context, s subject.Subject[int64], keys []int64, capacity int) (float64, error) {
+func hitRatioOf(ctx context.Context, s subject.Subject[int64], keys []uint64, capacity int) (float64, error) {
 	loads := 0
 	value := item(int64(0))
 	load := func(int64) *subject.Value { loads++; return value }
@@ -103,10 +102,11 @@ func hitRatioOf(ctx context.Context, s subject.Subject[int64], keys []int64, cap
 		return 0, fmt.Errorf("%s: %w", s.Name, err)
 	}
 	defer cache.Close()
-	for i, key := range keys {
+	for i, number := range keys {
 		if i%4096 == 0 && ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
+		key := int64(number)
 		if cache.Get(key) {
 			continue
 		}

@@ -22,8 +22,9 @@ import (
 
 // Trace is a sequence of accesses.
 type Trace struct {
-	Name string
-	Keys []uint64
+	Name  string
+	About string // where it comes from, in a few words
+	Keys  []uint64
 }
 
 // Unique returns the number of different keys.
@@ -45,19 +46,19 @@ const (
 func Generated() []Trace {
 	const keys, accesses = generatedKeys, generatedAccesses
 	return []Trace{
-		{Name: "zipf 0.7", Keys: Zipf(1, 0.7, keys, accesses)},
-		{Name: "zipf 0.9", Keys: Zipf(2, 0.9, keys, accesses)},
-		{Name: "zipf 1.0", Keys: Zipf(3, 1, keys, accesses)},
-		{Name: "zipf 1.2", Keys: Zipf(4, 1.2, keys, accesses)},
-		{Name: "once", Keys: Mix(5, Zipf(6, 1, keys, accesses/2), Loop(accesses/2, accesses/2))},
-		{Name: "scans", Keys: Insert(Zipf(7, 1, keys, accesses*6/10), Loop(accesses*4/10, accesses*4/10), 10)},
-		{Name: "loop", Keys: Loop(keys, accesses)},
-		{Name: "loop and zipf", Keys: Mix(8, Zipf(9, 1, keys, accesses/2), Loop(keys/2, accesses/2))},
-		{Name: "loops in turn", Keys: Insert(Zipf(10, 0.9, keys, accesses/2), Loop(keys/4, accesses/2), 5)},
-		{Name: "shifting", Keys: Shifting(11, 1, keys, accesses, 20)},
-		{Name: "drifting", Keys: Shifting(12, 1, keys, accesses, 1000)},
-		{Name: "recent", Keys: Recent(13, keys, accesses)},
-		{Name: "short lives", Keys: ShortLives(14, keys, accesses)},
+		{Name: "zipf 0.7", About: "Zipf of skew 0.7", Keys: Zipf(1, 0.7, keys, accesses)},
+		{Name: "zipf 0.9", About: "Zipf of skew 0.9", Keys: Zipf(2, 0.9, keys, accesses)},
+		{Name: "zipf 1.0", About: "Zipf of skew 1.0", Keys: Zipf(3, 1, keys, accesses)},
+		{Name: "zipf 1.2", About: "Zipf of skew 1.2", Keys: Zipf(4, 1.2, keys, accesses)},
+		{Name: "once", About: "half Zipf 1.0, half keys that are asked for once", Keys: Mix(5, Zipf(6, 1, keys, accesses/2), Loop(accesses/2, accesses/2))},
+		{Name: "scans", About: "Zipf 1.0, and ten scans of 4000 keys that never come back", Keys: Insert(Zipf(7, 1, keys, accesses*6/10), Loop(accesses*4/10, accesses*4/10), 10)},
+		{Name: "loop", About: "10 000 keys in turn, ten times over", Keys: Loop(keys, accesses)},
+		{Name: "loop and zipf", About: "Zipf 1.0, mixed with a loop over 5000 keys", Keys: Mix(8, Zipf(9, 1, keys, accesses/2), Loop(keys/2, accesses/2))},
+		{Name: "loops in turn", About: "Zipf 0.9, in turn with a loop over 2500 keys", Keys: Insert(Zipf(10, 0.9, keys, accesses/2), Loop(keys/4, accesses/2), 5)},
+		{Name: "shifting", About: "Zipf 1.0 whose popular keys become others, 20 times", Keys: Shifting(11, 1, keys, accesses, 20)},
+		{Name: "drifting", About: "Zipf 1.0 whose popular keys become others, 1000 times", Keys: Shifting(12, 1, keys, accesses, 1000)},
+		{Name: "recent", About: "the more recently asked for, the likelier", Keys: Recent(13, keys, accesses)},
+		{Name: "short lives", About: "keys that are asked for one to eight times within 10 000 accesses, and never again", Keys: ShortLives(14, keys, accesses)},
 	}
 }
 
@@ -182,7 +183,7 @@ func Read(folder string) ([]Trace, error) {
 		if err != nil {
 			return nil, fmt.Errorf("trace: %s: %w", file, err)
 		}
-		traces = append(traces, Trace{Name: strings.TrimSuffix(filepath.Base(file), ".gz"), Keys: keys})
+		traces = append(traces, Trace{Name: strings.TrimSuffix(filepath.Base(file), ".gz"), About: "recorded", Keys: keys})
 	}
 	return traces, nil
 }

@@ -125,7 +125,7 @@ func TestRead(t *testing.T) {
 		write(folder, "a.gz", "1\n")
 		traces, err := Read(folder)
 		require.NoError(t, err)
-		assert.Equal(t, []Trace{{Name: "a", Keys: []uint64{1}}, {Name: "b", Keys: []uint64{7, 8, 7}}}, traces)
+		assert.Equal(t, []Trace{{Name: "a", About: "recorded", Keys: []uint64{1}}, {Name: "b", About: "recorded", Keys: []uint64{7, 8, 7}}}, traces)
 		assert.Equal(t, 2, traces[1].Unique())
 	})
 
