@@ -18,7 +18,7 @@ type start struct {
 	clears     uint64      // clearLog.count
 }
 
-// pendingWrite is a Set or Update under way.
+// pendingWrite is an Update under way.
 type pendingWrite struct{ start start }
 
 // begin notes the start of a load or write. Each is paired with one l.end.
@@ -41,7 +41,7 @@ func (l *local[K, V]) holds(s start) bool {
 	return s.generation == l.current.Load() && (!l.regional || s.clears == l.clears.count.Load())
 }
 
-// beginWrite fences key for a Set or Update: it is evicted, loads and writes
+// beginWrite fences key for an Update: it is evicted, loads and writes
 // under way will not keep it, and what it returns tells at the end whether
 // anything has invalidated it since.
 func (l *local[K, V]) beginWrite(key K) *pendingWrite {
