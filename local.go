@@ -372,8 +372,19 @@ func (l *local[K, V]) sweep(stopped func() bool) {
 			}
 			sh.mu.Unlock()
 		}
+		sh.mu.Lock()
+		l.shrinkLocked(sh)
+		sh.mu.Unlock()
 	}
 	l.swept.Store(dirty)
+}
+
+// shrinkLocked gives the shard a smaller table if it has room for eight times
+// what it holds.
+func (l *local[K, V]) shrinkLocked(sh *shard[K, V]) {
+	if t := sh.table.Load(); t.room() > 8*max(t.held, bucketFill) {
+		sh.table.Store(t.resized(2*t.held, l.hash))
+	}
 }
 
 // close forgets everything and keeps nothing from here on.

@@ -524,6 +524,9 @@ func TestSweepReclaimsInTheBackground(t *testing.T) {
 		time.Sleep(time.Hour + 2*sweepInterval)
 		synctest.Wait()
 		require.Zero(t, cache.held(), "expired")
+		for i := range cache.local.tables {
+			require.LessOrEqual(t, len(cache.local.tables[i].Load().buckets), 8, "nor does the table stay large")
+		}
 		require.EqualValues(t, 1000, cache.Stats().Evictions.Expired)
 		require.False(t, cache.local.sweeper.armed.Load(), "an empty cache needs no timer")
 	})
