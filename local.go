@@ -234,15 +234,19 @@ func (l *local[K, V]) shard(hash uint64) *shard[K, V] {
 // addLocked takes e in, in the place of what is held under its key.
 func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], weight uint32, now int64) {
 	old := sh.table.Load().find(hash, e.Item.key)
-	if old != nil {
-		sh.policy.Remove(old) // first: it makes room
+	if old != nil && old.Weight() == weight {
+		sh.policy.Replace(old, e)
+	} else {
+		if old != nil {
+			sh.policy.Remove(old) // first: it makes room
+		}
+		for victim := sh.policy.Evict(hash, weight); victim != nil; victim = sh.policy.Evict(hash, weight) {
+			sh.counters.evictions[l.fate(victim, vouched(now))]++
+			sh.table.Load().delete(l.hash(victim.Item.key), victim)
+			l.uncountLocked(sh, victim)
+		}
+		sh.policy.Add(e, hash, weight)
 	}
-	for victim := sh.policy.Evict(hash, weight); victim != nil; victim = sh.policy.Evict(hash, weight) {
-		sh.counters.evictions[l.fate(victim, vouched(now))]++
-		sh.table.Load().delete(l.hash(victim.Item.key), victim)
-		l.uncountLocked(sh, victim)
-	}
-	sh.policy.Add(e, hash, weight)
 	t := sh.table.Load()
 	if old != nil {
 		t.replace(hash, old, e)

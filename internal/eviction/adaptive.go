@@ -217,6 +217,13 @@ func (p *Adaptive[T]) fillMain(weight uint32) {
 	}
 }
 
+// Replace implements [Policy].
+func (p *Adaptive[T]) Replace(old, n *Node[T]) {
+	mustBeOutside(n)
+	p.queueOf(old).replace(old, n)
+	n.Use()
+}
+
 // Remove implements [Policy]. The ghost forgets and learns nothing by it: that
 // an item was dropped does not say how often it will be asked for.
 func (p *Adaptive[T]) Remove(n *Node[T]) {

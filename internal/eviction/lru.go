@@ -35,6 +35,14 @@ func (p *LRU[T]) Add(n *Node[T], _ uint64, weight uint32) {
 	p.nodes.pushFront(n)
 }
 
+// Replace implements [Policy].
+func (p *LRU[T]) Replace(old, n *Node[T]) {
+	p.mustHold(old)
+	mustBeOutside(n)
+	p.nodes.replace(old, n)
+	p.nodes.moveToFront(n)
+}
+
 // Remove implements [Policy].
 func (p *LRU[T]) Remove(n *Node[T]) {
 	p.mustHold(n)

@@ -305,6 +305,13 @@ func compare(t *rapid.T, limits Limits, make func(hash func(*int) uint64) Policy
 			p.Remove(n)
 			want.remove(key)
 			drop(key)
+		case kind == 1:
+			fresh := newNode(key)
+			p.Replace(n, fresh)
+			require.Equal(t, n.weight, fresh.weight)
+			require.Nil(t, n.next)
+			held[key] = fresh
+			want.touch(key)
 		case kind < 9:
 			p.Touch(n)
 			want.touch(key)

@@ -55,6 +55,11 @@ type Policy[T any] interface {
 	// Adaptive's memory of evicted items, where it costs precision only.
 	Add(n *Node[T], hash uint64, weight uint32)
 
+	// Replace puts n, which is in no policy, in the place of old, which is in this
+	// one: with its weight, and with a hit counted as by Touch. It is for an item
+	// that is written anew, and makes room for nothing.
+	Replace(old, n *Node[T])
+
 	// Remove lets go of n, which is in this policy.
 	Remove(n *Node[T])
 

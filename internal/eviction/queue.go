@@ -38,6 +38,14 @@ func (q *queue[T]) pushFront(n *Node[T]) {
 	q.weight += int64(n.weight)
 }
 
+// replace puts n in old's place, with its weight and its state.
+func (q *queue[T]) replace(old, n *Node[T]) {
+	n.weight = old.weight
+	n.state.Store(old.state.Load())
+	link(old.prev, n, old.next)
+	old.prev, old.next = nil, nil
+}
+
 // remove takes n out. It clears n's place: a reader may hold n for long, and must
 // not keep the nodes alive that were its neighbours once.
 func (q *queue[T]) remove(n *Node[T]) {
