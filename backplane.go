@@ -256,13 +256,14 @@ func (bp *Backplane) close() error {
 
 	// 1. an Update begins   2. Close   3. the Update changes the source. Were it too
 	// late to publish, the other instances would not hear of it.
-	for bp.writers.Load() > 0 && time.Now().Before(deadline) {
+	writers := bp.writers.Load() // one that is refused may be counted for a moment, later
+	for writers > 0 && time.Now().Before(deadline) {
 		select {
 		case <-bp.writersGone:
 		case <-time.After(time.Until(deadline)):
 		}
+		writers = bp.writers.Load()
 	}
-	writers := bp.writers.Load()
 	bp.closed.Store(true)
 	if bp.bus == nil {
 		return nil

@@ -122,7 +122,10 @@ func (c *Cache[K, V]) Peek(key K) (V, bool) {
 // race, and Remove is right whenever in doubt. Set is not for filling a cache:
 // every call evicts the item from all other instances.
 //
-// The errors are those of Remove.
+// Set takes effect in one moment, after it has called Expiry, Weigh and Regions.
+// A clear of the cache or of one of the item's regions counts against the item from
+// the call on, another write to the item from that moment on. The errors are those
+// of Remove.
 func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	if err := c.enter(); err != nil {
 		return err
@@ -136,6 +139,8 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 			return joined(keyErr, c.publish(ctx, inv))
 		}
 	}
+	start := c.local.begin()
+	defer c.local.end()
 	decided := false
 	defer func() {
 		if !decided { // a callback panicked
@@ -143,9 +148,9 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 			c.enqueue(inv)
 		}
 	}()
-	o := c.outcome(key, value, nil) // before put: from there on, whatever comes counts against the item
+	o := c.outcome(key, value, nil)
 	decided = true
-	c.local.put(key, &o)
+	c.local.put(key, start, &o)
 	if c.alone() {
 		return nil
 	}

@@ -76,9 +76,10 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	}
 }
 
-// put keeps o under key, as a write that begins and ends in one moment: what was
-// held is replaced, and loads and writes under way will not be kept.
-func (l *local[K, V]) put(key K, o *outcome[V]) {
+// put keeps o under key, for a write that began at s, unless the cache or one of
+// its regions was cleared since. What was held is replaced, and loads and writes
+// under way will not be kept.
+func (l *local[K, V]) put(key K, s start, o *outcome[V]) {
 	hash := l.hash(key)
 	sh := l.shard(hash)
 	sh.mu.Lock()
@@ -86,9 +87,6 @@ func (l *local[K, V]) put(key K, o *outcome[V]) {
 	sh.counters.keysInvalidated++
 	delete(sh.flights, key)
 	delete(sh.writes, key)
-	// Not l.begin: who is not counted as under way may find a region clear from here
-	// on forgotten, and then does not keep the item.
-	s := start{at: l.lease.now(), generation: l.current.Load(), clears: l.clears.count.Load()}
 	if !l.keepLocked(sh, hash, s.at, key, s, o) {
 		l.removeLocked(sh, hash, key)
 	}

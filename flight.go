@@ -136,7 +136,7 @@ func (l *local[K, V]) wait(ctx context.Context, f *flight[K, V]) (V, error) {
 	}
 	if !f.landed.Load() {
 		// Everyone who was counted has gone; this is the loader, which asked for its own
-		// key.
+		// key, or who has its context.
 		return zero, context.Canceled
 	}
 	if f.panic != nil {
@@ -224,10 +224,20 @@ func (ld *loader[K, V]) run(f *flight[K, V], o *outcome[V]) {
 // land takes the flight out of its shard, keeps its outcome, and lets the callers
 // go.
 func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
+	l.commit(f, hash, o)
+	l.end()
+	f.landed.Store(true)
+	f.cancel()
+}
+
+// commit takes the flight out of its shard, keeps its outcome if nothing overtook
+// it, and counts it.
+func (l *local[K, V]) commit(f *flight[K, V], hash uint64, o *outcome[V]) {
 	kept := false
 	now := l.lease.now()
 	sh := l.shard(hash)
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	if sh.registeredLocked(f) {
 		kept = l.keepLocked(sh, hash, now, f.key, f.start, o)
 		older := f.older
@@ -240,8 +250,4 @@ func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
 		sh.unregisterLocked(f, older)
 	}
 	sh.counters.loaded(time.Duration(now-f.start.at), f.err, o.notFound, !kept && o.ttl > 0)
-	sh.mu.Unlock()
-	l.end()
-	f.landed.Store(true)
-	f.cancel()
 }

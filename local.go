@@ -92,6 +92,10 @@ const (
 	// grows holds up its writes until all entries have moved.
 	shardsPerProcessor = 16
 	quicklyMoved       = 1 << 14
+
+	// mostShards bounds what an empty cache takes, and how long it takes to go through
+	// all shards. It leaves the bits of a hash that choose the bucket, see home.
+	mostShards = 1 << 12
 )
 
 // shardsFor returns how many shards a cache has, a power of two. One that bounds
@@ -102,7 +106,7 @@ func shardsFor(capacity int, maxWeight int64) int {
 	if maxWeight > 0 {
 		return shards
 	}
-	for capacity/(2*shards) >= entriesPerShard &&
+	for shards < mostShards && capacity/(2*shards) >= entriesPerShard &&
 		(shards < shardsPerProcessor*runtime.GOMAXPROCS(0) || capacity/shards > quicklyMoved) {
 		shards *= 2
 	}
@@ -267,11 +271,15 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 	}
 }
 
-// dropLocked takes a held entry out of memory.
+// dropLocked takes a held entry out of memory. A table that has become much too
+// large goes, too.
 func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	sh.policy.Remove(e)
 	sh.table.Load().delete(hash, e)
 	l.uncountLocked(sh, e)
+	if t := sh.table.Load(); t.room() > 8*max(t.held, bucketFill) {
+		sh.table.Store(t.resized(2*t.held, l.hash))
+	}
 }
 
 // uncountLocked takes an entry that is no longer held out of the counts.
@@ -376,19 +384,8 @@ func (l *local[K, V]) sweep(stopped func() bool) {
 			}
 			sh.mu.Unlock()
 		}
-		sh.mu.Lock()
-		l.shrinkLocked(sh)
-		sh.mu.Unlock()
 	}
 	l.swept.Store(dirty)
-}
-
-// shrinkLocked gives the shard a smaller table if it has room for eight times
-// what it holds.
-func (l *local[K, V]) shrinkLocked(sh *shard[K, V]) {
-	if t := sh.table.Load(); t.room() > 8*max(t.held, bucketFill) {
-		sh.table.Store(t.resized(2*t.held, l.hash))
-	}
 }
 
 // close forgets everything and keeps nothing from here on.

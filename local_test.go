@@ -3,6 +3,7 @@ package nearcache
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -669,4 +670,23 @@ func TestClearOfARegionWithoutMembersIsFree(t *testing.T) {
 		require.NoError(t, cache.Close())
 		require.Zero(t, cache.Stats().Regions)
 	})
+}
+
+// A capacity that means "no bound" costs nothing until it is used.
+func TestHugeCapacity(t *testing.T) {
+	for _, capacity := range []int{1 << 20, math.MaxInt32, math.MaxInt} {
+		cache, err := New(Local(), Options[int, int]{
+			Name: "p", Capacity: capacity,
+			Load: func(_ context.Context, key int) (int, error) { return key, nil },
+		})
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(cache.local.shards), mostShards)
+		for key := range 100 {
+			_, err := cache.Get(t.Context(), key)
+			require.NoError(t, err)
+		}
+		require.Equal(t, 100, cache.Len())
+		require.NoError(t, cache.local.check(capacity))
+		require.NoError(t, cache.Close())
+	}
 }

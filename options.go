@@ -133,7 +133,8 @@ type Options[K comparable, V any] struct {
 
 	// Weigh returns an item's weight, and is required if MaxWeight is set. It is
 	// called once with every item before it is kept, and must not block. Zero is
-	// legal. Defaults to nil.
+	// legal, and nothing but Capacity bounds the number of such items. Defaults to
+	// nil.
 	Weigh func(key K, value V) uint32
 
 	// Eviction chooses what makes room in a full cache.

@@ -511,3 +511,42 @@ func (h statsHandler) Handle(context.Context, slog.Record) error {
 	h.look()
 	return nil
 }
+
+// 1. Set begins   2. Regions is called, and meanwhile everything is cleared   3. Set
+// ends: its value may be older than what the clear was for.
+func TestSetIsFencedAgainstClears(t *testing.T) {
+	clears := map[string]func(c *Cache[string, int]) error{
+		"nothing":    func(*Cache[string, int]) error { return nil },
+		"Clear":      func(c *Cache[string, int]) error { return c.Clear(context.Background()) },
+		"its region": func(c *Cache[string, int]) error { return c.ClearRegion(context.Background(), "r") },
+		"another":    func(c *Cache[string, int]) error { return c.ClearRegion(context.Background(), "s") },
+		"a gap":      func(c *Cache[string, int]) error { c.missedMessages(); return nil },
+		"its Remove": func(c *Cache[string, int]) error { return c.Remove(context.Background(), "k") },
+		"a gap, swept": func(c *Cache[string, int]) error {
+			c.missedMessages()
+			c.local.sweep(func() bool { return false })
+			return nil
+		},
+		"Clear of none": func(c *Cache[string, int]) error { return c.ClearRegion(context.Background()) },
+	}
+	for name, overtake := range clears {
+		t.Run(name, func(t *testing.T) {
+			var cache *Cache[string, int]
+			cache, err := New(Local(), Options[string, int]{
+				Name: "p",
+				Load: func(context.Context, string) (int, error) { return 0, nil },
+				Regions: func(string, int) []string {
+					require.NoError(t, overtake(cache))
+					return []string{"r"}
+				},
+			})
+			require.NoError(t, err)
+			defer cache.Close()
+			require.NoError(t, cache.Set(context.Background(), "k", 1))
+			_, held := cache.Peek("k")
+			kept := name == "nothing" || name == "another" || name == "its Remove" || name == "Clear of none"
+			require.Equal(t, kept, held)
+			require.NoError(t, cache.local.check(1000))
+		})
+	}
+}
