@@ -15,10 +15,10 @@ import (
 // goroutines at once.
 func TestFast(t *testing.T) {
 	c := New()
-	for c.Now() < 2*int64(calibration) {
+	for c.ticks.Load() == 0 && c.Now() < int64(time.Second) { // on a busy machine some attempts fail
 		c.Fast()
 	}
-	anchor := c.anchor
+	anchor, calibrated := c.anchor, c.ticks.Load() > 0
 	var readers sync.WaitGroup
 	for range 4 {
 		readers.Go(func() {
@@ -35,9 +35,8 @@ func TestFast(t *testing.T) {
 		})
 	}
 	readers.Wait()
-	inUse := c.ticks.Load() > 0
-	t.Logf("the counter is in use: %v", inUse)
-	if inUse {
+	t.Logf("the counter is in use: %v", c.ticks.Load() > 0)
+	if calibrated {
 		assert.Equal(t, anchor, c.anchor, "a steady counter is calibrated once")
 	}
 }
