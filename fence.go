@@ -85,8 +85,7 @@ func (l *local[K, V]) put(key K, s start, o *outcome[V]) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.counters.keysInvalidated++
-	delete(sh.flights, key)
-	delete(sh.writes, key)
+	sh.overtakeLocked(key)
 	if !l.keepLocked(sh, hash, s.at, key, s, o) {
 		l.removeLocked(sh, hash, key)
 	}
@@ -183,6 +182,12 @@ func (l *local[K, V]) removeLocked(sh *shard[K, V], hash uint64, key K) {
 	if e := sh.table.Load().find(hash, key); e != nil {
 		l.dropLocked(sh, hash, e)
 	}
+	sh.overtakeLocked(key)
+}
+
+// overtakeLocked sees to it that loads and writes of key that are under way keep
+// nothing, and that nobody joins them.
+func (sh *shard[K, V]) overtakeLocked(key K) {
 	delete(sh.flights, key) // with all the older ones
 	delete(sh.writes, key)
 }

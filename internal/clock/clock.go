@@ -15,12 +15,12 @@
 //
 // What you cannot assume: that of two calls to Fast the later returns more.
 //
-// What the first guarantee rests on: the kernel makes its own monotonic clock from the same
-// counter. That is looked up once, and where it is not so Fast is Now. A kernel
-// that takes its trust in the counter back later, as it does when processors
-// disagree about it, is not noticed as such. We accept this because each
-// millisecond's reading checks the one before, and a counter that was too slow,
-// or ran backwards, is learnt anew before it is used again.
+// What the first guarantee rests on: the kernel makes its own monotonic clock
+// from the same counter. That is looked up once, and where it is not so Fast is
+// Now. A kernel that takes its trust in the counter back later, as it does when
+// processors disagree about it, is not noticed as such. We accept this because
+// each millisecond's reading checks the one before, and a counter that was too
+// slow, or ran backwards, is learnt anew before it is used again.
 package clock
 
 import (
