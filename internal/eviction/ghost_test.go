@@ -1,6 +1,7 @@
 package eviction
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -264,3 +265,6 @@ func TestGhostCheckFindsDamage(t *testing.T) {
 		})
 	}
 }
+
+// newRandom returns a source that yields the same numbers in every run.
+func newRandom(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, seed)) }

@@ -1,9 +1,12 @@
+//go:build !race
+
+// One goroutine has no races, and under the detector this would take a minute.
+
 package eviction
 
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -18,9 +21,6 @@ import (
 // generated ones: NAME.gz with one key number a line.
 const tracesVariable = "NEARCACHE_TRACES"
 
-// newRandom returns a source that yields the same numbers in every run.
-func newRandom(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, seed)) }
-
 // workload is a trace whose keys are numbered 0, 1, 2… as they first appear, and
 // have hashes that tell nothing.
 type workload struct {
@@ -32,9 +32,6 @@ type workload struct {
 // workloads returns the generated traces, and the recorded ones if there are any.
 func workloads(t *testing.T) (all []workload) {
 	t.Helper()
-	if raceEnabled {
-		t.Skip("one goroutine has no races, and this would take a minute")
-	}
 	traces := trace.Generated()
 	if folder := os.Getenv(tracesVariable); folder != "" {
 		recorded, err := trace.Read(folder)
