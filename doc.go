@@ -61,7 +61,8 @@
 //     that it wrote to clears everything, everywhere.
 //   - A machine that is suspended with its monotonic clock, as some hypervisors do,
 //     may serve what it held for a fifth of MaxStaleness after it wakes; then the
-//     wall clock tells. A process that is stopped, or starved, keeps the bound.
+//     wall clock tells. If it is suspended with its processor's counter of time alone,
+//     that is a millisecond. A process that is stopped, or starved, keeps the bound.
 //   - Redis servers that are not one serial server to their clients: active-active
 //     and multi-threaded clones, and proxies that spread commands over several.
 //   - MaxStaleness: Unbounded gives the bound up for that cache.

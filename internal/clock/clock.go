@@ -18,9 +18,11 @@
 // What the first guarantee rests on: the kernel makes its own monotonic clock
 // from the same counter. That is looked up once, and where it is not so Fast is
 // Now. A kernel that takes its trust in the counter back later, as it does when
-// processors disagree about it, is not noticed as such. We accept this because
-// each millisecond's reading checks the one before, and a counter that was too
-// slow, or ran backwards, is learnt anew before it is used again.
+// processors disagree about it, is not noticed as such, nor is a hypervisor that
+// suspends the machine and sets its clock forward but not its counter. We accept
+// this because each millisecond's reading checks the one before: a counter that was
+// too slow, or ran backwards, is learnt anew before it is used again, and one
+// that was so time after time is not used any more.
 package clock
 
 import (
@@ -46,6 +48,10 @@ const (
 	// usually makes clocks differ.
 	marginShare = 64
 
+	// mostWrong is how often a counter may be found to be wrong. A machine that was
+	// suspended or moved can account for some.
+	mostWrong = 16
+
 	// fraction is the number of binary places in Clock.rate.
 	fraction = 32
 )
@@ -68,6 +74,7 @@ type Clock struct {
 
 	mu     sync.Mutex // guards writes of the above, and what is below
 	anchor reading    // where the calibration began
+	wrong  int        // how often the counter was
 }
 
 // reading is one of the clock between two of the counter.
@@ -159,6 +166,7 @@ func (c *Clock) learnLocked(r reading) {
 		// It ran backwards, or slower than it should: what was learnt is void.
 		c.ticks.Store(0)
 		c.anchor = r
+		c.wrong++
 		return
 	}
 	c.at.Store(r.at)
@@ -174,7 +182,7 @@ func (c *Clock) most(ticks uint64) int64 {
 // behind, and reports whether it has.
 func (c *Clock) calibrateLocked(r reading) bool {
 	passed := r.at - c.anchor.at
-	if passed < int64(calibration) {
+	if passed < int64(calibration) || c.wrong >= mostWrong {
 		return false
 	}
 	least, most := r.before-c.anchor.after, r.after-c.anchor.before

@@ -183,6 +183,54 @@ func TestACounterThatGoesWrong(t *testing.T) {
 	}
 }
 
+// 1. a process reads the clock   2. the hypervisor suspends the machine for an hour,
+// and has its clock go on but not its counter   3. for a window of the counter Fast
+// goes on from 1, and then it is right.
+func TestASuspendedMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(0.5)
+		m.calibrate(t)
+		m.pass(window)
+		m.fast()
+		time.Sleep(time.Hour)
+		m.pass(window + 1)
+		for range 1000 {
+			now, _ := m.fast()
+			require.GreaterOrEqual(t, now, m.Now())
+			m.pass(window / 10)
+		}
+	})
+}
+
+// On a machine whose processors disagree, a goroutine that moves to and fro sees a
+// counter that is wrong for ever.
+func TestACounterThatStaysWrongIsNotUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(0.5)
+		found := 0
+		for range 2 * mostWrong {
+			m.fast()
+			m.pass(calibration + 1)
+			m.fast()
+			m.pass(time.Microsecond)
+			if _, counted := m.fast(); !counted {
+				break
+			}
+			found++
+			m.count -= 1e6 // the other processor's
+			m.pass(time.Microsecond)
+			m.fast()
+		}
+		assert.Equal(t, mostWrong, found)
+		for range 1000 {
+			m.pass(window / 10)
+			now, counted := m.fast()
+			require.Equal(t, m.Now(), now)
+			require.False(t, counted)
+		}
+	})
+}
+
 // An interruption between the counter and the clock does not spoil the
 // calibration.
 func TestInterruptedCalibration(t *testing.T) {
