@@ -74,7 +74,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	if e := c.local.peek(key); e != nil {
 		c.local.use(e)
 		c.stats.hits.Inc()
-		return result(e)
+		return c.local.result(e)
 	}
 	return c.miss(ctx, key)
 }
@@ -91,25 +91,18 @@ func (c *Cache[K, V]) miss(ctx context.Context, key K) (V, error) {
 	e, f := c.local.join(ctx, key, &c.loader)
 	if e != nil {
 		c.stats.hits.Inc()
-		return result(e)
+		return c.local.result(e)
 	}
 	return c.local.wait(ctx, f)
-}
-
-// result returns what a held entry stands for.
-func result[K comparable, V any](e *entry[K, V]) (V, error) {
-	if e.Item.scope.notFound {
-		return e.Item.value, ErrNotFound
-	}
-	return e.Item.value, nil
 }
 
 // Peek returns the item of key if it is in memory, and reports whether it is. It
 // loads nothing, counts as neither hit nor miss, and does not keep the item from
 // being evicted. A kept not-found is not an item.
 func (c *Cache[K, V]) Peek(key K) (V, bool) {
-	if e := c.local.peek(key); e != nil && !e.Item.scope.notFound {
-		return e.Item.value, true
+	if e := c.local.peek(key); e != nil {
+		value, err := c.local.result(e)
+		return value, err == nil
 	}
 	var zero V
 	return zero, false
@@ -139,8 +132,10 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 			return joined(keyErr, c.publish(ctx, inv))
 		}
 	}
-	start := c.local.begin()
-	defer c.local.end()
+	hash := c.local.hash(key)
+	sh := c.local.shard(hash)
+	start := c.local.begin(sh)
+	defer c.local.end(sh)
 	decided := false
 	defer func() {
 		if !decided { // a callback panicked
@@ -150,7 +145,7 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	}()
 	o := c.outcome(key, value, nil)
 	decided = true
-	c.local.put(key, start, &o)
+	c.local.put(hash, key, start, &o)
 	if c.alone() {
 		return nil
 	}

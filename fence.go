@@ -21,18 +21,19 @@ type start struct {
 // pendingWrite is an Update under way.
 type pendingWrite struct{ start start }
 
-// begin notes the start of a load or write. Each is paired with one l.end.
-func (l *local[K, V]) begin() start {
+// begin notes the start of a load or write of a key of that shard. Each is paired
+// with one l.end.
+func (l *local[K, V]) begin(sh *shard[K, V]) start {
 	s := start{at: l.lease.now(), generation: l.current.Load()}
 	if l.regional {
-		s.clears = l.clears.begin()
+		s.clears = l.clears.begin(&sh.underWay)
 	}
 	return s
 }
 
-func (l *local[K, V]) end() {
+func (l *local[K, V]) end(sh *shard[K, V]) {
 	if l.regional {
-		l.clears.end()
+		l.clears.end(&sh.underWay)
 	}
 }
 
@@ -45,9 +46,9 @@ func (l *local[K, V]) holds(s start) bool {
 // under way will not keep it, and what it returns tells at the end whether
 // anything has invalidated it since.
 func (l *local[K, V]) beginWrite(key K) *pendingWrite {
-	w := &pendingWrite{start: l.begin()}
 	hash := l.hash(key)
 	sh := l.shard(hash)
+	w := &pendingWrite{start: l.begin(sh)}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.counters.keysInvalidated++
@@ -64,9 +65,9 @@ func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 //
 // since nobody knows in which order the source took them.
 func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
-	defer l.end()
 	hash := l.hash(key)
 	sh := l.shard(hash)
+	defer l.end(sh)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	undisturbed := sh.writes[key] == w
@@ -79,8 +80,7 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 // put keeps o under key, for a write that began at s, unless the cache or one of
 // its regions was cleared since. What was held is replaced, and loads and writes
 // under way will not be kept.
-func (l *local[K, V]) put(key K, s start, o *outcome[V]) {
-	hash := l.hash(key)
+func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -126,10 +126,13 @@ func (l *local[K, V]) keepLocked(
 	if !attached {
 		return false
 	}
-	e := &entry[K, V]{Item: item[K, V]{
-		key: key, value: o.value, expires: expires, started: s.at, scope: scope,
-	}}
-	l.addLocked(sh, hash, e, o.weight, now)
+	e := sh.table.Load().find(hash, key)
+	if e != nil && l.replaceLocked(sh, e, scope, o, s.at, expires) {
+		sh.releaseLocked(scope) // it was a member already
+	} else {
+		e = newEntry(key, o.value, scope, s.at, expires)
+		l.addLocked(sh, hash, e, o.weight, now)
+	}
 	// 1. the checks above pass   2. a clear, and the sweep that follows it, which
 	// finds nothing here   3. the entry is stored. No other sweep would come.
 	if l.fate(e, vouched(now)) == cleared {

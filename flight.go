@@ -117,7 +117,7 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry
 		}
 		return nil, f
 	}
-	f := &flight[K, V]{key: key, start: l.begin(), waiters: 1, older: newest}
+	f := &flight[K, V]{key: key, start: l.begin(sh), waiters: 1, older: newest}
 	f.ctx = loadContext{values: ctx, flight: f}
 	f.ctx.Context, f.cancel = context.WithCancel(context.Background())
 	sh.flights[key] = f
@@ -224,18 +224,18 @@ func (ld *loader[K, V]) run(f *flight[K, V], o *outcome[V]) {
 // land takes the flight out of its shard, keeps its outcome, and lets the callers
 // go.
 func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
-	l.commit(f, hash, o)
-	l.end()
+	sh := l.shard(hash)
+	l.commit(f, sh, hash, o)
+	l.end(sh)
 	f.landed.Store(true)
 	f.cancel()
 }
 
 // commit takes the flight out of its shard, keeps its outcome if nothing overtook
 // it, and counts it.
-func (l *local[K, V]) commit(f *flight[K, V], hash uint64, o *outcome[V]) {
+func (l *local[K, V]) commit(f *flight[K, V], sh *shard[K, V], hash uint64, o *outcome[V]) {
 	kept := false
-	now := l.lease.now()
-	sh := l.shard(hash)
+	now := l.lease.read().at
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.registeredLocked(f) {

@@ -36,6 +36,8 @@ type local[K comparable, V any] struct {
 	// are of no concern to loads and writes.
 	regional bool
 
+	place place // of the values
+
 	// lease and staleness are the serving rule's, see lease. A lease younger than
 	// fresh covers whatever is held, see covered.
 	lease            *lease
@@ -44,30 +46,41 @@ type local[K comparable, V any] struct {
 	// current is the generation that is served.
 	current atomic.Pointer[generation]
 
-	clears clearLog // of regions
-
 	closed  atomic.Bool
 	sweeper *sweeper
+
+	clears clearLog // of regions
 
 	// dirty counts clears of regions; swept is what it was when the last whole sweep
 	// began. Equal: every entry of the current generation is live or expired.
 	dirty, swept atomic.Uint64
 }
 
-// entry is one item in memory. Its fields never change once it is published in
-// a table. With a key and a value of eight bytes each it fills one cache line.
+// entry is one item in memory. With a key and a value of eight bytes each it fills
+// one cache line. Key and scope never change once it is published in a table. The
+// others do under the shard's lock, see replaceLocked.
 type entry[K comparable, V any] = eviction.Node[item[K, V]]
 
 type item[K comparable, V any] struct {
 	key     K
-	value   V
+	value   V // see local.place
 	scope   *scope
-	expires int64
-	started int64 // when its load or write began; last, since hits on a lease do not ask
+	expires atomic.Int64
+	started atomic.Int64 // when its load or write began; last, since hits on a lease do not ask
+}
+
+// newEntry returns an entry that is not in memory yet.
+func newEntry[K comparable, V any](key K, value V, scope *scope, started, expires int64) *entry[K, V] {
+	e := &entry[K, V]{Item: item[K, V]{key: key, value: value, scope: scope}}
+	e.Item.expires.Store(expires)
+	e.Item.started.Store(started)
+	return e
 }
 
 // shard is a part of the cache with a lock of its own.
 type shard[K comparable, V any] struct {
+	underWay atomic.Int64 // loads and writes of its keys, between clearLog.begin and end
+
 	// mu guards everything below, and all changes to the shard's table.
 	mu         sync.Mutex
 	table      *atomic.Pointer[table[K, V]]
@@ -121,11 +134,13 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 		seed:       maphash.MakeSeed(),
 		lockedHits: o.Eviction == LRU,
 		regional:   o.Regions != nil || o.NotFoundTTL > 0,
+		place:      placeOf[V](),
 		lease:      lease,
 		staleness:  int64(o.MaxStaleness),
 		fresh:      int64(o.MaxStaleness - o.MaxStaleness/lapseSpread),
 	}
 	l.current.Store(newGeneration())
+	l.clears.underWay = l.underWay
 	l.sweeper = newSweeper(l.sweep, l.expires)
 	for i := range l.shards {
 		sh := &l.shards[i]
@@ -184,6 +199,14 @@ func (l *local[K, V]) peek(key K) *entry[K, V] {
 	return e
 }
 
+// result returns what an entry stands for.
+func (l *local[K, V]) result(e *entry[K, V]) (V, error) {
+	if e.Item.scope.notFound {
+		return e.Item.value, ErrNotFound // the zero value, never replaced
+	}
+	return load(l.place, &e.Item.value), nil
+}
+
 // fate is what has become of an entry.
 type fate int
 
@@ -205,7 +228,7 @@ func (l *local[K, V]) fate(e *entry[K, V], m moment) fate {
 	switch {
 	case it.scope != &l.current.Load().plain && l.isCleared(it.scope):
 		return cleared
-	case m.at >= it.expires:
+	case m.at >= it.expires.Load():
 		return expired
 	case m.leaseAge >= l.fresh && !l.covered(e, m):
 		return unleased
@@ -219,7 +242,7 @@ const lapseSpread = 5
 // covered reports whether the serving rule lets e be served by a read that began
 // at m.
 func (l *local[K, V]) covered(e *entry[K, V], m moment) bool {
-	return l.lease.covers(m, e.Item.started, l.stalenessOf(l.hash(e.Item.key)))
+	return l.lease.covers(m, e.Item.started.Load(), l.stalenessOf(l.hash(e.Item.key)))
 }
 
 // stalenessOf takes up to a fifth off MaxStaleness, as the key's hash has it: when
@@ -265,8 +288,36 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 	if e.Item.scope.notFound {
 		sh.generation.notFounds.Add(1)
 	}
-	if e.Item.expires != never {
-		sh.expiring.Add(1)
+	l.countExpiryLocked(sh, e.Item.expires.Load(), 1)
+}
+
+// replaceLocked makes e's value, deadline and start those of a newer load or write
+// of its key, and reports whether it can: if all else about e stays as it is.
+//
+// Readers look at the deadline and the start first and at the value last. Here the
+// value comes first, so none finds an old value to be good by what was said of a
+// new one. One may find a new value to be good by what was said of the old: the
+// write began after the old one's, and overlaps with the read.
+func (l *local[K, V]) replaceLocked(sh *shard[K, V], e *entry[K, V], s *scope, o *outcome[V], started, expires int64) bool {
+	it := &e.Item
+	if l.place == fixed || it.scope != s || e.Weight() != o.weight || started < it.started.Load() {
+		return false
+	}
+	store(l.place, &it.value, o.value)
+	l.countExpiryLocked(sh, it.expires.Swap(expires), -1)
+	l.countExpiryLocked(sh, expires, 1)
+	it.started.Store(started)
+	sh.policy.Touch(e)
+	return true
+}
+
+// countExpiryLocked counts entries with that deadline in, or out.
+func (l *local[K, V]) countExpiryLocked(sh *shard[K, V], expires int64, n int64) {
+	if expires == never {
+		return
+	}
+	sh.expiring.Add(n)
+	if n > 0 {
 		l.sweeper.later()
 	}
 }
@@ -288,9 +339,17 @@ func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) {
 	if e.Item.scope.notFound {
 		sh.generation.notFounds.Add(-1)
 	}
-	if e.Item.expires != never {
-		sh.expiring.Add(-1)
+	l.countExpiryLocked(sh, e.Item.expires.Load(), -1)
+}
+
+// underWay reports whether a load or write has begun and not ended.
+func (l *local[K, V]) underWay() bool {
+	for i := range l.shards {
+		if l.shards[i].underWay.Load() > 0 {
+			return true
+		}
 	}
+	return false
 }
 
 // clear invalidates the whole cache.
@@ -378,8 +437,8 @@ func (l *local[K, V]) sweep(stopped func() bool) {
 			}
 			hash := l.hash(e.Item.key)
 			sh.mu.Lock()
-			if sh.table.Load().find(hash, e.Item.key) == e {
-				sh.counters.evictions[l.fate(e, now)]++
+			if f := l.fate(e, now); f.dead() && sh.table.Load().find(hash, e.Item.key) == e {
+				sh.counters.evictions[f]++
 				l.dropLocked(sh, hash, e)
 			}
 			sh.mu.Unlock()

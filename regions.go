@@ -100,44 +100,36 @@ func (l *local[K, V]) clearRegions(names []string) {
 const maxClearLog = 1024
 
 // clearLog is what a cache knows of regions that were cleared: their names, since
-// the oldest load under way began. It holds no others, however many are ever
-// cleared.
+// the oldest load under way began, or a few more. It holds no others, however many
+// are ever cleared.
 type clearLog struct {
 	// count counts region clears. A load or write notes it at its start.
 	count atomic.Uint64
 
-	// underWay counts loads and writes between begin and end.
-	underWay atomic.Int64
-
-	// logged reports whether names may hold any; it spares end the lock.
-	logged atomic.Bool
+	// underWay reports whether there are loads and writes between begin and end.
+	// They are counted in each shard: one counter would be passed from processor to
+	// processor with every write.
+	underWay func() bool
 
 	mu    sync.Mutex // guards everything below
 	names []string   // names[i] is that of clear number base+1+i
 	base  uint64     // base + len(names) == count
 }
 
-// begin starts a load or write and returns the clears before it. Each begin is
-// paired with one end.
+// begin starts a load or write, which the shard counts, and returns the clears
+// before it. Each begin is paired with one end.
 //
 // The order matters: counted first, then noted. A clear advances first and then
 // looks whether anyone counts, so that of a load and a clear that race either the
 // load notes the clear or the clear logs its name.
-func (c *clearLog) begin() uint64 {
-	c.underWay.Add(1)
+func (c *clearLog) begin(counter *atomic.Int64) uint64 {
+	counter.Add(1)
 	return c.count.Load()
 }
 
-func (c *clearLog) end() {
-	if c.underWay.Add(-1) > 0 || !c.logged.Load() {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.underWay.Load() == 0 {
-		c.dropLocked(c.count.Load())
-	}
-}
+// end leaves the names that nobody needs any more to whoever comes by next: they
+// are few, and a look at all shards is too much for every write.
+func (c *clearLog) end(counter *atomic.Int64) { counter.Add(-1) }
 
 // record logs that regions are cleared.
 func (c *clearLog) record(names []string) {
@@ -145,7 +137,7 @@ func (c *clearLog) record(names []string) {
 	defer c.mu.Unlock()
 	for _, name := range names {
 		n := c.count.Add(1)
-		if c.underWay.Load() == 0 {
+		if !c.underWay() {
 			c.dropLocked(n)
 			continue
 		}
@@ -153,7 +145,6 @@ func (c *clearLog) record(names []string) {
 			c.dropLocked(n - 1)
 		}
 		c.names = append(c.names, strings.Clone(name)) // it may be a piece of a large message
-		c.logged.Store(true)
 	}
 }
 
@@ -173,10 +164,13 @@ func (c *clearLog) overtook(since uint64, regions []string) bool {
 	})
 }
 
-// size returns the number of names held.
+// size returns the number of names that are needed.
 func (c *clearLog) size() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.underWay() {
+		c.dropLocked(c.count.Load())
+	}
 	return len(c.names)
 }
 
@@ -184,5 +178,4 @@ func (c *clearLog) size() int {
 func (c *clearLog) dropLocked(base uint64) {
 	c.names = nil
 	c.base = base
-	c.logged.Store(false)
 }

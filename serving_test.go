@@ -235,9 +235,20 @@ func TestHungLoadIsNotJoinedWithoutALease(t *testing.T) {
 //     the entry comes late   3. an echo renews the lease   4. the read asks for the
 //     lease, which is valid, and returns the entry.
 //
+// And of a value that is replaced where it lies:
+//
+//  1. a read looks the entry up, whose start is too old without a lease   2. a newer
+//     load begins to replace it   3. the read goes by the newer start, and returns
+//     the older value.
+//
 // More readers than processors, so that many a read is preempted between its
-// steps; each state lasts long enough for reads to begin in it.
-func TestReadAsksForTheLeaseFirst(t *testing.T) {
+// steps. Each state of the lease lasts long enough for reads to begin in it.
+func TestReadsHaveNothingOfBefore(t *testing.T) {
+	t.Run("the lease was renewed", func(t *testing.T) { testReadsHaveNothingOfBefore(t, true) })
+	t.Run("the value was replaced", func(t *testing.T) { testReadsHaveNothingOfBefore(t, false) })
+}
+
+func testReadsHaveNothingOfBefore(t *testing.T, message bool) {
 	bp := Local()
 	defer bp.Close()
 	bp.staleness = time.Hour // no read is slow enough to lose it by the clock
@@ -265,21 +276,26 @@ func TestReadAsksForTheLeaseFirst(t *testing.T) {
 	hash := c.local.hash("k")
 	sh := c.local.shard(hash)
 	linger := func() {
+		if !message {
+			return // the more versions the better
+		}
 		for began := time.Now(); time.Since(began) < 20*time.Microsecond; {
 		}
 	}
 	began := time.Now()
-	for version := int64(1); time.Since(began) < time.Second && !t.Failed(); version++ {
+	for version := int64(1); time.Since(began) < time.Second/2 && !t.Failed(); version++ {
 		bp.lease.floor.Store(bp.lease.now())
 		bp.lease.sent.Store(neverHeld) // the lease has run out...
 		accepted.Store(version)        // ... since this was accepted
 		linger()
-		c.local.remove("k") // the message comes
-		s := c.local.begin()
+		if message {
+			c.local.remove("k") // it comes
+		}
+		s := c.local.begin(sh)
 		sh.mu.Lock()
 		c.local.keepLocked(sh, hash, 0, "k", s, &outcome[int64]{value: version, ttl: NoExpiry})
 		sh.mu.Unlock()
-		c.local.end()
+		c.local.end(sh)
 		bp.lease.sent.Store(bp.lease.now()) // and so does an echo
 		linger()
 	}

@@ -46,7 +46,7 @@ func (t *table[K, V]) check(hash func(K) uint64) error {
 	return nil
 }
 
-func newEntry(key, value int) *entry[int, int] {
+func newTestEntry(key, value int) *entry[int, int] {
 	return &entry[int, int]{Item: item[int, int]{key: key, value: value}}
 }
 
@@ -75,7 +75,7 @@ func TestTableAgainstMap(t *testing.T) {
 					if old != want[key] {
 						t.Fatalf("key %d has %p, want %p", key, old, want[key])
 					}
-					e := newEntry(key, i)
+					e := newTestEntry(key, i)
 					switch op := rapid.SampledFrom([]string{"put", "put", "delete", "resize"}).Draw(t, "op"); {
 					case op == "put" && old == nil:
 						if table.held == table.room() {
@@ -123,7 +123,7 @@ func TestTableReadersSeeWhatIsThere(t *testing.T) {
 				table.put(h.hash(e.Item.key), e)
 			}
 			for key := range steady {
-				put(newEntry(key, key))
+				put(newTestEntry(key, key))
 			}
 			var all sync.WaitGroup
 			var stop atomic.Bool
@@ -145,9 +145,9 @@ func TestTableReadersSeeWhatIsThere(t *testing.T) {
 				old := table.find(h.hash(key), key)
 				switch {
 				case old == nil:
-					put(newEntry(key, key))
+					put(newTestEntry(key, key))
 				case key < steady:
-					table.replace(h.hash(key), old, newEntry(key, 1000*i+key))
+					table.replace(h.hash(key), old, newTestEntry(key, 1000*i+key))
 				default:
 					table.delete(h.hash(key), old)
 				}

@@ -158,7 +158,7 @@ var mutations = []mutation{
 		file:  "local.go",
 		old:   "	m := l.lease.read() // first\n	hash := l.hash(key)\n	e := l.tables[hash&uint64(len(l.tables)-1)].Load().find(hash, key)\n",
 		new:   "	hash := l.hash(key)\n	e := l.tables[hash&uint64(len(l.tables)-1)].Load().find(hash, key)\n	m := l.lease.read()\n",
-		tests: []string{"TestReadAsksForTheLeaseFirst"},
+		tests: []string{"TestReadsHaveNothingOfBefore"},
 	}, {
 		name:  "clock of a process that was stopped",
 		fence: "time that the processor's counter tells is built on the system's of a millisecond ago",
@@ -302,5 +302,26 @@ var mutations = []mutation{
 		old:   "	if undisturbed {\n",
 		new:   "	if undisturbed || true {\n",
 		tests: []string{"TestUpdate", "TestUpdateOvertakenByRemoteInvalidation", "TestProof"},
+	}, {
+		name:  "values replaced in place: order",
+		fence: "a read that finds a newer load's start has its value",
+		file:  "local.go",
+		old:   "	store(l.place, &it.value, o.value)\n",
+		new:   "	it.started.Store(started)\n	defer store(l.place, &it.value, o.value)\n",
+		tests: []string{"TestReadsHaveNothingOfBefore"},
+	}, {
+		name:  "values replaced in place: starts",
+		fence: "a read that went by the older of two starts has no value from before it",
+		file:  "local.go",
+		old:   " || started < it.started.Load() {\n",
+		new:   " {\n",
+		tests: []string{"TestValuesAreReplacedInPlace"},
+	}, {
+		name:  "values replaced in place: regions",
+		fence: "a value is never counted among the regions of the one before",
+		file:  "local.go",
+		old:   " || it.scope != s || e.W",
+		new:   " || e.W",
+		tests: []string{"TestValuesAreReplacedInPlace"},
 	},
 }
