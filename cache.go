@@ -3,6 +3,7 @@ package nearcache
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -18,7 +19,7 @@ type Cache[K comparable, V any] struct {
 	options   Options[K, V]
 	keys      keyCodec[K]
 	local     *local[K, V]
-	loader    loader[K, V]
+	loader    *loader[K, V]
 	stats     *cacheCounters
 }
 
@@ -56,7 +57,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 		local:     newLocal(o, bp.lease),
 		stats:     stats,
 	}
-	c.loader = loader[K, V]{load: o.Load, outcome: c.outcome}
+	c.loader = newLoader(o, c.outcome, bp.random)
 	if err := bp.register(o.Name, c); err != nil {
 		return nil, err
 	}
@@ -65,42 +66,96 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 
 // Get returns the item of key: from memory, or from Load, once for all callers
 // that ask meanwhile. It returns the loader's own error, ErrNotFound for a kept
-// not-found, or ctx's error if ctx ends first; a hit ignores ctx. If the loader
+// not-found, or ctx's error if ctx ends first; a hit ignores ctx. While a load fails,
+// or is slow, an expired item may be returned, see Options.StaleIfError. If the loader
 // panics, Get panics in every caller, with an error that has the panic's value
 // and the loader's stack in its text and wraps the value if that is an error; a
 // loader that ends its goroutine makes Get return an error. After Close, Get
 // calls Load each time.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
-	if e := c.local.peek(key); e != nil {
-		c.local.use(e)
-		c.stats.hits.Inc()
-		return c.local.result(e)
+	if e, at := c.local.peek(key); e != nil {
+		return c.hit(ctx, e, at)
 	}
-	return c.miss(ctx, key)
-}
-
-func (c *Cache[K, V]) miss(ctx context.Context, key K) (V, error) {
 	if err := ctx.Err(); err != nil {
 		var zero V
 		return zero, err
 	}
-	// An item that no message could evict is never held: load it every time.
-	if c.local.closed.Load() || !c.keys.keepable(key) {
+	if !c.holds(key) {
 		return c.options.Load(ctx, key)
 	}
-	e, f := c.local.join(ctx, key, &c.loader)
-	if e != nil {
-		c.stats.hits.Inc()
-		return c.local.result(e)
+	j := c.local.join(ctx, key, c.loader, c.launch(ctx))
+	if j.launched {
+		go c.local.fly(j.flight, c.loader, false)
 	}
-	return c.local.wait(ctx, f)
+	return c.await(ctx, key, j)
+}
+
+// hit returns what a live entry stands for, to a read that began at that time.
+func (c *Cache[K, V]) hit(ctx context.Context, e *entry[K, V], at int64) (V, error) {
+	c.local.use(e)
+	c.stats.hits.Inc()
+	if c.local.attentive {
+		c.attend(ctx, e, at)
+	}
+	return c.local.result(e)
+}
+
+// holds reports whether an item of that key may be in memory: if not, because no
+// message could evict it or the cache is closed, it is loaded every time.
+func (c *Cache[K, V]) holds(key K) bool {
+	return !c.local.closed.Load() && c.keys.keepable(key)
+}
+
+// launch says how a load begins that is called with ctx.
+func (c *Cache[K, V]) launch(ctx context.Context) launch {
+	return launch{inTurn: c.loader.places.needed(ctx)}
+}
+
+// await returns what j came to: an entry, or the result of its flight, for which it
+// waits. An item that has expired may stand in for a load that fails or is slow.
+func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V]) (V, error) {
+	switch {
+	case j.entry != nil && j.fate == alive:
+		c.stats.hits.Inc()
+		return c.local.result(j.entry)
+	case j.entry != nil:
+		c.stats.stale.Add(1)
+		return c.local.result(j.entry)
+	}
+	var soft <-chan time.Time
+	if j.fallback && c.options.SoftTimeout > 0 {
+		timer := time.NewTimer(c.options.SoftTimeout)
+		defer timer.Stop()
+		soft = timer.C
+	}
+	ended, err := c.local.wait(ctx, j.flight, soft)
+	if !ended && err == nil { // the load goes on, as if this caller waited for it
+		if e := c.local.lastResort(key); e != nil {
+			c.local.letGo(j.flight)
+			c.stats.stale.Add(1)
+			return c.local.result(e)
+		}
+		_, err = c.local.wait(ctx, j.flight, nil)
+	}
+	if err != nil {
+		var zero V
+		return zero, err
+	}
+	value, err, failed := j.flight.result(c.loader)
+	if failed && c.local.stale {
+		if e := c.local.lastResort(key); e != nil {
+			c.stats.stale.Add(1)
+			return c.local.result(e)
+		}
+	}
+	return value, err
 }
 
 // Peek returns the item of key if it is in memory, and reports whether it is. It
 // loads nothing, counts as neither hit nor miss, and does not keep the item from
 // being evicted. A kept not-found is not an item.
 func (c *Cache[K, V]) Peek(key K) (V, bool) {
-	if e := c.local.peek(key); e != nil {
+	if e, _ := c.local.peek(key); e != nil {
 		value, err := c.local.result(e)
 		return value, err == nil
 	}
@@ -341,8 +396,8 @@ func (c *Cache[K, V]) Stats() CacheStats {
 }
 
 // Close empties the cache and gives its name back. Loads that are under way go
-// on for the callers that wait for them. It always returns nil and may be called
-// again.
+// on for the callers that wait for them; those in the background are cancelled. It
+// always returns nil and may be called again.
 func (c *Cache[K, V]) Close() error {
 	c.local.close() // first: it must serve nothing once it hears no messages
 	c.backplane.unregister(c.options.Name, c)
@@ -353,11 +408,15 @@ func (c *Cache[K, V]) Close() error {
 func (c *Cache[K, V]) outcome(key K, value V, err error) outcome[V] {
 	switch {
 	case err != nil && c.options.NotFound(err):
-		return outcome[V]{notFound: true, ttl: c.options.NotFoundTTL, weight: 1}
+		return outcome[V]{known: true, err: ErrNotFound, ttl: c.options.NotFoundTTL, weight: 1}
 	case err != nil:
-		return outcome[V]{}
+		o := outcome[V]{err: err, weight: 1}
+		if c.keepsError(err) {
+			o.ttl = c.options.ErrorTTL
+		}
+		return o
 	}
-	o := outcome[V]{value: value, weight: 1}
+	o := outcome[V]{known: true, value: value, weight: 1}
 	if c.options.Expiry != nil {
 		o.ttl = c.options.Expiry(key, value)
 	} else {
@@ -370,13 +429,19 @@ func (c *Cache[K, V]) outcome(key K, value V, err error) outcome[V] {
 		o.weight = c.options.Weigh(key, value)
 		if int64(o.weight) > c.options.MaxWeight {
 			c.stats.tooHeavy.Add(1)
-			return outcome[V]{}
+			return outcome[V]{known: true}
 		}
 	}
 	if c.options.Regions != nil {
 		o.regions = c.options.Regions(key, value)
 	}
 	return o
+}
+
+// keepsError reports whether a load's error is one of the source. That of a caller
+// who has gone, or whose time was over, is not.
+func (c *Cache[K, V]) keepsError(err error) bool {
+	return !errors.Is(err, context.Canceled) && (c.options.LoadTimeout > 0 || !errors.Is(err, context.DeadlineExceeded))
 }
 
 // jittered takes a random part of up to a tenth off ttl, unless it is endless.

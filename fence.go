@@ -24,11 +24,15 @@ type pendingWrite struct{ start start }
 // begin notes the start of a load or write of a key of that shard. Each is paired
 // with one l.end.
 func (l *local[K, V]) begin(sh *shard[K, V]) start {
-	s := start{at: l.lease.now(), generation: l.current.Load()}
 	if l.regional {
-		s.clears = l.clears.begin(&sh.underWay)
+		l.clears.begin(&sh.underWay) // first, see there
 	}
-	return s
+	return l.note()
+}
+
+// note notes the start of what is counted as under way.
+func (l *local[K, V]) note() start {
+	return start{at: l.lease.now(), generation: l.current.Load(), clears: l.clears.count.Load()}
 }
 
 func (l *local[K, V]) end(sh *shard[K, V]) {
@@ -93,11 +97,12 @@ func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 
 // outcome is what a load or write ended with, as far as keeping it goes.
 type outcome[V any] struct {
-	value    V
-	notFound bool
-	ttl      time.Duration // zero or less: not to be kept
-	weight   uint32
-	regions  []string
+	known   bool // there is the item, or there is none: no failure
+	value   V
+	err     error         // is kept in place of a value
+	ttl     time.Duration // zero or less: not to be kept
+	weight  uint32
+	regions []string
 }
 
 // keepLocked keeps o under key, whose load or write began at s, unless the cache
@@ -117,9 +122,9 @@ func (l *local[K, V]) keepLocked(
 	if s.generation != sh.generation {
 		return false
 	}
-	// The same for a region. A not-found is a member of all, and born dead if one
+	// The same for a region. A kept error is a member of all, and born dead if one
 	// is cleared from here on; other items are if their regions are marked.
-	if o.notFound && s.clears != l.clears.count.Load() {
+	if o.err != nil && s.clears != l.clears.count.Load() {
 		return false
 	}
 	scope, attached := l.scopeLocked(sh, o, s)
@@ -127,10 +132,11 @@ func (l *local[K, V]) keepLocked(
 		return false
 	}
 	e := sh.table.Load().find(hash, key)
-	if e != nil && l.replaceLocked(sh, e, scope, o, s.at, expires) {
+	if e != nil && l.replaceLocked(sh, e, scope, o, s.at, expires, now) {
 		sh.releaseLocked(scope) // it was a member already
 	} else {
 		e = newEntry(key, o.value, scope, s.at, expires)
+		l.renew(e, now)
 		l.addLocked(sh, hash, e, o.weight, now)
 	}
 	// 1. the checks above pass   2. a clear, and the sweep that follows it, which
@@ -145,8 +151,8 @@ func (l *local[K, V]) keepLocked(
 // scopeLocked returns the scope of what a load or write that began at s ended with,
 // unless one of its regions was cleared since.
 func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s start) (*scope, bool) {
-	if o.notFound {
-		return &scope{generation: s.generation, notFound: true, clears: s.clears}, true
+	if o.err != nil {
+		return &scope{generation: s.generation, err: o.err, clears: s.clears}, true
 	}
 	return l.attachLocked(sh, o.regions, s)
 }
@@ -190,7 +196,15 @@ func (l *local[K, V]) removeLocked(sh *shard[K, V], hash uint64, key K) {
 
 // overtakeLocked sees to it that loads and writes of key that are under way keep
 // nothing, and that nobody joins them.
+//
+// A load that has not begun will not have been overtaken when it does.
 func (sh *shard[K, V]) overtakeLocked(key K) {
-	delete(sh.flights, key) // with all the older ones
+	if f := sh.flights[key]; f != nil && !f.begun {
+		f.older.overtakenLocked()
+		f.older = nil
+	} else if f != nil {
+		f.overtakenLocked()
+		delete(sh.flights, key) // with all the older ones
+	}
 	delete(sh.writes, key)
 }

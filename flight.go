@@ -2,40 +2,48 @@ package nearcache
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 )
 
-// errGoexit is what callers get from a loader that ended its goroutine.
-var errGoexit = errors.New("nearcache: the loader called runtime.Goexit")
-
-// flight is a load under way. While it is registered in its shard, callers may
-// join it and its result may be kept. An invalidation of its key takes it out:
-// whoever waits for it still gets its result, and nobody else ever does.
+// flight is a load under way, or one that waits for its turn. While it is
+// registered in its shard, callers may join it and its result may be kept. An
+// invalidation of its key takes it out: whoever waits for it still gets its result,
+// and nobody else ever does.
 //
 // A clear of a region makes all flights unjoinable, as none knows its regions
 // yet, and so does a lost lease; the next Get of the key starts a newer one. The
 // older stays registered behind it, because its result may be kept: if its regions
 // were not among those, if the lease comes back and nothing was missed, and if it
 // ends before the newer one is kept.
+//
+// A flight that has not begun has read nothing. No invalidation concerns it, and
+// anyone may join it; it is always the newest of its key.
 type flight[K comparable, V any] struct {
 	key    K
-	start  start
+	hash   uint64
 	ctx    loadContext
 	cancel context.CancelFunc // of ctx
+	bulk   *bulk              // the load of many keys that it is a part of, or nil
+	ahead  *entry[K, V]       // the entry that it is to refresh in time, or nil
 
-	waiters int           // guarded by the shard's mu
-	older   *flight[K, V] // guarded by the shard's mu
+	// Guarded by the shard's mu.
+	start   start
+	begun   bool
+	waiters int // those that wait, and those it goes on for though they do not
+	goesOn  int // the latter: a hit that had it begun, callers who waited for SoftTimeout
+	older   *flight[K, V]
+
+	// overdue says that LoadTimeout has passed: callers wait no longer.
+	overdue atomic.Bool
 
 	// landed says that everything below was set. Then ctx is cancelled, for which
 	// the callers wait: it saves a channel. It is also cancelled when all of them
-	// have gone.
+	// have gone, and when it is overdue.
 	landed atomic.Bool
 	value  V
 	err    error
+	failed bool // err is no not-found
 	panic  *loaderPanic
 }
 
@@ -45,14 +53,16 @@ type flight[K comparable, V any] struct {
 // can be told from other callers, however many loads lie in between, if each of
 // them was begun by the one before. We accept that a circle which two callers
 // began from different ends is not noticed: such a loader never returns anyway.
+// And it answers to the cache's places, see places.
 type loadContext struct {
 	context.Context
 	values context.Context
-	flight any
+	flight any // *flight or *bulk
+	places any
 }
 
 func (c *loadContext) Value(key any) any {
-	if key == c.flight {
+	if key == c.flight || key == c.places {
 		return true
 	}
 	if v := c.Context.Value(key); v != nil {
@@ -61,107 +71,203 @@ func (c *loadContext) Value(key any) any {
 	return c.values.Value(key)
 }
 
-// loaderPanic is what a panic in a loader is raised with again, in each caller
-// that waits for the load.
-type loaderPanic struct {
-	value any
-	stack []byte
+// loads reports whether ctx is that of f's loader.
+func (f *flight[K, V]) loads(ctx context.Context) bool { return ctx.Value(f.ctx.flight) != nil }
+
+// lookup is what a caller that found no live entry goes on with.
+type lookup[K comparable, V any] struct {
+	entry  *entry[K, V]  // nil: wait for flight
+	flight *flight[K, V] // its load, if the caller has to start it: launched
+	fate   fate          // of what is held
+
+	launched bool
+	fallback bool // what is held may be served in place of an error
 }
 
-func (p *loaderPanic) Error() string {
-	return fmt.Sprintf("nearcache: the loader panicked: %v\n\n%s", p.value, p.stack)
+// launch says how a new flight begins.
+type launch struct {
+	bulk   *bulk // which it is a part of, or nil
+	inTurn bool  // it does not begin yet, see takeOff
 }
 
-func (p *loaderPanic) Unwrap() error {
-	err, _ := p.value.(error)
-	return err
-}
-
-// loader calls a cache's functions for one item.
-type loader[K comparable, V any] struct {
-	load    func(context.Context, K) (V, error)
-	outcome func(K, V, error) outcome[V] // what to keep of a load's result
-}
-
-// join returns the entry of key if another caller has just put it there, or else
-// the flight to wait for: the one that is registered, if this caller may have
-// its result, or a new one.
-func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V]) (*entry[K, V], *flight[K, V]) {
+// join returns the entry of key, if another caller has just put it there or if it is
+// to be served though its load fails, or else the flight to wait for: the one that is
+// registered, if this caller may have its result, or a new one.
+func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V], how launch) (j lookup[K, V]) {
 	hash := l.hash(key)
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 
 	m := l.lease.read() // first
-	miss := absent
 	if e := sh.table.Load().find(hash, key); e != nil {
-		if miss = l.fate(e, m); miss == alive {
-			return e, nil
-		}
-		if miss.dead() { // else the lease may come back for it
+		j.fate = l.fate(e, m)
+		switch {
+		case j.fate == alive:
+			j.entry = e
+			return j
+		case j.fate.dead(): // else it may be served yet
 			l.dropLocked(sh, hash, e)
-			sh.counters.evictions[miss]++
+			sh.counters.evictions[j.fate]++
+		default:
+			j.fallback = l.servesOnError(e, m)
+		}
+		if j.fallback && (m.at < sh.failures[key].until || l.isSlowLocked(sh, key, m)) {
+			j.entry = e
+			return j
 		}
 	}
-	sh.counters.misses[miss]++
-
-	// 1. a load begins   2. the cache or a region is cleared, or the lease is lost
-	// and a message is missed   3. a Get begins. It must not get what was read before
-	// 2, so it joins the load only if it might have the entry that results.
-	newest := sh.flights[key]
-	if f := newest; f != nil && l.holds(f.start) && l.lease.covers(m, f.start.at, l.staleness) {
+	sh.counters.misses[j.fate]++
+	if j.flight = sh.flights[key]; l.joinableLocked(j.flight, m) {
 		// A loader that asks for the key it is loading waits for its own context;
 		// were it counted as a waiter, that context would never be cancelled.
-		if ctx.Value(f) == nil {
-			f.waiters++
+		if !j.flight.loads(ctx) {
+			j.flight.waiters++
 		}
-		return nil, f
+		return j
 	}
-	f := &flight[K, V]{key: key, start: l.begin(sh), waiters: 1, older: newest}
-	f.ctx = loadContext{values: ctx, flight: f}
-	f.ctx.Context, f.cancel = context.WithCancel(context.Background())
-	sh.flights[key] = f
-	go l.fly(f, hash, ld)
-	return nil, f
+	j.flight, j.launched = l.launchLocked(sh, ctx, hash, key, ld, how), true
+	return j
 }
 
-// wait returns the flight's result, or ctx's error if that ends first.
-func (l *local[K, V]) wait(ctx context.Context, f *flight[K, V]) (V, error) {
-	var zero V
+// joinableLocked reports whether a caller that began at m may have f's result.
+//
+//  1. a load begins   2. the cache or a region is cleared, or the lease is lost
+//     and a message is missed   3. a Get begins. It must not get what was read before
+//     2, so it joins the load only if it might have the entry that results.
+func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
+	switch {
+	case f == nil:
+		return false
+	case !f.begun:
+		return true
+	}
+	return l.holds(f.start) && l.lease.covers(m, f.start.at, l.staleness)
+}
+
+// isSlowLocked reports whether callers need not wait for the load of key, since one
+// already has.
+func (l *local[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
+	f := sh.flights[key]
+	return f != nil && f.goesOn > 0 && f.ahead == nil && l.joinableLocked(f, m)
+}
+
+// launchLocked registers a new flight with one caller, who has to see to it that it
+// is flown.
+func (l *local[K, V]) launchLocked(
+	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
+) *flight[K, V] {
+	f := l.newFlight(sh, ctx, hash, key, ld, how)
+	f.older = sh.flights[key]
+	sh.flights[key] = f
+	return f
+}
+
+// newFlight returns a flight with one caller. Unless it is registered, nobody joins
+// it and its result is not kept.
+func (l *local[K, V]) newFlight(
+	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
+) *flight[K, V] {
+	f := &flight[K, V]{key: key, hash: hash, start: l.begin(sh), begun: !how.inTurn, bulk: how.bulk, waiters: 1}
+	f.ctx = loadContext{values: ctx, flight: f, places: ld.places.key()}
+	if how.bulk != nil {
+		f.ctx.flight = how.bulk
+		how.bulk.wanted.Add(1)
+	}
+	f.ctx.Context, f.cancel = context.WithCancel(context.Background())
+	return f
+}
+
+// anew returns a flight that has not begun before the call, and reports whether the
+// caller has to see to it that it is flown.
+func (l *local[K, V]) anew(
+	ctx context.Context, key K, ld *loader[K, V], how launch,
+) (f *flight[K, V], launched bool) {
+	hash := l.hash(key)
+	sh := l.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if f := sh.flights[key]; f != nil && !f.begun && !f.loads(ctx) {
+		f.waiters++
+		return f, false
+	}
+	return l.launchLocked(sh, ctx, hash, key, ld, how), true
+}
+
+// wait returns the flight's result, and reports whether there is one: ctx or soft,
+// which may be nil, may end first. It panics if the loader did.
+func (l *local[K, V]) wait(ctx context.Context, f *flight[K, V], soft <-chan time.Time) (landed bool, err error) {
 	select {
 	case <-f.ctx.Done():
+	case <-soft:
+		return false, nil
 	case <-ctx.Done():
 		l.leave(ctx, f)
-		return zero, ctx.Err()
+		return false, ctx.Err()
 	}
-	if !f.landed.Load() {
+	switch {
+	case !f.landed.Load() && f.overdue.Load():
+		return true, nil
+	case !f.landed.Load():
 		// Everyone who was counted has gone; this is the loader, which asked for its own
 		// key, or who has its context.
-		return zero, context.Canceled
-	}
-	if f.panic != nil {
+		return false, context.Canceled
+	case f.panic != nil:
 		panic(f.panic)
 	}
-	return f.value, f.err
+	return true, nil
+}
+
+// result returns what a flight ended with, and whether it failed.
+func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool) {
+	if !f.landed.Load() {
+		return value, ld.errTimeout, true
+	}
+	return f.value, f.err, f.failed
+}
+
+// letGo is called when a caller no longer waits, but the load is to go on. It spares
+// others the wait, who have something else to serve.
+func (l *local[K, V]) letGo(f *flight[K, V]) {
+	sh := l.shard(f.hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f.goesOn++
+}
+
+// overtakenLocked ends the loads of f, and of all that are older, whose result
+// nobody waits for and will not be kept.
+func (f *flight[K, V]) overtakenLocked() {
+	for ; f != nil; f = f.older {
+		if f.waiters == f.goesOn {
+			f.abandonLocked()
+		}
+	}
+}
+
+func (f *flight[K, V]) abandonLocked() {
+	f.cancel()
+	f.bulk.leave()
 }
 
 // leave takes a caller off the flight. The last one out cancels the load, and
 // a Get from here on starts a new one.
 func (l *local[K, V]) leave(ctx context.Context, f *flight[K, V]) {
-	if ctx.Value(f) != nil {
+	if f.loads(ctx) {
 		return // it was not counted
 	}
-	sh := l.shard(l.hash(f.key))
+	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f.waiters--
-	if f.waiters > 0 {
+	registered := sh.registeredLocked(f)
+	if f.waiters > f.goesOn || f.goesOn > 0 && registered && !l.closed.Load() {
 		return
 	}
-	if sh.registeredLocked(f) {
+	if registered {
 		sh.unregisterLocked(f, f.older)
 	}
-	f.cancel()
+	f.abandonLocked()
 }
 
 // registeredLocked reports whether f is one of its key's flights.
@@ -191,63 +297,84 @@ func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 	at.older = older
 }
 
-// fly runs the load in its own goroutine, keeps its result if nothing overtook
-// it, and hands it to the callers.
-func (l *local[K, V]) fly(f *flight[K, V], hash uint64, ld *loader[K, V]) {
-	var o outcome[V]
-	landed := false
-	defer func() {
-		if !landed { // runtime.Goexit
-			var zero V
-			f.value, f.err = zero, errGoexit
-			l.land(f, hash, &outcome[V]{})
-		}
-	}()
-	ld.run(f, &o)
-	l.land(f, hash, &o)
-	landed = true
+// takeOff begins a flight whose turn has come. All that was invalidated before is
+// no concern of its.
+func (l *local[K, V]) takeOff(f *flight[K, V]) {
+	sh := l.shard(f.hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if !f.begun {
+		f.start, f.begun = l.note(), true
+	}
 }
 
-// run calls the loader, and turns a panic into a part of the flight's result.
-func (ld *loader[K, V]) run(f *flight[K, V], o *outcome[V]) {
-	defer func() {
-		if r := recover(); r != nil {
-			var zero V
-			f.panic = &loaderPanic{value: r, stack: debug.Stack()}
-			f.value, f.err, *o = zero, f.panic, outcome[V]{}
+// giveUp has nobody wait for f any longer, as its time is over, and keep its result.
+func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
+	sh := l.shard(f.hash)
+	sh.mu.Lock()
+	if sh.registeredLocked(f) {
+		if sh.table.Load().find(f.hash, f.key) != nil {
+			sh.failedLocked(f.key, l.lease.read().at, ld.random)
 		}
-	}()
-	f.value, f.err = ld.load(&f.ctx, f.key)
-	*o = ld.outcome(f.key, f.value, f.err)
-}
-
-// land takes the flight out of its shard, keeps its outcome, and lets the callers
-// go.
-func (l *local[K, V]) land(f *flight[K, V], hash uint64, o *outcome[V]) {
-	sh := l.shard(hash)
-	l.commit(f, sh, hash, o)
-	l.end(sh)
-	f.landed.Store(true)
+		sh.unregisterLocked(f, f.older)
+	}
+	sh.mu.Unlock()
+	f.overdue.Store(true)
 	f.cancel()
 }
 
+// land takes the flight out of its shard, keeps its outcome, and lets the callers
+// go. took is its part of the time that the load took.
+func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], o *outcome[V], took time.Duration) {
+	f.failed = !o.known
+	sh := l.shard(f.hash)
+	pause := l.commit(f, sh, ld, o, took)
+	l.end(sh)
+	f.landed.Store(true)
+	f.cancel()
+	if f.ahead != nil {
+		ld.refreshes.Add(-1)
+		if pause > 0 {
+			// It keeps the entry alive for as long, at most, which we accept.
+			time.AfterFunc(pause, func() { l.disclaim(f.ahead) })
+		} else {
+			l.disclaim(f.ahead)
+		}
+	}
+}
+
 // commit takes the flight out of its shard, keeps its outcome if nothing overtook
-// it, and counts it.
-func (l *local[K, V]) commit(f *flight[K, V], sh *shard[K, V], hash uint64, o *outcome[V]) {
+// it, and counts it. It returns how long the next load should wait, if this one
+// failed and there is something to serve meanwhile.
+func (l *local[K, V]) commit(
+	f *flight[K, V], sh *shard[K, V], ld *loader[K, V], o *outcome[V], took time.Duration,
+) (pause time.Duration) {
 	kept := false
 	now := l.lease.read().at
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.registeredLocked(f) {
-		kept = l.keepLocked(sh, hash, now, f.key, f.start, o)
 		older := f.older
-		if kept {
+		held := sh.table.Load().find(f.hash, f.key)
+		switch {
+		case !o.known && held != nil && !l.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
+			pause = sh.failedLocked(f.key, now, ld.random) // the item says more than the error
+		case l.keepLocked(sh, f.hash, now, f.key, f.start, o):
+			kept = true
+			sh.forgetFailuresLocked(f.key)
 			// 1. load A begins   2. a region is cleared that turns out to be none of its
 			// own, or the lease is lost   3. load B of the same key begins, since A may not be
 			// joined   4. B is kept   5. A ends, and may be older.
+			older.overtakenLocked()
 			older = nil
+		case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.at:
+			// Nothing is to be kept of what the source says now: less so of what it said before.
+			l.dropLocked(sh, f.hash, held)
 		}
 		sh.unregisterLocked(f, older)
 	}
-	sh.counters.loaded(time.Duration(now-f.start.at), f.err, o.notFound, !kept && o.ttl > 0)
+	if f.begun {
+		sh.counters.loaded(took, !o.known, !kept && o.known && o.ttl > 0)
+	}
+	return pause
 }

@@ -38,6 +38,8 @@ type local[K comparable, V any] struct {
 
 	place place // of the values
 
+	lifetimes
+
 	// lease and staleness are the serving rule's, see lease. A lease younger than
 	// fresh covers whatever is held, see covered.
 	lease            *lease
@@ -91,6 +93,7 @@ type shard[K comparable, V any] struct {
 	policy     eviction.Policy[item[K, V]]
 	flights    map[K]*flight[K, V] // the newest of each key
 	writes     map[K]*pendingWrite
+	failures   map[K]failures // of items that are held
 	counters   shardCounters
 
 	_ [64]byte // shards share no cache line
@@ -133,8 +136,9 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 		shards:     make([]shard[K, V], shards),
 		seed:       maphash.MakeSeed(),
 		lockedHits: o.Eviction == LRU,
-		regional:   o.Regions != nil || o.NotFoundTTL > 0,
+		regional:   o.Regions != nil || o.NotFoundTTL > 0 || o.ErrorTTL > 0,
 		place:      placeOf[V](),
+		lifetimes:  newLifetimes(o),
 		lease:      lease,
 		staleness:  int64(o.MaxStaleness),
 		fresh:      int64(o.MaxStaleness - o.MaxStaleness/lapseSpread),
@@ -158,7 +162,7 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 
 // emptyLocked drops whatever the shard holds; from here on it is g's.
 func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
-	sh.generation, sh.regions = g, nil
+	sh.generation, sh.regions, sh.failures = g, nil, nil
 	sh.expiring.Store(0)
 	sh.table.Store(newTable[K, V](0))
 	if l.lockedHits {
@@ -188,21 +192,27 @@ func (l *local[K, V]) touch(e *entry[K, V]) {
 	}
 }
 
-// peek returns the live entry of key, or nil, and leaves no trace.
-func (l *local[K, V]) peek(key K) *entry[K, V] {
+// peek returns the live entry of key, or nil, and when the read began. It leaves no
+// trace.
+func (l *local[K, V]) peek(key K) (*entry[K, V], int64) {
 	m := l.lease.read() // first
-	hash := l.hash(key)
-	e := l.tables[hash&uint64(len(l.tables)-1)].Load().find(hash, key)
+	e := l.find(key)
 	if e == nil || l.fate(e, m) != alive {
-		return nil
+		return nil, m.at
 	}
-	return e
+	return e, m.at
+}
+
+// find returns the entry of key, or nil. It takes no lock.
+func (l *local[K, V]) find(key K) *entry[K, V] {
+	hash := l.hash(key)
+	return l.tables[hash&uint64(len(l.tables)-1)].Load().find(hash, key)
 }
 
 // result returns what an entry stands for.
 func (l *local[K, V]) result(e *entry[K, V]) (V, error) {
-	if e.Item.scope.notFound {
-		return e.Item.value, ErrNotFound // the zero value, never replaced
+	if err := e.Item.scope.err; err != nil {
+		return e.Item.value, err // the zero value, never replaced
 	}
 	return load(l.place, &e.Item.value), nil
 }
@@ -213,6 +223,7 @@ type fate int
 const (
 	absent fate = iota // there is no entry
 	alive
+	stale // expired, and may be served while its load fails
 	expired
 	cleared
 	unleased // nothing is known against it, but neither does the lease vouch for it
@@ -228,7 +239,10 @@ func (l *local[K, V]) fate(e *entry[K, V], m moment) fate {
 	switch {
 	case it.scope != &l.current.Load().plain && l.isCleared(it.scope):
 		return cleared
-	case m.at >= it.expires.Load():
+	case m.at >= it.expires.Load() || l.idle > 0 && l.isIdle(e.Note(), m.at):
+		if l.staleIfError > 0 && m.at < deadline(it.expires.Load(), l.staleIfError) && it.scope.err == nil {
+			return stale
+		}
 		return expired
 	case m.leaseAge >= l.fresh && !l.covered(e, m):
 		return unleased
@@ -271,6 +285,7 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 			sh.counters.evictions[l.fate(victim, vouched(now))]++
 			sh.table.Load().delete(l.hash(victim.Item.key), victim)
 			l.uncountLocked(sh, victim)
+			sh.forgetFailuresLocked(victim.Item.key)
 		}
 		sh.policy.Add(e, hash, weight)
 	}
@@ -285,8 +300,8 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 		}
 		t.put(hash, e)
 	}
-	if e.Item.scope.notFound {
-		sh.generation.notFounds.Add(1)
+	if e.Item.scope.err != nil {
+		sh.generation.errors.Add(1)
 	}
 	l.countExpiryLocked(sh, e.Item.expires.Load(), 1)
 }
@@ -298,7 +313,9 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 // value comes first, so none finds an old value to be good by what was said of a
 // new one. One may find a new value to be good by what was said of the old: the
 // write began after the old one's, and overlaps with the read.
-func (l *local[K, V]) replaceLocked(sh *shard[K, V], e *entry[K, V], s *scope, o *outcome[V], started, expires int64) bool {
+func (l *local[K, V]) replaceLocked(
+	sh *shard[K, V], e *entry[K, V], s *scope, o *outcome[V], started, expires, now int64,
+) bool {
 	it := &e.Item
 	if l.place == fixed || it.scope != s || e.Weight() != o.weight || started < it.started.Load() {
 		return false
@@ -307,13 +324,14 @@ func (l *local[K, V]) replaceLocked(sh *shard[K, V], e *entry[K, V], s *scope, o
 	l.countExpiryLocked(sh, it.expires.Swap(expires), -1)
 	l.countExpiryLocked(sh, expires, 1)
 	it.started.Store(started)
+	l.renew(e, now)
 	sh.policy.Touch(e)
 	return true
 }
 
 // countExpiryLocked counts entries with that deadline in, or out.
 func (l *local[K, V]) countExpiryLocked(sh *shard[K, V], expires int64, n int64) {
-	if expires == never {
+	if expires == never && l.idle == 0 {
 		return
 	}
 	sh.expiring.Add(n)
@@ -328,6 +346,7 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	sh.policy.Remove(e)
 	sh.table.Load().delete(hash, e)
 	l.uncountLocked(sh, e)
+	sh.forgetFailuresLocked(e.Item.key)
 	if t := sh.table.Load(); t.room() > 8*max(t.held, bucketFill) {
 		sh.table.Store(t.resized(2*t.held, l.hash))
 	}
@@ -336,8 +355,8 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 // uncountLocked takes an entry that is no longer held out of the counts.
 func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) {
 	sh.releaseLocked(e.Item.scope)
-	if e.Item.scope.notFound {
-		sh.generation.notFounds.Add(-1)
+	if e.Item.scope.err != nil {
+		sh.generation.errors.Add(-1)
 	}
 	l.countExpiryLocked(sh, e.Item.expires.Load(), -1)
 }
@@ -456,6 +475,9 @@ func (l *local[K, V]) close() {
 		sh := &l.shards[i]
 		sh.mu.Lock()
 		l.emptyLocked(sh, l.current.Load())
+		for _, newest := range sh.flights {
+			newest.overtakenLocked()
+		}
 		sh.mu.Unlock()
 	}
 }

@@ -29,6 +29,7 @@ const (
 	defaultCloseTimeout = 5 * time.Second
 	defaultMaxStaleness = 5 * time.Second
 	leastMaxStaleness   = 100 * time.Millisecond
+	leastIdleTTL        = time.Millisecond
 )
 
 // BackplaneOptions says how to reach the Redis that joins the instances. The
@@ -107,7 +108,8 @@ type Options[K comparable, V any] struct {
 	// the backplane may have it.
 	Name string
 
-	// Load reads an item from the source, in a goroutine of its own and without any
+	// Load reads an item from the source. It is required, unless there is LoadMany. It
+	// is called in a goroutine of its own and without any
 	// lock held. One load of a key serves all who ask for it, unless the key, a
 	// region or the cache was invalidated since it began: then it goes on for those
 	// who wait already, and the next to ask starts another. Its
@@ -118,6 +120,29 @@ type Options[K comparable, V any] struct {
 	// ends. Loads that wait for each other in a circle wait for ever if different
 	// callers began them.
 	Load func(ctx context.Context, key K) (V, error)
+
+	// LoadMany reads several items from the source in one go, for GetMany, as Load
+	// does one. The keys are those that are not in memory and not being loaded
+	// already, each once; the slice is LoadMany's. What is not in the map that it
+	// returns does not exist, or, if it returns an error, failed with that error;
+	// what else is in the map is ignored. Its context is cancelled when nobody waits
+	// for any of the items any more. Without Load, a Get calls LoadMany for its one
+	// key. Defaults to nil: GetMany calls Load for each key.
+	LoadMany func(ctx context.Context, keys []K) (map[K]V, error)
+
+	// LoadTimeout bounds how long one call of Load or LoadMany is waited for. Then its
+	// context ends, the callers get an error that wraps context.DeadlineExceeded,
+	// whether Load returns or not, and the next Get begins another load. The time that a load waits for its turn,
+	// see MaxConcurrentLoads, does not count. Negative is an error. Defaults to 0: no
+	// bound but that of the callers' contexts.
+	LoadTimeout time.Duration
+
+	// MaxConcurrentLoads bounds how many calls of Load and LoadMany are under way at a
+	// time, so that a cold start, a clear, or an outage of Redis does not ask too much
+	// of the source. Others wait for their turn, first come, first served, as long as
+	// anyone waits for them. A load that is called by another load of the same cache
+	// (its context tells) takes no turn. Negative is an error. Defaults to 0: no bound.
+	MaxConcurrentLoads int
 
 	// Capacity bounds the number of items held in memory, exactly. Negative is an
 	// error. Defaults to 100 000, or to no bound if MaxWeight is set.
@@ -163,6 +188,55 @@ type Options[K comparable, V any] struct {
 	// exist; set it to recognise sql.ErrNoRows, for instance. It changes no error;
 	// see NotFoundTTL. Defaults to errors.Is(err, ErrNotFound).
 	NotFound func(err error) bool
+
+	// ErrorTTL is how long a load's error is kept, exactly, so that a source that fails
+	// is not asked at every Get: meanwhile Get returns the same error. It is evicted as
+	// the item would be, and by the clear of any region. While there is an item to
+	// serve its place is not taken by an error, see StaleIfError. Not-founds
+	// have NotFoundTTL; a panic, a load that nobody waited for any more, and an error
+	// that wraps context.Canceled or, without LoadTimeout, context.DeadlineExceeded,
+	// are never kept. Negative is an error. Defaults to 0: an error is not kept.
+	ErrorTTL time.Duration
+
+	// RefreshAfter is the age of an item from which on a hit has it loaded anew in the
+	// background, and returns at once what is held ("stale while revalidate", RFC 5861):
+	// what is asked for often is then never waited for. Counted from the start of the
+	// load or write that put it here; it should be less than TTL by more than a load
+	// takes. Each item is refreshed by one load at a time, and a cache by 16; with MaxConcurrentLoads
+	// a refresh begins only if it does not have to wait. If it fails, the item stays
+	// until it expires, and the next try waits for 50 to 100 ms, then twice as long each time,
+	// up to 10 s. Negative is an error. Defaults to 0: nothing is refreshed ahead.
+	RefreshAfter time.Duration
+
+	// StaleIfError is for how long after it has expired an item may still be served,
+	// if its load fails ("stale if error", RFC 5861), so that an outage of the source
+	// is not one of the service. Get waits for the load first; after a failure
+	// there is no other for 50 to 100 ms, then twice as long each time, up to 10 s, and the item
+	// is served at once. A panic is no failure of the source, and is raised. An item that was
+	// invalidated is never served, and the bound on staleness holds as ever. Negative is
+	// an error. Defaults to 0: what has expired is not served.
+	StaleIfError time.Duration
+
+	// StaleWithoutLease puts availability before the bound on staleness, when Redis and
+	// the source are both gone: an item whose load fails is served also if there is no
+	// lease and its load began MaxStaleness ago, until it expires (and for StaleIfError
+	// after that). With it, MaxStaleness does not bound the staleness of this cache
+	// while its source fails: an instance that is cut off from Redis may then serve what others have invalidated.
+	// Defaults to false.
+	StaleWithoutLease bool
+
+	// SoftTimeout is how long a Get waits for a load if there is an item that
+	// StaleIfError or StaleWithoutLease lets it serve in its place. Then it serves
+	// that, and the load goes on and is kept as ever; until it ends, other Gets of the
+	// key need not wait. LoadTimeout should bound such loads, as no caller's context
+	// does. Negative is an error, and so is SoftTimeout without either of them.
+	// Defaults to 0: Get waits for the load's end.
+	SoftTimeout time.Duration
+
+	// IdleTTL is how long an item is kept that nobody asks for, beside TTL or Expiry:
+	// each hit, but no Peek, begins it anew. Up to a sixteenth is taken off, so that hits on an item
+	// need not be noted more often than that. Less than a millisecond is an error. Defaults to 0: for any time.
+	IdleTTL time.Duration
 
 	// MaxStaleness is the bound on staleness for this cache, shorter or longer than
 	// the backplane's; see BackplaneOptions.MaxStaleness. At least 100 ms, or
@@ -239,19 +313,39 @@ func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 	if o.TTL == 0 {
 		o.TTL = defaultTTL
 	}
-	if o.NotFound == nil {
-		o.NotFound = func(err error) bool { return errors.Is(err, ErrNotFound) }
+	notFound := o.NotFound
+	if notFound == nil {
+		notFound = func(err error) bool { return errors.Is(err, ErrNotFound) }
+	}
+	o.NotFound = notFound
+	if o.LoadMany != nil { // which says so in another way
+		o.NotFound = func(err error) bool { return err == ErrNotFound || notFound(err) }
+	}
+	if o.Load == nil && o.LoadMany != nil {
+		o.Load = loadOne(o.LoadMany)
 	}
 	var wrong optionErrors
 	wrong.checkName("Name", o.Name)
-	wrong.check(o.Load != nil, "Load is nil")
+	wrong.check(o.Load != nil || o.LoadMany != nil, "Load is nil, and so is LoadMany")
 	wrong.check(o.Capacity >= 0, "Capacity %d is negative", o.Capacity)
 	wrong.check(o.MaxWeight >= 0, "MaxWeight %d is negative", o.MaxWeight)
 	wrong.check(o.MaxWeight == 0 || o.Weigh != nil, "MaxWeight is set and Weigh is nil")
 	wrong.check(o.MaxWeight != 0 || o.Weigh == nil, "Weigh is set and MaxWeight is 0")
 	wrong.check(o.Eviction == DefaultEviction || o.Eviction == LRU, "Eviction %d is unknown", o.Eviction)
 	wrong.check(o.TTL > 0, "TTL %v is negative", o.TTL)
-	wrong.check(o.NotFoundTTL >= 0, "NotFoundTTL %v is negative", o.NotFoundTTL)
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{
+		{"NotFoundTTL", o.NotFoundTTL}, {"ErrorTTL", o.ErrorTTL}, {"LoadTimeout", o.LoadTimeout},
+		{"RefreshAfter", o.RefreshAfter}, {"StaleIfError", o.StaleIfError}, {"SoftTimeout", o.SoftTimeout},
+	} {
+		wrong.check(d.value >= 0, "%s %v is negative", d.field, d.value)
+	}
+	wrong.check(o.MaxConcurrentLoads >= 0, "MaxConcurrentLoads %d is negative", o.MaxConcurrentLoads)
+	wrong.check(o.IdleTTL == 0 || o.IdleTTL >= leastIdleTTL, "IdleTTL %v is less than %v", o.IdleTTL, leastIdleTTL)
+	wrong.check(o.SoftTimeout <= 0 || o.StaleIfError > 0 || o.StaleWithoutLease,
+		"SoftTimeout is set, and there is nothing to serve then without StaleIfError or StaleWithoutLease")
 	if o.MaxStaleness != 0 {
 		wrong.checkStaleness(o.MaxStaleness)
 	}

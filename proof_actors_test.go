@@ -39,7 +39,17 @@ func (a *proofActor) read(r *rand.Rand) {
 			})
 		}
 		readers.Wait()
+	case n < 6:
+		keys := []int{key}
+		for range 1 + r.IntN(3) {
+			keys = append(keys, r.IntN(a.run.plan.keys))
+		}
+		a.getMany(c, keys)
 	case n < 7:
+		began := a.run.journal.now()
+		value, err := a.in.caches[c].Refresh(context.Background(), key)
+		a.judge("refreshes", context.Background(), c, key, began, value, err)
+	case n < 10:
 		ctx, cancel := context.WithTimeout(context.Background(), between(r, 1, 20*time.Millisecond))
 		a.get(ctx, c, key)
 		cancel()
@@ -51,34 +61,80 @@ func (a *proofActor) read(r *rand.Rand) {
 func (a *proofActor) get(ctx context.Context, c, key int) {
 	began := a.run.journal.now()
 	value, err := a.in.caches[c].Get(ctx, key)
+	a.judge("gets", ctx, c, key, began, value, err)
+}
+
+// judge judges what a read returned, that began then.
+func (a *proofActor) judge(does string, ctx context.Context, c, key int, began time.Duration, value *proofValue, err error) {
 	found := err == nil
-	a.log("gets %s/%d, begun at %v: version %d, %v", a.run.history.caches[c].name, key, began, value.version, err)
+	said := fmt.Sprint(err)
+	if a.run.tolerates(c, err) {
+		said = "an error" // LoadTimeout's, or what the loader makes of it
+	}
+	a.log("%s %s/%d, begun at %v: %v, %s", does, a.run.history.caches[c].name, key, began, value, said)
 	switch {
 	case found || errors.Is(err, ErrNotFound):
 		a.run.history.read(a.in.number, c, key, began, value, found)
 		if err == ErrNotFound { // as it is: not the loader's
 			atomic.AddUint64(&a.run.totals.notFounds, 1)
 		}
-	case errors.Is(err, errProofLoad), ctx.Err() != nil && errors.Is(err, ctx.Err()):
+	case a.run.tolerates(c, err), ctx.Err() != nil && errors.Is(err, ctx.Err()):
 	default:
-		a.run.journal.fail("%s: Get returns %v", a.name, err)
+		a.run.journal.fail("%s: a read returns %v", a.name, err)
 	}
 	if found {
 		a.countRead(began, value)
 	}
 }
 
+// getMany judges each of the keys: those that are not in the map do not exist, if
+// they are not in the error.
+func (a *proofActor) getMany(c int, keys []int) {
+	began := a.run.journal.now()
+	got, err := a.in.caches[c].GetMany(context.Background(), keys...)
+	failed := map[int]error{}
+	for _, err := range allErrors(err) {
+		var of *KeysError[int]
+		if !errors.As(err, &of) {
+			a.run.journal.fail("%s: GetMany returns %v", a.name, err)
+			return
+		}
+		for _, key := range of.Keys {
+			failed[key] = of.Err
+		}
+	}
+	for _, key := range keys {
+		err := failed[key]
+		if err == nil && got[key] == nil {
+			err = fmt.Errorf("not in the map: %w", ErrNotFound)
+		}
+		a.judge("gets with others", context.Background(), c, key, began, got[key], err)
+		atomic.AddUint64(&a.run.totals.bulk, 1)
+	}
+}
+
+// allErrors returns what errors.Join joined.
+func allErrors(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
+}
+
 func (a *proofActor) peek(c, key int) {
 	began := a.run.journal.now()
 	value, held := a.in.caches[c].Peek(key)
-	a.log("peeks at %s/%d: version %d, %t", a.run.history.caches[c].name, key, value.version, held)
+	a.log("peeks at %s/%d: %v, %t", a.run.history.caches[c].name, key, value, held)
 	if held {
 		a.run.history.read(a.in.number, c, key, began, value, true)
 		a.countRead(began, value)
 	}
 }
 
-func (a *proofActor) countRead(began time.Duration, value proofValue) {
+func (a *proofActor) countRead(began time.Duration, value *proofValue) {
 	t := &a.run.totals
 	if value.by == "update" {
 		atomic.AddUint64(&t.updates, 1)
@@ -167,7 +223,7 @@ func (a *proofActor) set(ctx context.Context, r *rand.Rand, c, key int) {
 	time.Sleep(between(r, 1, 2*time.Millisecond))
 	a.log("sets %s/%d: version %d", h.caches[c].name, key, version)
 	h.queue(a.in.number, invalidation{cache: h.caches[c].name, keys: []string{fmt.Sprint(key)}}, version)
-	a.done(a.in.caches[c].Set(ctx, key, proofValue{version: version, by: "set", began: a.run.journal.now()}))
+	a.done(a.in.caches[c].Set(ctx, key, &proofValue{version: version, by: "set", began: a.run.journal.now()}))
 }
 
 var errProofWrite = errors.New("the source refuses")
@@ -189,7 +245,7 @@ func (a *proofActor) update(ctx context.Context, r *rand.Rand, c, key int) {
 	began := a.run.journal.now()
 	inv := invalidation{cache: h.caches[c].name, keys: []string{fmt.Sprint(key)}}
 	a.log("updates %s/%d", inv.cache, key)
-	_, err := a.in.caches[c].Update(ctx, key, func(context.Context) (proofValue, error) {
+	_, err := a.in.caches[c].Update(ctx, key, func(context.Context) (*proofValue, error) {
 		time.Sleep(before)
 		version := 0
 		if !fails || takes {
@@ -199,11 +255,11 @@ func (a *proofActor) update(ctx context.Context, r *rand.Rand, c, key int) {
 		if fails {
 			a.log("fails to update %s/%d, version %d", inv.cache, key, version)
 			h.queue(a.in.number, inv)
-			return proofValue{}, errProofWrite
+			return nil, errProofWrite
 		}
 		a.log("has updated %s/%d: version %d", inv.cache, key, version)
 		h.queue(a.in.number, inv, version)
-		return proofValue{version: version, by: "update", began: began}, nil
+		return &proofValue{version: version, by: "update", began: began}, nil
 	})
 	if fails != errors.Is(err, errProofWrite) {
 		a.run.journal.fail("%s: Update returns %v", a.name, err)

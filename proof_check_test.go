@@ -292,14 +292,17 @@ func (ops operations) String() string {
 }
 
 // read checks one read that has just ended: a value, or that there is none.
-func (h *proofHistory) read(instance, cache, key int, began time.Duration, value proofValue, found bool) {
+func (h *proofHistory) read(instance, cache, key int, began time.Duration, value *proofValue, found bool) {
 	h.readWithin(h.caches[cache].maxStaleness, instance, cache, key, began, value, found)
 }
 
 // readWithin checks one read, for a staleness of less than MaxStaleness.
 func (h *proofHistory) readWithin(
-	staleness time.Duration, instance, cache, key int, began time.Duration, value proofValue, found bool,
+	staleness time.Duration, instance, cache, key int, began time.Duration, value *proofValue, found bool,
 ) {
+	if value == nil {
+		value = &proofValue{}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.reads++

@@ -31,7 +31,7 @@ type proofInstance struct {
 	name   string
 	bus    *proofBus
 	bp     *Backplane
-	caches [2]*Cache[int, proofValue]
+	caches [2]*Cache[int, *proofValue]
 
 	mu      sync.Mutex    // guards everything below
 	resumed chan struct{} // closed when a pause ends; nil: there is none
@@ -41,6 +41,7 @@ type proofInstance struct {
 type proofTotals struct {
 	schedules, reads, accepted                                uint64
 	hits, joins, warm, notFounds, updates, gaps, lost, paused uint64
+	stale, refreshes, bulk                                    uint64
 }
 
 func (t *proofTotals) add(o proofTotals) {
@@ -55,6 +56,9 @@ func (t *proofTotals) add(o proofTotals) {
 	t.gaps += o.gaps
 	t.lost += o.lost
 	t.paused += o.paused
+	t.stale += o.stale
+	t.refreshes += o.refreshes
+	t.bulk += o.bulk
 }
 
 // runProof runs one schedule inside a bubble.
@@ -131,13 +135,22 @@ func (run *proofRun) random(i int) func(int64) int64 {
 	}
 }
 
-func (run *proofRun) cacheOptions(in *proofInstance, c int) Options[int, proofValue] {
-	o := Options[int, proofValue]{
+func (run *proofRun) cacheOptions(in *proofInstance, c int) Options[int, *proofValue] {
+	f := run.plan.features[c]
+	o := Options[int, *proofValue]{
 		Name: run.history.caches[c].name, Capacity: 100, TTL: run.plan.ttl[c], Load: run.loader(in, c),
+		RefreshAfter: f.refreshAfter, StaleIfError: f.staleIfError, SoftTimeout: f.softTimeout,
+		ErrorTTL: f.errorTTL, IdleTTL: f.idleTTL, LoadTimeout: f.loadTimeout, MaxConcurrentLoads: f.concurrentLoads,
+	}
+	if f.bulk {
+		o.LoadMany = run.loadMany(o.Load)
+		if f.only {
+			o.Load = nil
+		}
 	}
 	if c == 0 {
 		o.NotFoundTTL = run.plan.notFoundTTL
-		o.Regions = func(key int, v proofValue) []string { return proofRegions(key, v.version) }
+		o.Regions = func(key int, v *proofValue) []string { return proofRegions(key, v.version) }
 	} else {
 		o.MaxStaleness = run.plan.maxStaleness[1]
 	}
@@ -146,9 +159,29 @@ func (run *proofRun) cacheOptions(in *proofInstance, c int) Options[int, proofVa
 
 var errProofLoad = errors.New("the source is not well")
 
+// loadMany is a LoadMany that reads the source for one key after another.
+func (run *proofRun) loadMany(
+	load func(context.Context, int) (*proofValue, error),
+) func(context.Context, []int) (map[int]*proofValue, error) {
+	return func(ctx context.Context, keys []int) (map[int]*proofValue, error) {
+		got := map[int]*proofValue{}
+		var failed error
+		for _, key := range keys {
+			value, err := load(ctx, key)
+			switch {
+			case err == nil:
+				got[key] = value
+			case !errors.Is(err, ErrNotFound):
+				failed = err
+			}
+		}
+		return got, failed
+	}
+}
+
 // loader reads the source at some moment between its beginning and its end.
-func (run *proofRun) loader(in *proofInstance, c int) func(context.Context, int) (proofValue, error) {
-	return func(ctx context.Context, key int) (proofValue, error) {
+func (run *proofRun) loader(in *proofInstance, c int) func(context.Context, int) (*proofValue, error) {
+	return func(ctx context.Context, key int) (*proofValue, error) {
 		began := run.journal.now()
 		r := rand.New(rand.NewPCG(run.seed, mix(uint64(began)<<16+uint64(in.number)<<12+uint64(c)<<8+uint64(key))))
 		took := between(r, 0, 5*time.Millisecond)
@@ -168,13 +201,13 @@ func (run *proofRun) loader(in *proofInstance, c int) func(context.Context, int)
 		pause(ctx, took-before)
 		switch {
 		case ctx.Err() != nil:
-			return proofValue{}, ctx.Err()
+			return nil, ctx.Err()
 		case fails:
-			return proofValue{}, errProofLoad
+			return nil, errProofLoad
 		case deleted:
-			return proofValue{}, fmt.Errorf("%w: version %d", ErrNotFound, version)
+			return nil, fmt.Errorf("%w: version %d", ErrNotFound, version)
 		}
-		return proofValue{version: version, by: "load", began: began}, nil
+		return &proofValue{version: version, by: "load", began: began}, nil
 	}
 }
 
@@ -275,7 +308,9 @@ func (run *proofRun) readAll() {
 			for key := range run.plan.keys {
 				began := run.journal.now()
 				value, err := cache.Get(context.Background(), key)
-				for errors.Is(err, errProofLoad) {
+				for run.tolerates(c, err) {
+					time.Sleep(time.Millisecond) // it may be kept
+					began = run.journal.now()
 					value, err = cache.Get(context.Background(), key)
 				}
 				if err != nil && !errors.Is(err, ErrNotFound) {
@@ -285,6 +320,12 @@ func (run *proofRun) readAll() {
 			}
 		}
 	}
+}
+
+// tolerates reports whether err is one that loads of cache c may end with.
+func (run *proofRun) tolerates(c int, err error) bool {
+	return errors.Is(err, errProofLoad) ||
+		run.plan.features[c].loadTimeout > 0 && errors.Is(err, context.DeadlineExceeded)
 }
 
 // leave closes the fleet, sometimes while something is wrong again.
@@ -330,6 +371,8 @@ func (run *proofRun) count(in *proofInstance) {
 	}
 	for _, c := range s.Caches {
 		t.hits += c.Hits
+		t.stale += c.Stale
+		t.refreshes += c.Refreshes
 		t.joins += c.Misses.Total() - min(c.Loads, c.Misses.Total())
 	}
 }

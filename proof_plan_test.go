@@ -26,9 +26,35 @@ type proofPlan struct {
 	outputLimit     int
 	connectedStart  bool
 	info            bool
+	features        [2]proofFeatures
 	faults          []proofFault
 	faultPause      time.Duration
 	calm            bool // there are no faults, and hardly any staleness is tolerated
+}
+
+// proofFeatures are the options of a cache that have to do with loads and lifetimes.
+type proofFeatures struct {
+	bulk, only                              bool // there is a LoadMany, and no Load
+	refreshAfter, staleIfError, softTimeout time.Duration
+	errorTTL, idleTTL, loadTimeout          time.Duration
+	concurrentLoads                         int
+}
+
+// planFeatures has each of them every other time.
+func planFeatures(r *rand.Rand, limit time.Duration) (f proofFeatures) {
+	some := func(low, high time.Duration) time.Duration { return between(r, low, high) * time.Duration(r.IntN(2)) }
+	f.bulk, f.only = r.IntN(2) == 0, r.IntN(3) == 0
+	f.refreshAfter = some(limit/10, limit)
+	f.staleIfError = some(limit/4, 10*limit)
+	f.softTimeout = some(time.Millisecond, limit/4)
+	if f.staleIfError == 0 {
+		f.softTimeout = 0
+	}
+	f.errorTTL = some(time.Millisecond, 2*limit)
+	f.idleTTL = some(limit/4, 2*limit)
+	f.loadTimeout = some(limit/10, 3*limit)
+	f.concurrentLoads = r.IntN(2) * (1 + r.IntN(3))
+	return f
 }
 
 func planProof(r *rand.Rand) proofPlan {
@@ -50,6 +76,9 @@ func planProof(r *rand.Rand) proofPlan {
 	}
 	for i := range p.ttl {
 		p.ttl[i] = []time.Duration{NoExpiry, 20 * limit, between(r, limit/4, 2*limit)}[r.IntN(3)]
+	}
+	for i := range p.features {
+		p.features[i] = planFeatures(r, p.maxStaleness[i])
 	}
 	// A few kinds of faults at a time meet in more ways than all of them do.
 	some := 1 + r.IntN(len(proofFaults))

@@ -68,6 +68,9 @@ func TestProof(t *testing.T) {
 		require.NotZero(t, totals.gaps, "gaps")
 		require.NotZero(t, totals.lost, "lost leases")
 		require.NotZero(t, totals.paused, "paused instances")
+		require.NotZero(t, totals.stale, "expired items, served as their load failed or was slow")
+		require.NotZero(t, totals.refreshes, "refreshes ahead")
+		require.NotZero(t, totals.bulk, "items that were asked for with others")
 	}
 }
 

@@ -75,7 +75,7 @@ func (sh *shard[K, V]) releaseLocked(s *scope) {
 // out at its end whether it may be kept (see attachLocked).
 func (l *local[K, V]) clearRegions(names []string) {
 	l.clears.record(names) // first
-	died := l.current.Load().notFounds.Load() > 0
+	died := l.current.Load().errors.Load() > 0
 	for i := range l.shards {
 		sh := &l.shards[i]
 		sh.mu.Lock()
@@ -116,16 +116,13 @@ type clearLog struct {
 	base  uint64     // base + len(names) == count
 }
 
-// begin starts a load or write, which the shard counts, and returns the clears
-// before it. Each begin is paired with one end.
+// begin counts a load or write, in its shard, before that notes the clears before it.
+// Each begin is paired with one end.
 //
 // The order matters: counted first, then noted. A clear advances first and then
 // looks whether anyone counts, so that of a load and a clear that race either the
 // load notes the clear or the clear logs its name.
-func (c *clearLog) begin(counter *atomic.Int64) uint64 {
-	counter.Add(1)
-	return c.count.Load()
-}
+func (c *clearLog) begin(counter *atomic.Int64) { counter.Add(1) }
 
 // end leaves the names that nobody needs any more to whoever comes by next: they
 // are few, and a look at all shards is too much for every write.

@@ -137,12 +137,14 @@ type CacheStats struct {
 	MaxWeight int64  // 0: weights do not count, and each item weighs 1
 	TooHeavy  uint64 // items that weighed more than MaxWeight, and were served and not kept
 
-	Hits   uint64 // Gets answered from memory, not-founds included
+	Hits   uint64 // Gets answered from memory, kept not-founds and errors included
 	Misses MissStats
+	Stale  uint64 // Gets answered by an item that had expired, or without a lease, as its load failed or was slow
 
 	Loads         uint64        // loads that ended, whatever their outcome
 	LoadErrors    uint64        // of these, errors and panics, not-founds left out
-	LoadTime      time.Duration // the time all loads took, added up
+	LoadTime      time.Duration // the time all loads took, added up; the keys of a LoadMany share its time
+	Refreshes     uint64        // loads that hits began ahead of the items' expiry
 	LoadDiscarded uint64        // results that came too late to be kept: invalidated, expired, or loaded anew meanwhile
 
 	Evictions     EvictionStats
@@ -186,7 +188,7 @@ type InvalidationStats struct {
 type cacheCounters struct {
 	hits *striped.Counter
 
-	tooHeavy, regionsCleared, clears, missedMessages, undecodable atomic.Uint64
+	stale, refreshes, tooHeavy, regionsCleared, clears, missedMessages, undecodable atomic.Uint64
 }
 
 // shardCounters are one shard's part of a cache's counters, under its lock.
@@ -203,10 +205,10 @@ type shardCounters struct {
 func newCacheCounters() *cacheCounters { return &cacheCounters{hits: striped.NewCounter()} }
 
 // loaded counts a load that has ended.
-func (c *shardCounters) loaded(took time.Duration, err error, notFound, discarded bool) {
+func (c *shardCounters) loaded(took time.Duration, failed, discarded bool) {
 	c.loads++
 	c.loadTime += took
-	if err != nil && !notFound {
+	if failed {
 		c.loadErrors++
 	}
 	if discarded {
@@ -232,7 +234,7 @@ func (c *cacheCounters) snapshot(shards *shardCounters) CacheStats {
 		Hits: c.hits.Value(),
 		Misses: MissStats{
 			Absent:  shards.misses[absent],
-			Expired: shards.misses[expired],
+			Expired: shards.misses[stale] + shards.misses[expired],
 			Cleared: shards.misses[cleared],
 			NoLease: shards.misses[unleased],
 		},
@@ -240,10 +242,12 @@ func (c *cacheCounters) snapshot(shards *shardCounters) CacheStats {
 		LoadErrors:    shards.loadErrors,
 		LoadTime:      shards.loadTime,
 		LoadDiscarded: shards.discarded,
+		Stale:         c.stale.Load(),
+		Refreshes:     c.refreshes.Load(),
 		TooHeavy:      c.tooHeavy.Load(),
 		Evictions: EvictionStats{
 			Capacity: shards.evictions[alive],
-			Expired:  shards.evictions[expired],
+			Expired:  shards.evictions[stale] + shards.evictions[expired],
 			Cleared:  shards.evictions[cleared],
 		},
 		Invalidations: InvalidationStats{

@@ -120,10 +120,10 @@ func (l Limits) check(entries int, weight int64) error {
 // that an item costs, and takes 24 bytes more than the Item alone. The zero Node
 // is ready for use; it must not be copied after Add.
 type Node[T any] struct {
-	// state is the queueID, below it the marks. Any reader sets usedBit, without a
-	// lock. All else is for the holder of the caller's lock, by atomic operations
-	// too. It alone changes the queue, so it may store a whole state: that loses no
-	// more than the mark of a racing reader.
+	// state is the caller's note, below it the queueID, and below that the marks. Any
+	// reader sets usedBit and the note, without a lock. All else is for the holder of
+	// the caller's lock, by atomic operations too. It alone changes the queue, so it
+	// may store a whole state: that loses no more than a racing reader's mark or note.
 	state atomic.Uint32
 
 	weight uint32 // as Add was told
@@ -141,7 +141,9 @@ type Node[T any] struct {
 const (
 	usedBit     = 1 << iota // there was a hit
 	returnedBit             // Adaptive added it to main, and has found no hit since
-	queueBits   = iota      // how far the queueID is shifted
+	queueShift  = iota
+	noteShift   = 8
+	queueMask   = 1<<noteShift - 1<<queueShift
 )
 
 // Use counts one hit. Any number of goroutines may call it at any time, also on
@@ -157,6 +159,25 @@ func (n *Node[T]) Use() {
 	}
 }
 
+// Note returns 24 bits that are the caller's, and zero at first. They cost an item
+// nothing, and stay with the node from queue to queue.
+func (n *Node[T]) Note() uint32 { return n.state.Load() >> noteShift }
+
+// SwapNote makes the note new if it is old, and reports whether it was. Like Use, it
+// may be called by any number of goroutines, and may be lost if the policy moves the
+// node meanwhile.
+func (n *Node[T]) SwapNote(old, new uint32) bool {
+	for {
+		state := n.state.Load()
+		if state>>noteShift != old {
+			return false
+		}
+		if n.state.CompareAndSwap(state, state&(1<<noteShift-1)|new<<noteShift) {
+			return true
+		}
+	}
+}
+
 // Weight returns the weight that the node was added with last, 0 before that. It
 // is for whoever holds the caller's lock.
 func (n *Node[T]) Weight() uint32 { return n.weight }
@@ -166,11 +187,13 @@ func (n *Node[T]) queue() queueID {
 	if n.prev == nil {
 		return inNone
 	}
-	return queueID(n.state.Load() >> queueBits)
+	return queueID(n.state.Load() & queueMask >> queueShift)
 }
 
 // enter marks the node as in a queue and clears its marks.
-func (n *Node[T]) enter(queue queueID) { n.state.Store(uint32(queue) << queueBits) }
+func (n *Node[T]) enter(queue queueID) {
+	n.state.Store(n.Note()<<noteShift | uint32(queue)<<queueShift)
+}
 
 func (n *Node[T]) used() bool     { return n.state.Load()&usedBit != 0 }
 func (n *Node[T]) returned() bool { return n.state.Load()&returnedBit != 0 }

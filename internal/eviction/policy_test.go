@@ -75,6 +75,33 @@ func TestUseSetsAMarkAndNothingElse(t *testing.T) {
 	assert.Equal(t, inMain, n.queue())
 }
 
+func TestNoteIsTheCallers(t *testing.T) {
+	for _, policy := range policies {
+		p := policy.make(Limits{Entries: 4})
+		nodes, _ := addKeys(t, p, 1)
+		n := nodes[1]
+		require.Zero(t, n.Note())
+		require.False(t, n.SwapNote(1, 2))
+		const all = 1<<24 - 1
+		require.True(t, n.SwapNote(0, all))
+		n.Use()
+		p.Touch(n)
+		require.EqualValues(t, all, n.Note())
+		addKeys(t, p, 2, 3, 4, 5) // it was used, and stays
+		require.NoError(t, p.Check())
+
+		next := newNode(1)
+		require.True(t, next.SwapNote(0, 7))
+		if n.queue() != inNone {
+			p.Replace(n, next)
+			require.EqualValues(t, 7, next.Note(), "each node has its own")
+			require.NoError(t, p.Check())
+			p.Remove(next)
+		}
+		require.EqualValues(t, all, n.Note())
+	}
+}
+
 // TestRacingUsesLeaveTheQueueAlone has readers use nodes while their owner moves
 // these from queue to queue.
 func TestRacingUsesLeaveTheQueueAlone(t *testing.T) {
@@ -95,7 +122,7 @@ func TestRacingUsesLeaveTheQueueAlone(t *testing.T) {
 	}
 	running.Wait()
 	for i := range nodes {
-		require.Equal(t, inMain, queueID(nodes[i].state.Load()>>queueBits))
+		require.Equal(t, inMain, queueID(nodes[i].state.Load()&queueMask>>queueShift))
 		require.True(t, nodes[i].returned())
 	}
 }

@@ -38,10 +38,10 @@ func (q *queue[T]) pushFront(n *Node[T]) {
 	q.weight += int64(n.weight)
 }
 
-// replace puts n in old's place, with its weight and its state.
+// replace puts n in old's place, with its weight and its marks.
 func (q *queue[T]) replace(old, n *Node[T]) {
 	n.weight = old.weight
-	n.state.Store(old.state.Load())
+	n.state.Store(old.state.Load()&(1<<noteShift-1) | n.Note()<<noteShift)
 	link(old.prev, n, old.next)
 	old.prev, old.next = nil, nil
 }

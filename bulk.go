@@ -1,0 +1,298 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// loadsAtOnce bounds the loads under way for one GetMany without a LoadMany.
+const loadsAtOnce = 16
+
+// KeysError says for which keys GetMany has no answer, and why.
+type KeysError[K comparable] struct {
+	Cache string // its name
+	Keys  []K    // in the order in which they were asked for
+	Err   error  // the loader's own, or the context's
+}
+
+// Error names the first of the keys, and says how many more there are.
+func (e *KeysError[K]) Error() string {
+	const named = 10
+	var b strings.Builder
+	fmt.Fprintf(&b, "nearcache: cache %q: not loaded: ", e.Cache)
+	for i, key := range e.Keys[:min(len(e.Keys), named)] {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprint(&b, key)
+	}
+	if more := len(e.Keys) - named; more > 0 {
+		fmt.Fprintf(&b, " and %d more", more)
+	}
+	fmt.Fprintf(&b, ": %v", e.Err)
+	return b.String()
+}
+
+// Unwrap returns Err.
+func (e *KeysError[K]) Unwrap() error { return e.Err }
+
+// GetMany returns the items of keys: from memory, and what is missing from LoadMany,
+// in one call. An item whose load is under way already is waited for and not loaded
+// once more, and a Get or GetMany that comes meanwhile waits for this one's. Without
+// LoadMany it calls Load for each, up to 16 at a time.
+//
+// An item that does not exist is not in the map, which is no error. If others cannot
+// be had, the map has the rest, and the error wraps one [KeysError] for each cause;
+// ctx may be one. A loader that panics makes GetMany panic as Get does. The map is
+// never nil, and the caller's own.
+func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
+	m := many[K, V]{cache: c, got: make(map[K]V, len(keys))}
+	asked := make(map[K]struct{}, len(keys))
+	var missing []K
+	for _, key := range keys {
+		if _, again := asked[key]; again {
+			continue
+		}
+		asked[key] = struct{}{}
+		if e, at := c.local.peek(key); e != nil {
+			value, err := c.hit(ctx, e, at)
+			m.add(key, value, err)
+		} else {
+			missing = append(missing, key)
+		}
+	}
+	if len(missing) > 0 {
+		m.load(ctx, missing)
+	}
+	return m.got, m.err()
+}
+
+// many is a GetMany under way.
+type many[K comparable, V any] struct {
+	cache  *Cache[K, V]
+	got    map[K]V
+	failed []*KeysError[K]
+}
+
+// add takes in what became of a key.
+func (m *many[K, V]) add(key K, value V, err error) {
+	switch {
+	case err == nil:
+		m.got[key] = value
+	case err == ErrNotFound || m.cache.options.NotFound(err):
+	default:
+		m.fail(key, err)
+	}
+}
+
+func (m *many[K, V]) fail(key K, err error) {
+	// By their text, since errors need not be comparable. There are few causes.
+	for _, f := range m.failed {
+		if f.Err.Error() == err.Error() {
+			f.Keys = append(f.Keys, key)
+			return
+		}
+	}
+	m.failed = append(m.failed, &KeysError[K]{Cache: m.cache.options.Name, Keys: []K{key}, Err: err})
+}
+
+func (m *many[K, V]) err() error {
+	switch len(m.failed) {
+	case 0:
+		return nil
+	case 1:
+		return m.failed[0]
+	}
+	all := make([]error, len(m.failed))
+	for i, f := range m.failed {
+		all[i] = f
+	}
+	return errors.Join(all...)
+}
+
+// load gets what is not in memory.
+func (m *many[K, V]) load(ctx context.Context, keys []K) {
+	c := m.cache
+	if err := ctx.Err(); err != nil {
+		for _, key := range keys {
+			m.fail(key, err)
+		}
+		return
+	}
+	how := c.launch(ctx)
+	if c.options.LoadMany != nil {
+		how.bulk = newBulk(ctx, c.loader.places.key())
+	} else {
+		how.inTurn = true
+	}
+	found := make([]lookup[K, V], len(keys))
+	var launched []*flight[K, V]
+	for i, key := range keys {
+		if c.holds(key) {
+			found[i] = c.local.join(ctx, key, c.loader, how)
+		} else {
+			found[i] = lookup[K, V]{flight: c.local.apart(ctx, key, c.loader, how), launched: true}
+		}
+		if found[i].launched {
+			launched = append(launched, found[i].flight)
+		}
+	}
+	switch {
+	case len(launched) == 0:
+	case how.bulk != nil:
+		go c.local.flyTogether(launched, how.bulk, c.loader)
+	default:
+		go c.local.flyInTurn(launched, c.loader)
+	}
+	awaited := 0
+	defer func() { // if a loader has panicked, the others are no longer waited for
+		for _, j := range found[awaited:] {
+			if j.entry == nil {
+				c.local.leave(ctx, j.flight)
+			}
+		}
+	}()
+	for i, key := range keys {
+		awaited++
+		value, err := c.await(ctx, key, found[i])
+		m.add(key, value, err)
+	}
+}
+
+// apart returns a flight that nobody else joins, and whose result is not kept.
+func (l *local[K, V]) apart(ctx context.Context, key K, ld *loader[K, V], how launch) *flight[K, V] {
+	hash := l.hash(key)
+	return l.newFlight(l.shard(hash), ctx, hash, key, ld, how)
+}
+
+// flyInTurn flies flights, some at a time, in their order.
+func (l *local[K, V]) flyInTurn(flights []*flight[K, V], ld *loader[K, V]) {
+	atOnce := newPlaces(loadsAtOnce)
+	for _, f := range flights {
+		atOnce <- struct{}{}
+		placed := ld.places.needed(f.ctx.values) && ld.places.take(&f.ctx)
+		go func() {
+			defer atOnce.give()
+			l.fly(f, ld, placed)
+		}()
+	}
+}
+
+// bulk is one call of LoadMany, for several flights.
+type bulk struct {
+	ctx    loadContext // the loader's
+	cancel context.CancelFunc
+	wanted atomic.Int64 // flights that someone waits for
+}
+
+func newBulk(ctx context.Context, places any) *bulk {
+	b := &bulk{}
+	b.ctx = loadContext{values: ctx, flight: b, places: places}
+	b.ctx.Context, b.cancel = context.WithCancel(context.Background())
+	return b
+}
+
+// leave is called when nobody waits for one of the flights any longer.
+func (b *bulk) leave() {
+	if b != nil && b.wanted.Add(-1) == 0 {
+		b.cancel()
+	}
+}
+
+// flyTogether has LoadMany load all flights of a bulk.
+func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
+	defer b.cancel()
+	if ld.places.needed(b.ctx.values) && ld.places.take(&b.ctx) {
+		defer ld.places.give()
+	}
+	var wanted []*flight[K, V]
+	var keys []K
+	for _, f := range flights {
+		if f.ctx.Err() != nil { // nobody waits for it any more
+			l.land(f, ld, &outcome[V]{}, 0)
+			continue
+		}
+		l.takeOff(f)
+		wanted, keys = append(wanted, f), append(keys, f.key)
+	}
+	if len(wanted) == 0 {
+		return
+	}
+	began := l.lease.read().at
+	r := results[K, V]{err: errGoexit}
+	defer func() { // also after runtime.Goexit
+		took := time.Duration(l.lease.read().at-began) / time.Duration(len(wanted))
+		for _, f := range wanted {
+			var o outcome[V]
+			r.give(f, ld, &o)
+			l.land(f, ld, &o, took)
+		}
+	}()
+	r.load(b, ld, keys, func() {
+		for _, f := range wanted {
+			l.giveUp(f, ld)
+		}
+	})
+}
+
+// results is what LoadMany returned, or how it ended else.
+type results[K comparable, V any] struct {
+	values map[K]V
+	err    error
+	panic  *loaderPanic
+}
+
+func (r *results[K, V]) load(b *bulk, ld *loader[K, V], keys []K, giveUp func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.panic = &loaderPanic{value: p, stack: debug.Stack()}
+		}
+	}()
+	ctx := context.Context(&b.ctx)
+	if ld.timeout > 0 {
+		limited, cancel := context.WithTimeoutCause(ctx, ld.timeout, ld.errTimeout)
+		defer cancel()
+		defer onTimeout(limited, giveUp)()
+		ctx = limited
+	}
+	r.values, r.err = ld.loadMany(ctx, keys)
+}
+
+// give makes a flight's part of the results its own. A key that is not there is not
+// found, if nothing else was wrong.
+func (r *results[K, V]) give(f *flight[K, V], ld *loader[K, V], o *outcome[V]) {
+	defer f.catch(o)
+	value, found := r.values[f.key]
+	switch {
+	case r.panic != nil:
+		f.fail(r.panic, o)
+		return
+	case found:
+		f.value = value
+	case r.err != nil:
+		f.err = r.err
+	default:
+		f.err = ErrNotFound
+	}
+	*o = ld.outcome(f.key, f.value, f.err)
+}
+
+// loadOne makes a Load of a LoadMany.
+func loadOne[K comparable, V any](loadMany func(context.Context, []K) (map[K]V, error)) func(context.Context, K) (V, error) {
+	return func(ctx context.Context, key K) (V, error) {
+		values, err := loadMany(ctx, []K{key})
+		if value, found := values[key]; found || err != nil {
+			if found {
+				err = nil
+			}
+			return value, err
+		}
+		var zero V
+		return zero, ErrNotFound
+	}
+}

@@ -1,0 +1,153 @@
+package nearcache
+
+import (
+	"math/bits"
+	"time"
+)
+
+// lifetimes are the times in an item's life other than its deadline.
+type lifetimes struct {
+	refreshAfter int64 // from an item's start until a hit has it loaded anew; 0: none does
+	idle         int64 // without a hit; 0: for any time
+	idleShift    uint  // logarithm of a tick
+	staleIfError time.Duration
+	stale        bool // items may be served while their load fails
+	unleased     bool // also without a lease
+
+	attentive bool // hits have to do with these times
+}
+
+// An entry's note has, lowest, whether a refresh of it was begun, and above that
+// the tick of its last hit, of which the upper bits are cut off.
+//
+// A tick is a sixteenth of IdleTTL or less, so hits write a note that often at most.
+const (
+	refreshing = 1
+	tickShift  = 1
+	tickMask   = 1<<23 - 1
+
+	ticksPerIdle = 16
+)
+
+func newLifetimes[K comparable, V any](o Options[K, V]) lifetimes {
+	return lifetimes{
+		refreshAfter: int64(o.RefreshAfter),
+		idle:         int64(o.IdleTTL),
+		idleShift:    uint(max(1, bits.Len64(uint64(o.IdleTTL/ticksPerIdle))) - 1),
+		staleIfError: o.StaleIfError,
+		stale:        o.StaleIfError > 0 || o.StaleWithoutLease,
+		unleased:     o.StaleWithoutLease,
+		attentive:    o.RefreshAfter > 0 || o.IdleTTL > 0,
+	}
+}
+
+func (t *lifetimes) tick(at int64) uint32 { return uint32(at>>t.idleShift) & tickMask }
+
+// isIdle reports whether, at that time, an entry with that note has had no hit for
+// IdleTTL, or up to a tick less.
+//
+// The bits that are cut off tell ticks apart that are half of tickMask from each
+// other, thousands of IdleTTLs. The sweeper comes by much more often.
+func (t *lifetimes) isIdle(note uint32, at int64) bool {
+	ticks := (t.tick(at) - note>>tickShift) & tickMask
+	if ticks > tickMask/2 {
+		return false // another hit came later than at
+	}
+	return int64(ticks)<<t.idleShift+at&(1<<t.idleShift-1) >= t.idle
+}
+
+// hit notes a hit on e.
+func (l *local[K, V]) hit(e *entry[K, V], at int64) {
+	if l.idle == 0 {
+		return
+	}
+	note, tick := e.Note(), l.tick(at)
+	if later := (tick - note>>tickShift) & tickMask; later != 0 && later <= tickMask/2 {
+		e.SwapNote(note, tick<<tickShift|note&refreshing) // if not, another hit was quicker
+	}
+}
+
+// renew makes e an entry that has just been asked for, and that nobody refreshes.
+func (l *local[K, V]) renew(e *entry[K, V], now int64) {
+	if !l.attentive {
+		return
+	}
+	tick := uint32(0)
+	if l.idle > 0 {
+		tick = l.tick(now)
+	}
+	for !e.SwapNote(e.Note(), tick<<tickShift) {
+	}
+}
+
+// claim reports whether the caller may refresh e. Nobody else may until disclaim, or
+// until the entry's value is replaced. (Or until the policy loses the note: of two
+// refreshes one joins the other.)
+func (l *local[K, V]) claim(e *entry[K, V]) bool {
+	note := e.Note()
+	return note&refreshing == 0 && e.SwapNote(note, note|refreshing)
+}
+
+func (l *local[K, V]) disclaim(e *entry[K, V]) {
+	for note := e.Note(); note&refreshing != 0 && !e.SwapNote(note, note&^refreshing); note = e.Note() {
+	}
+}
+
+// due reports whether a hit at that time is to have e refreshed.
+func (l *local[K, V]) due(e *entry[K, V], at int64) bool {
+	return l.refreshAfter > 0 && at-e.Item.started.Load() >= l.refreshAfter && e.Item.scope.err == nil
+}
+
+// servesOnError reports whether a read that began at m may have e, which is stale or
+// unleased, in place of an error. What was invalidated is neither.
+func (l *local[K, V]) servesOnError(e *entry[K, V], m moment) bool {
+	return l.stale && e.Item.scope.err == nil && (l.unleased || m.leaseAge < l.fresh || l.covered(e, m))
+}
+
+// lastResort returns the entry of key if it may be served in place of an error, or
+// nil.
+//
+//  1. an item has expired, and a Get waits for its load   2. the item is invalidated
+//  3. the load fails. It is asked for again here, and has gone.
+func (l *local[K, V]) lastResort(key K) *entry[K, V] {
+	m := l.lease.read() // first
+	e := l.find(key)
+	if e == nil || l.fate(e, m).dead() || !l.servesOnError(e, m) {
+		return nil
+	}
+	return e
+}
+
+// failures says how often the load of an item failed that is still held, since one
+// did not, and when the next may begin for its own sake.
+type failures struct {
+	count int
+	until int64
+}
+
+const (
+	failurePause     = 100 * time.Millisecond // after the first
+	mostFailurePause = 10 * time.Second
+)
+
+// failedLocked counts a failure of the load of key, and returns how long to wait for
+// the next.
+func (sh *shard[K, V]) failedLocked(key K, now int64, random random) time.Duration {
+	f := sh.failures[key]
+	pause := mostFailurePause
+	if f.count < 16 { // no overflow
+		pause = min(pause, failurePause<<f.count)
+	}
+	pause -= time.Duration(random(int64(pause) / 2)) // so that not all come at once again
+	if sh.failures == nil {
+		sh.failures = map[K]failures{}
+	}
+	sh.failures[key] = failures{count: f.count + 1, until: deadline(now, pause)}
+	return pause
+}
+
+func (sh *shard[K, V]) forgetFailuresLocked(key K) {
+	if len(sh.failures) > 0 {
+		delete(sh.failures, key)
+	}
+}

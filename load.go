@@ -1,0 +1,171 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// errGoexit is what callers get from a loader that ended its goroutine.
+var errGoexit = errors.New("nearcache: the loader called runtime.Goexit")
+
+// loaderPanic is what a panic in a loader is raised with again, in each caller
+// that waits for the load.
+type loaderPanic struct {
+	value any
+	stack []byte
+}
+
+func (p *loaderPanic) Error() string {
+	return fmt.Sprintf("nearcache: the loader panicked: %v\n\n%s", p.value, p.stack)
+}
+
+func (p *loaderPanic) Unwrap() error {
+	err, _ := p.value.(error)
+	return err
+}
+
+// loader calls a cache's functions, for one item or for many, and bounds how many
+// calls there are at a time and how long each is waited for.
+type loader[K comparable, V any] struct {
+	load     func(context.Context, K) (V, error)
+	loadMany func(context.Context, []K) (map[K]V, error) // may be nil
+	outcome  func(K, V, error) outcome[V]                // what to keep of a load's result
+	random   random
+
+	timeout    time.Duration // of a call; 0: none
+	errTimeout error
+
+	places    places
+	refreshes atomic.Int64 // in the background, under way
+}
+
+func newLoader[K comparable, V any](
+	o Options[K, V], outcome func(K, V, error) outcome[V], random random,
+) *loader[K, V] {
+	return &loader[K, V]{
+		load: o.Load, loadMany: o.LoadMany, outcome: outcome, random: random, places: newPlaces(o.MaxConcurrentLoads),
+		timeout: o.LoadTimeout,
+		errTimeout: fmt.Errorf("nearcache: cache %q: the load took longer than LoadTimeout, %v: %w",
+			o.Name, o.LoadTimeout, context.DeadlineExceeded),
+	}
+}
+
+// places bounds the loads under way: each takes a place and gives it back. Nil has
+// room for any number.
+//
+// A load that is called by another of the same cache needs no place of its own: if
+// all places were taken by loads that wait for others, none would ever be free.
+type places chan struct{}
+
+func newPlaces(n int) places {
+	if n == 0 {
+		return nil
+	}
+	return make(places, n)
+}
+
+// key is what the contexts of loads that have a place, or need none, answer to.
+func (p places) key() any {
+	if p == nil {
+		return nil
+	}
+	return p
+}
+
+// needed reports whether a load that is called with ctx has to take a place.
+func (p places) needed(ctx context.Context) bool { return p != nil && ctx.Value(p) == nil }
+
+// take waits for a place, and reports whether there was one before ctx ended.
+func (p places) take(ctx context.Context) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	select {
+	case p <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// tryTake reports whether there was a place.
+func (p places) tryTake() bool {
+	select {
+	case p <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// give gives a place back.
+func (p places) give() { <-p }
+
+// fly runs a load in its own goroutine, keeps its result if nothing overtook it,
+// and hands it to the callers. It waits for a place first, if one is needed, and
+// placed says that it is not because the flight has one.
+func (l *local[K, V]) fly(f *flight[K, V], ld *loader[K, V], placed bool) {
+	placed = placed || ld.places.needed(f.ctx.values) && ld.places.take(&f.ctx)
+	if placed {
+		defer ld.places.give()
+	}
+	if f.ctx.Err() != nil { // nobody waits for it any more
+		l.land(f, ld, &outcome[V]{}, 0)
+		return
+	}
+	l.takeOff(f)
+	began := l.lease.read().at
+	var o outcome[V]
+	returned := false
+	defer func() {
+		if !returned { // runtime.Goexit
+			var zero V
+			f.value, f.err = zero, errGoexit
+			l.land(f, ld, &outcome[V]{}, time.Duration(l.lease.read().at-began))
+		}
+	}()
+	l.run(f, ld, &o)
+	returned = true
+	l.land(f, ld, &o, time.Duration(l.lease.read().at-began))
+}
+
+// run calls the loader.
+func (l *local[K, V]) run(f *flight[K, V], ld *loader[K, V], o *outcome[V]) {
+	defer f.catch(o)
+	if ld.timeout == 0 {
+		f.value, f.err = ld.load(&f.ctx, f.key)
+	} else {
+		ctx, cancel := context.WithTimeoutCause(&f.ctx, ld.timeout, ld.errTimeout)
+		defer cancel()
+		defer onTimeout(ctx, func() { l.giveUp(f, ld) })()
+		f.value, f.err = ld.load(ctx, f.key)
+	}
+	*o = ld.outcome(f.key, f.value, f.err)
+}
+
+// catch turns a panic into the flight's result. It is deferred.
+func (f *flight[K, V]) catch(o *outcome[V]) {
+	if r := recover(); r != nil {
+		f.fail(&loaderPanic{value: r, stack: debug.Stack()}, o)
+	}
+}
+
+// fail makes a panic the flight's result.
+func (f *flight[K, V]) fail(p *loaderPanic, o *outcome[V]) {
+	var zero V
+	f.value, f.err, f.panic, *o = zero, p, p, outcome[V]{}
+}
+
+// onTimeout calls f, in a goroutine of its own, when ctx's time is over; stop keeps
+// it from doing so later.
+func onTimeout(ctx context.Context, f func()) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			f()
+		}
+	})
+}

@@ -1,0 +1,80 @@
+package nearcache
+
+import "context"
+
+// refreshesAtOnce bounds a cache's loads that nobody waits for.
+const refreshesAtOnce = 16
+
+// Refresh loads the item of key anew and keeps it here, whether it is in memory or
+// not. It never returns what a load brought that had begun before. Nothing is told to
+// other instances: it is for a change that they need not know of, or know of
+// already. An invalidation that overtakes the load keeps the result out of memory,
+// as ever. If the load fails, Refresh returns its error, and what was held stays. The
+// errors are those of Get.
+func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
+	if err := ctx.Err(); err != nil {
+		var zero V
+		return zero, err
+	}
+	if !c.holds(key) {
+		return c.options.Load(ctx, key)
+	}
+	f, launched := c.local.anew(ctx, key, c.loader, c.launch(ctx))
+	if launched {
+		go c.local.fly(f, c.loader, false)
+	}
+	if _, err := c.local.wait(ctx, f, nil); err != nil {
+		var zero V
+		return zero, err
+	}
+	value, err, _ := f.result(c.loader)
+	return value, err
+}
+
+// attend does what a hit on e has to do with the item's times: it notes the hit, and
+// has the item loaded anew if that is due.
+func (c *Cache[K, V]) attend(ctx context.Context, e *entry[K, V], at int64) {
+	l := c.local
+	l.hit(e, at)
+	if !l.due(e, at) || !l.claim(e) {
+		return
+	}
+	f, placed := l.ahead(ctx, e, c.loader)
+	if f == nil {
+		l.disclaim(e) // for a later hit
+		return
+	}
+	c.stats.refreshes.Add(1)
+	go l.fly(f, c.loader, placed)
+}
+
+// ahead returns a flight that is to replace e in time, or nil if there is no need or
+// no room for one. Loads that callers wait for have precedence: it takes a place only
+// if there is one, and reports whether it has.
+func (l *local[K, V]) ahead(ctx context.Context, e *entry[K, V], ld *loader[K, V]) (f *flight[K, V], placed bool) {
+	if ld.refreshes.Add(1) > refreshesAtOnce {
+		ld.refreshes.Add(-1)
+		return nil, false
+	}
+	placed = ld.places.needed(ctx)
+	if placed && !ld.places.tryTake() {
+		ld.refreshes.Add(-1)
+		return nil, false
+	}
+	hash := l.hash(e.Item.key)
+	sh := l.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	m := l.lease.read()
+	if l.closed.Load() || sh.table.Load().find(hash, e.Item.key) != e ||
+		l.joinableLocked(sh.flights[e.Item.key], m) || m.at < sh.failures[e.Item.key].until {
+		ld.refreshes.Add(-1)
+		if placed {
+			ld.places.give()
+		}
+		return nil, false
+	}
+	f = l.launchLocked(sh, ctx, hash, e.Item.key, ld, launch{})
+	f.ahead, f.goesOn = e, 1
+	return f, placed
+}
