@@ -70,6 +70,9 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 	if err != nil {
 		return nil, err
 	}
+	if standIn, ok := transport.StandInOf(ctx); ok {
+		return joinStandIn(ctx, o, standIn)
+	}
 	if o.RedisConnectionString == "" && o.Redis == nil {
 		o.Logger.Warn("nearcache: no RedisConnectionString; the backplane is process-local, " +
 			"and other instances will not hear of changes (use Local if that is meant)")

@@ -48,3 +48,37 @@ type Heads struct {
 	Invalidation string
 	Echo         string
 }
+
+// StandIn is what takes the place of Redis for one backplane.
+type StandIn struct {
+	// Bus returns the instance's way to it.
+	Bus func(Heads) Bus
+
+	// Instance identifies the backplane among those on the bus.
+	Instance [16]byte
+
+	// Random returns a number from 0 to n-1. All of the backplane's jitter is drawn
+	// from it.
+	Random func(n int64) int64
+}
+
+type standInKey struct{}
+
+// WithStandIn returns a context by which nearcache.Connect connects to s, whatever
+// its options say of Redis. Package nearcachetest gets in this way, and nobody
+// else can: other modules cannot import this package.
+//
+// An exported function of nearcache with a parameter of a type from here would do,
+// but stand in everybody's documentation and be of use to nobody; a variable that
+// one package sets and another calls would be a global. The standard library does
+// it this way too: net/http/httptrace hears from package net by a context, whose
+// key is internal.
+func WithStandIn(ctx context.Context, s StandIn) context.Context {
+	return context.WithValue(ctx, standInKey{}, s)
+}
+
+// StandInOf returns what WithStandIn put into ctx, if it did.
+func StandInOf(ctx context.Context) (s StandIn, ok bool) {
+	s, ok = ctx.Value(standInKey{}).(StandIn)
+	return s, ok
+}
