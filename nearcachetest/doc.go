@@ -27,7 +27,7 @@
 // A service that forgets an invalidation passes every test on one instance, since
 // there is no other that could be wrong. To find such a bug have the item read on
 // the instance that is looked at before it is changed on another, so that there is
-// an old copy to be served.
+// an old copy to be served. docs/testing.md has more of this.
 //
 // # What is guaranteed
 //

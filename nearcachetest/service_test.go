@@ -1,7 +1,7 @@
 package nearcachetest_test
 
 import (
-	"errors"
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +12,7 @@ import (
 	"github.com/nearcache/nearcache/nearcachetest"
 )
 
-// TestRename is the test that docs/testing.md shows.
+// TestRename is what docs/testing.md shows, in one.
 func TestRename(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fleet := nearcachetest.Fleet(t, 2)
@@ -45,11 +45,52 @@ func TestRename(t *testing.T) {
 
 		fleet.StopRedis()
 		err = a.Rename(t.Context(), 42, "Moby Dick; or, The Whale")
-		require.True(t, errors.Is(err, nearcache.ErrUnconfirmed))
+		require.ErrorIs(t, err, nearcache.ErrUnconfirmed)
 		fleet.StartRedis()
 		fleet.Settle()
 		title, err = b.Title(t.Context(), 42)
 		require.NoError(t, err)
 		require.Equal(t, "Moby Dick; or, The Whale", title)
 	})
+}
+
+// An invalidation that comes before the write is found by a read in between.
+func TestOrderOfWriteAndRemove(t *testing.T) {
+	tests := []struct {
+		name    string
+		rename  func(c *Catalogue, write func()) error
+		serving string
+	}{
+		{"write, then Remove", func(c *Catalogue, write func()) error {
+			write()
+			return c.titles.Remove(context.Background(), 42)
+		}, "Moby Dick"},
+		{"Remove, then write", func(c *Catalogue, write func()) error {
+			err := c.titles.Remove(context.Background(), 42)
+			write()
+			return err
+		}, "Moby Dik"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fleet, db := nearcachetest.Fleet(t, 2), new(Database)
+				db.titles.Store(42, "Moby Dik")
+				a, err := NewCatalogue(fleet.Backplane(0), db)
+				require.NoError(t, err)
+				b, err := NewCatalogue(fleet.Backplane(1), db)
+				require.NoError(t, err)
+				require.NoError(t, test.rename(a, func() {
+					fleet.Settle()
+					_, err := b.Title(t.Context(), 42)
+					require.NoError(t, err)
+					db.titles.Store(42, "Moby Dick")
+				}))
+				fleet.Settle()
+				title, err := b.Title(t.Context(), 42)
+				require.NoError(t, err)
+				require.Equal(t, test.serving, title)
+			})
+		})
+	}
 }
