@@ -1,6 +1,8 @@
 package nearcachetest_test
 
 import (
+	"context"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -233,4 +235,47 @@ func TestRestart(t *testing.T) {
 		f.Settle()
 		f.serves(1, "a", 1)
 	})
+}
+
+// Whatever was wrong, and however often, a fleet that is healed and has settled
+// serves what the source says.
+func TestHealedFleetsAreAtRest(t *testing.T) {
+	for seed := range uint64(50) {
+		c := nearcachetest.Config{Seed: seed}
+		c.Backplane.MaxStaleness = time.Second
+		onFleet(t, c, 3, func(t *testing.T, f *fleet) {
+			t.Logf("seed %d", seed)
+			r := rand.New(rand.NewPCG(seed, 0))
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // writes do not wait
+			for version := range 10 {
+				for range 1 + r.IntN(5) {
+					switch r.IntN(6) {
+					case 0, 1:
+						f.Partition(r.IntN(3))
+					case 2:
+						f.Heal(r.IntN(3))
+					case 3:
+						f.StopRedis()
+					case 4:
+						f.StartRedis()
+					case 5:
+						f.RefuseWrites(r.IntN(2) == 0)
+					}
+					time.Sleep(time.Duration(r.Int64N(int64(2 * time.Second))))
+					f.serves(r.IntN(3), "other", 0)
+				}
+				f.mu.Lock()
+				f.versions["a"]++
+				f.mu.Unlock()
+				require.ErrorIs(t, f.caches[r.IntN(3)].Remove(ctx, "a"), nearcache.ErrUnconfirmed)
+				f.Heal()
+				f.Settle()
+				for i := range 3 {
+					require.Equal(t, nearcache.StateLive, f.stateOf(i))
+					f.serves(i, "a", version+1)
+				}
+			}
+		})
+	}
 }
