@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // Backplane joins this process's caches with those of all other instances on one
@@ -27,7 +29,7 @@ type Backplane struct {
 	closed       atomic.Bool
 
 	// All nil, or empty, in a process-local backplane.
-	bus        bus
+	bus        transport.Bus
 	channel    string // as it is named in Redis
 	publisher  *publisher
 	subscriber *subscriber
@@ -46,27 +48,6 @@ type Backplane struct {
 
 	closeOnce sync.Once
 	closeErr  error
-}
-
-// bus is what a backplane needs of Redis.
-type bus interface {
-	// first makes attempts at a subscription until one succeeds, ctx ends, or there
-	// is no sense in another.
-	first(ctx context.Context, attempt func(context.Context) (subscription, error)) (subscription, error)
-
-	// subscribe makes one attempt at a subscription.
-	subscribe(ctx context.Context) (subscription, error)
-
-	// publish makes one attempt at one invalidation, over a connection that it
-	// keeps. The end of lifetime ends it.
-	publish(lifetime context.Context, body string) error
-
-	// redial closes the connection that publish keeps, under an attempt that waits
-	// too. The next attempt dials, and resolves the address, anew.
-	redial()
-
-	// close is called last, when nothing else is under way.
-	close()
 }
 
 // Connect joins the channel that options name. It returns once the subscription
@@ -88,6 +69,9 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 	o, err := options.withDefaults()
 	if err != nil {
 		return nil, err
+	}
+	if standIn, ok := transport.StandInOf(ctx); ok {
+		return joinStandIn(ctx, o, standIn)
 	}
 	if o.RedisConnectionString == "" && o.Redis == nil {
 		o.Logger.Warn("nearcache: no RedisConnectionString; the backplane is process-local, " +
@@ -113,7 +97,7 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 }
 
 // joinBus makes a backplane on b. All jitter comes from random.
-func joinBus(ctx context.Context, o BackplaneOptions, b bus, self instanceID, random random) (*Backplane, error) {
+func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self instanceID, random random) (*Backplane, error) {
 	bp := newBackplane(o)
 	bp.bus = b
 	bp.random = random
@@ -125,21 +109,21 @@ func joinBus(ctx context.Context, o BackplaneOptions, b bus, self instanceID, ra
 	bp.adjustLifeLocked()
 	bp.lease.start()
 	bp.subscriber = &subscriber{
-		subscribe: b.subscribe,
+		subscribe: b.Subscribe,
 		target:    bp,
 		self:      self,
 		lease:     bp.lease,
 		random:    random,
 		logger:    bp.logger,
 	}
-	bp.publisher = newPublisher(b.publish, random, bp.logger)
-	var sub subscription
+	bp.publisher = newPublisher(b.Publish, random, bp.logger)
+	var sub transport.Subscription
 	if !o.AllowDisconnectedStart {
 		var err error
-		if sub, err = b.first(ctx, bp.subscriber.attempt); err != nil {
+		if sub, err = b.First(ctx, bp.subscriber.attempt); err != nil {
 			_ = bp.publisher.close(0) // nothing is queued
 			bp.lease.close()
-			b.close()
+			b.Close()
 			return nil, err
 		}
 	} else {
@@ -276,7 +260,7 @@ func (bp *Backplane) close() error {
 	bp.unfollow()
 	bp.following.Wait()
 	bp.lease.close()
-	bp.bus.close()
+	bp.bus.Close()
 	if err != nil {
 		bp.logger.Warn("nearcache: closed with invalidations undelivered", "state", StateClosed, "error", err)
 	} else {
@@ -336,7 +320,7 @@ func (bp *Backplane) silence() {
 }
 
 // redial has the next invalidation go over a new connection.
-func (bp *Backplane) redial() { bp.bus.redial() }
+func (bp *Backplane) redial() { bp.bus.Redial() }
 
 // reached is called by the subscriber when Redis answers.
 func (bp *Backplane) reached() { bp.publisher.reached() }

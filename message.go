@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // This file is the wire format: no I/O, no clock. Its golden bytes are in
@@ -89,6 +91,15 @@ func appendHead(b []byte, kind byte, publisher instanceID) []byte {
 	b = append(b, magic...)
 	b = append(b, kind)
 	return append(b, publisher[:]...)
+}
+
+// headsOf returns what a bus that does not know the wire format puts before the
+// positions.
+func headsOf(publisher instanceID) transport.Heads {
+	return transport.Heads{
+		Invalidation: string(appendHead(nil, kindInvalidation, publisher)),
+		Echo:         string(appendHead(nil, kindEcho, publisher)),
+	}
 }
 
 // decodeEnvelope takes a payload apart. Its error is errForeign or wraps

@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"github.com/nearcache/nearcache/internal/fakebus"
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// proofBus is one instance's end of the fake bus as a backplane wants it, and
-// notes what goes by.
+// proofBus is one instance's way to the fake bus, and notes what goes by.
 type proofBus struct {
+	transport.Bus
 	in      *fakebus.Instance
 	self    instanceID
 	actor   string
@@ -23,17 +24,12 @@ type proofBus struct {
 	echoed     time.Duration // when the first echo came over it; 0: none yet
 }
 
-var _ bus = (*proofBus)(nil)
-
-// first is what Connect waits for; the network is well then.
-func (b *proofBus) first(
-	ctx context.Context, attempt func(context.Context) (subscription, error),
-) (subscription, error) {
-	return attempt(ctx)
+func newProofBus(in *fakebus.Instance, self instanceID, actor string, journal *proofJournal) *proofBus {
+	return &proofBus{Bus: in.Bus(headsOf(self)), in: in, self: self, actor: actor, journal: journal}
 }
 
-func (b *proofBus) subscribe(ctx context.Context) (subscription, error) {
-	s, err := b.in.Subscribe(ctx)
+func (b *proofBus) Subscribe(ctx context.Context) (transport.Subscription, error) {
+	s, err := b.Bus.Subscribe(ctx)
 	b.journal.log(b.actor, "subscribes: %t", err == nil)
 	if err != nil {
 		return nil, err
@@ -42,26 +38,24 @@ func (b *proofBus) subscribe(ctx context.Context) (subscription, error) {
 	defer b.mu.Unlock()
 	b.subscribed++
 	b.confirmed, b.echoed = b.journal.now(), 0
-	return &proofSubscription{Subscription: s, bus: b}, nil
+	return &proofSubscription{s, b}, nil
 }
 
-func (b *proofBus) publish(lifetime context.Context, body string) error {
-	err := b.in.Publish(lifetime, string(appendHead(nil, kindInvalidation, b.self)), body)
+func (b *proofBus) Publish(lifetime context.Context, body string) error {
+	err := b.Bus.Publish(lifetime, body)
 	if err != nil {
 		b.journal.log(b.actor+"/pub", "publishes in vain")
 	}
 	return err
 }
 
-func (b *proofBus) redial() {
+func (b *proofBus) Redial() {
 	b.journal.log(b.actor+"/redial", "redials") // beside what is received at that instant
 	b.mu.Lock()
 	b.redials++
 	b.mu.Unlock()
-	b.in.Redial()
+	b.Bus.Redial()
 }
-
-func (b *proofBus) close() { b.in.Redial() }
 
 // warmSince reports whether, before a read, an echo had come over a second or later
 // subscription, and returns when that was confirmed: what is held from before then
@@ -73,20 +67,20 @@ func (b *proofBus) warmSince(read time.Duration) (confirmed time.Duration, warm 
 }
 
 type proofSubscription struct {
-	*fakebus.Subscription
+	transport.Subscription
 	bus *proofBus
 }
 
-func (s *proofSubscription) probe(ctx context.Context, nonce string) error {
-	err := s.Probe(ctx, string(appendHead(nil, kindEcho, s.bus.self)), nonce)
+func (s *proofSubscription) Probe(ctx context.Context, nonce string) error {
+	err := s.Subscription.Probe(ctx, nonce)
 	if err != nil {
 		s.bus.journal.log(s.bus.actor+"/probe", "probes in vain")
 	}
 	return err
 }
 
-func (s *proofSubscription) receive() (string, error) {
-	payload, err := s.Receive()
+func (s *proofSubscription) Receive() (string, error) {
+	payload, err := s.Subscription.Receive()
 	b := s.bus
 	kind := byte('?')
 	if len(payload) > len(magic) {
@@ -100,5 +94,3 @@ func (s *proofSubscription) receive() (string, error) {
 	}
 	return payload, err
 }
-
-func (s *proofSubscription) close() { s.Close() }

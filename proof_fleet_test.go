@@ -98,9 +98,7 @@ func runProof(seed uint64, journal *proofJournal) *proofRun {
 // join starts instance i.
 func (run *proofRun) join(i int) error {
 	in := &proofInstance{number: i, name: fmt.Sprintf("i%d", i)}
-	in.bus = &proofBus{
-		in: run.bus.Instance(i), self: instanceID{byte(i + 1)}, actor: in.name + "/bus", journal: run.journal,
-	}
+	in.bus = newProofBus(run.bus.Instance(i), instanceID{byte(i + 1)}, in.name+"/bus", run.journal)
 	o, err := BackplaneOptions{
 		MaxStaleness:           run.plan.maxStaleness[0],
 		Logger:                 slog.New(slog.DiscardHandler),
@@ -109,7 +107,7 @@ func (run *proofRun) join(i int) error {
 	if err != nil {
 		return err
 	}
-	in.bp, err = joinBus(context.Background(), o, in.bus, in.bus.self, run.random(i))
+	in.bp, err = joinBus(context.Background(), o, in.bus, in.bus.self, in.bus.in.Jitter)
 	if err != nil {
 		return err
 	}
@@ -123,16 +121,6 @@ func (run *proofRun) join(i int) error {
 		in.caches[c].local.fresh = in.caches[c].local.staleness
 	}
 	return nil
-}
-
-// random returns the random numbers of an instance. They depend on the time and
-// not on who else has drawn one, so that goroutines that run at one instant do not
-// depend on each other's order.
-func (run *proofRun) random(i int) func(int64) int64 {
-	return func(n int64) int64 {
-		drawn := mix(run.seed ^ mix(uint64(i)^mix(uint64(run.journal.now())^mix(uint64(n)))))
-		return int64(drawn % uint64(n))
-	}
 }
 
 func (run *proofRun) cacheOptions(in *proofInstance, c int) Options[int, *proofValue] {

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/nearcache/nearcache/internal/connstring"
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // This file and redislink.go are the only ones that know go-redis: here are the
@@ -193,8 +194,8 @@ func (s *redisServer) readConnectionString(text string) error {
 	return nil
 }
 
-// publish runs the publish script once.
-func (s *redisServer) publish(lifetime context.Context, body string) error {
+// Publish runs the publish script once.
+func (s *redisServer) Publish(lifetime context.Context, body string) error {
 	ctx, cancel := context.WithTimeout(lifetime, s.connectTimeout+s.commandTimeout)
 	defer cancel()
 	return s.publishing.run(ctx, lifetime, func(ctx context.Context, conn *redis.Conn) error {
@@ -202,8 +203,8 @@ func (s *redisServer) publish(lifetime context.Context, body string) error {
 	})
 }
 
-func (s *redisServer) redial() { s.publishing.drop() }
-func (s *redisServer) close()  { s.publishing.drop() }
+func (s *redisServer) Redial() { s.publishing.drop() }
+func (s *redisServer) Close()  { s.publishing.drop() }
 
 // explain says what Redis was asked for when it answered with an error.
 func (s *redisServer) explain(err error) error {
@@ -224,10 +225,10 @@ func nonce() []byte {
 	return b
 }
 
-// first makes attempts for as long as they make sense.
-func (s *redisServer) first(
-	ctx context.Context, attempt func(context.Context) (subscription, error),
-) (sub subscription, err error) {
+// First makes attempts for as long as they make sense.
+func (s *redisServer) First(
+	ctx context.Context, attempt func(context.Context) (transport.Subscription, error),
+) (sub transport.Subscription, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
 	pause := backoff{random: mathrand.Int64N}
@@ -285,8 +286,8 @@ type redisSubscription struct {
 	probing keptLink
 }
 
-// subscribe makes one attempt at a subscription, confirmed.
-func (s *redisServer) subscribe(ctx context.Context) (_ subscription, err error) {
+// Subscribe makes one attempt at a subscription, confirmed.
+func (s *redisServer) Subscribe(ctx context.Context) (_ transport.Subscription, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
 	sub := &redisSubscription{server: s, probing: keptLink{server: s}}
@@ -298,7 +299,7 @@ func (s *redisServer) subscribe(ctx context.Context) (_ subscription, err error)
 	sub.pubsub = sub.link.client.Subscribe(ctx)
 	defer func() {
 		if err != nil {
-			sub.close()
+			sub.Close()
 		}
 	}()
 	// go-redis looks at ctx's deadline only.
@@ -329,17 +330,17 @@ func (r *redisSubscription) confirm(ctx context.Context, channels ...string) err
 	return nil
 }
 
-// probe runs the probe script once.
-func (r *redisSubscription) probe(ctx context.Context, probeNonce string) error {
+// Probe runs the probe script once.
+func (r *redisSubscription) Probe(ctx context.Context, probeNonce string) error {
 	s := r.server
 	return r.probing.run(ctx, r.lifetime, func(ctx context.Context, conn *redis.Conn) error {
 		return probeScript.Run(ctx, conn, []string{s.positionKey}, s.ownChannel, probeNonce, s.echoHead, nonce()).Err()
 	})
 }
 
-// receive waits without a deadline. Any reply other than a message means that
+// Receive waits without a deadline. Any reply other than a message means that
 // go-redis has changed the subscription on its own, so it is an error.
-func (r *redisSubscription) receive() (string, error) {
+func (r *redisSubscription) Receive() (string, error) {
 	for {
 		reply, err := r.pubsub.Receive(context.Background())
 		if err != nil {
@@ -355,8 +356,8 @@ func (r *redisSubscription) receive() (string, error) {
 	}
 }
 
-// close may be called while the others wait, for either connection.
-func (r *redisSubscription) close() {
+// Close may be called while the others wait, for either connection.
+func (r *redisSubscription) Close() {
 	r.end()
 	r.link.close()
 	_ = r.pubsub.Close()

@@ -21,7 +21,7 @@ func onMiniredis(t *testing.T) (*miniredis.Miniredis, *redisServer, *redis.Clien
 	memory := miniredis.RunT(t)
 	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: memory.Addr(), Channel: "nearcache"})
 	require.NoError(t, err)
-	t.Cleanup(server.close)
+	t.Cleanup(server.Close)
 	client := redis.NewClient(&redis.Options{Addr: memory.Addr()})
 	t.Cleanup(func() { _ = client.Close() })
 	return memory, server, client
@@ -31,14 +31,14 @@ func onMiniredis(t *testing.T) (*miniredis.Miniredis, *redisServer, *redis.Clien
 // positions: no instance may take the second message for the first.
 func TestPublishScriptRunTwice(t *testing.T) {
 	memory, server, client := onMiniredis(t)
-	sub, err := server.subscribe(t.Context())
+	sub, err := server.Subscribe(t.Context())
 	require.NoError(t, err)
-	defer sub.close()
+	defer sub.Close()
 	run := func() string {
 		nonce := "the same both times"
 		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey}, server.channel, nonce, server.head, "body").Text()
 		require.NoError(t, err)
-		payload, err := sub.receive()
+		payload, err := sub.Receive()
 		require.NoError(t, err)
 		e, err := decodeEnvelope(payload)
 		require.NoError(t, err)
@@ -62,12 +62,12 @@ func TestPublishScriptRunTwice(t *testing.T) {
 // nearcache's, and leaves it written.
 func TestProbeScript(t *testing.T) {
 	memory, server, _ := onMiniredis(t)
-	sub, err := server.subscribe(t.Context())
+	sub, err := server.Subscribe(t.Context())
 	require.NoError(t, err)
-	defer sub.close()
+	defer sub.Close()
 	probe := func() (position string) {
-		require.NoError(t, sub.probe(t.Context(), "nonce"))
-		payload, err := sub.receive()
+		require.NoError(t, sub.Probe(t.Context(), "nonce"))
+		payload, err := sub.Receive()
 		require.NoError(t, err)
 		e, err := decodeEnvelope(payload)
 		require.NoError(t, err)
@@ -108,13 +108,13 @@ func TestDialThatWasOvertaken(t *testing.T) {
 		return net.Dial("tcp", to)
 	}
 	published := make(chan error, 1)
-	go func() { published <- server.publish(context.Background(), "body") }()
+	go func() { published <- server.Publish(context.Background(), "body") }()
 	<-dialing
 	address.Store(fresh.Addr())
-	server.redial()
+	server.Redial()
 	close(goOn)
 	require.ErrorIs(t, <-published, errGivenUp)
-	require.NoError(t, server.publish(t.Context(), "body"))
+	require.NoError(t, server.Publish(t.Context(), "body"))
 	require.False(t, old.Exists(server.positionKey))
 	require.True(t, fresh.Exists(server.positionKey))
 }

@@ -52,7 +52,7 @@ func TestStatesAreTold(t *testing.T) {
 		require.NoError(t, err)
 		in.Partition()
 		self := instanceID{1}
-		bp, err := joinBus(t.Context(), o, &proofBus{in: in, self: self, journal: journal}, self, func(n int64) int64 { return n / 2 })
+		bp, err := joinBus(t.Context(), o, newProofBus(in, self, "bus", journal), self, func(n int64) int64 { return n / 2 })
 		require.NoError(t, err)
 		states := []State{StateConnecting}
 		become := func(want State) {

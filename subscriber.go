@@ -8,24 +8,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
-
-// subscription is one confirmed subscription, to the channel and to this
-// instance's own, over one connection. Whatever goes wrong ends it for good and a
-// new one is made; the old one is never mended, since messages may have been
-// missed in between.
-type subscription interface {
-	// probe makes one attempt at a probe, over a connection of its own. Its echo
-	// comes by receive.
-	probe(ctx context.Context, nonce string) error
-
-	// receive waits for the next payload on either channel.
-	receive() (string, error)
-
-	// close ends the subscription, and a probe and a receive that wait, from any
-	// goroutine.
-	close()
-}
 
 // subscriber follows the channel in one goroutine, and applies what it hears
 // without waiting for anything but the next message.
@@ -36,7 +21,7 @@ type subscription interface {
 // lease, and compares what the echo shows. A new subscription begins with a
 // probe: if its echo shows that nothing was missed, memory stays as it is.
 type subscriber struct {
-	subscribe func(context.Context) (subscription, error)
+	subscribe func(context.Context) (transport.Subscription, error)
 	target    subscriberTarget
 	self      instanceID
 	lease     *lease
@@ -106,7 +91,7 @@ type subscriberTarget interface {
 
 // attempt makes one attempt at a subscription with a lease: subscribed, probed,
 // and the echo heard.
-func (s *subscriber) attempt(ctx context.Context) (_ subscription, err error) {
+func (s *subscriber) attempt(ctx context.Context) (_ transport.Subscription, err error) {
 	sub, err := s.subscribe(ctx)
 	if err != nil {
 		return nil, err
@@ -115,21 +100,21 @@ func (s *subscriber) attempt(ctx context.Context) (_ subscription, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, life,
 		fmt.Errorf("a probe's echo did not come within %v (the smallest MaxStaleness)", life))
 	defer cancel()
-	defer context.AfterFunc(ctx, sub.close)()
+	defer context.AfterFunc(ctx, sub.Close)()
 	defer func() {
 		if err != nil {
-			sub.close()
+			sub.Close()
 			if cause := context.Cause(ctx); cause != nil {
 				err = fmt.Errorf("%w: %w", cause, err)
 			}
 		}
 	}()
 	s.fresh = true
-	if err := sub.probe(ctx, s.lease.nonce()); err != nil {
+	if err := sub.Probe(ctx, s.lease.nonce()); err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
 	}
 	for s.fresh || !s.lease.valid() {
-		payload, err := sub.receive()
+		payload, err := sub.Receive()
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +143,7 @@ func (s *subscriber) joined() {
 // run follows sub, and then one new subscription after another, until ctx ends.
 // sub may be nil. Pauses between attempts grow, also if subscriptions begin well
 // and then are lost soon.
-func (s *subscriber) run(ctx context.Context, sub subscription) {
+func (s *subscriber) run(ctx context.Context, sub transport.Subscription) {
 	pause := backoff{random: s.random}
 	for {
 		if sub == nil {
@@ -186,7 +171,7 @@ func (s *subscriber) run(ctx context.Context, sub subscription) {
 
 // connect tries until there is a subscription with a lease. It returns nil when
 // ctx ends.
-func (s *subscriber) connect(ctx context.Context, pause *backoff) subscription {
+func (s *subscriber) connect(ctx context.Context, pause *backoff) transport.Subscription {
 	for said := false; pause.wait(ctx, nil); {
 		sub, err := s.attempt(ctx)
 		if err == nil {
@@ -205,18 +190,18 @@ func (s *subscriber) connect(ctx context.Context, pause *backoff) subscription {
 
 // follow applies what sub receives and probes, until sub fails, the lease is
 // lost, or ctx ends.
-func (s *subscriber) follow(ctx context.Context, sub subscription) error {
+func (s *subscriber) follow(ctx context.Context, sub transport.Subscription) error {
 	ctx, cancel := context.WithCancel(ctx)
 	heard := s.lease.heard()
-	defer sub.close()
+	defer sub.Close()
 	defer context.AfterFunc(heard, cancel)()
-	defer context.AfterFunc(ctx, sub.close)()
+	defer context.AfterFunc(ctx, sub.Close)()
 	var probing sync.WaitGroup
 	probing.Go(func() { s.probe(ctx, sub) })
 	defer probing.Wait()
 	defer cancel()
 	for {
-		payload, err := sub.receive()
+		payload, err := sub.Receive()
 		if err != nil && heard.Err() != nil {
 			return errSilence
 		}
@@ -232,11 +217,11 @@ var errSilence = errors.New("the lease was lost: no probe was answered in time")
 
 // probe probes until ctx ends. A probe that hangs is given up in time for others
 // to be tried before the lease is lost.
-func (s *subscriber) probe(ctx context.Context, sub subscription) {
+func (s *subscriber) probe(ctx context.Context, sub transport.Subscription) {
 	failing := false
 	for s.waitForProbe(ctx) {
 		timely, cancel := context.WithTimeout(ctx, 2*s.lease.lifetime()/probesPerLife)
-		err := sub.probe(timely, s.lease.nonce())
+		err := sub.Probe(timely, s.lease.nonce())
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			s.probeFailures.Add(1)

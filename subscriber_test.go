@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // recorder is a subscriberTarget that writes down what is done to it.
@@ -239,14 +241,14 @@ func newScripted(s *subscriber, position string) *scriptedSubscription {
 	return &scriptedSubscription{s: s, position: position, messages: make(chan string, 100), closed: make(chan struct{})}
 }
 
-func (s *scriptedSubscription) probe(_ context.Context, nonce string) error {
+func (s *scriptedSubscription) Probe(_ context.Context, nonce string) error {
 	if !s.mute {
 		s.messages <- echoOf(s.s.self, s.position, "1", nonce)
 	}
 	return nil
 }
 
-func (s *scriptedSubscription) receive() (string, error) {
+func (s *scriptedSubscription) Receive() (string, error) {
 	select {
 	case m := <-s.messages:
 		if m == "" {
@@ -258,7 +260,7 @@ func (s *scriptedSubscription) receive() (string, error) {
 	}
 }
 
-func (s *scriptedSubscription) close() { s.once.Do(func() { close(s.closed) }) }
+func (s *scriptedSubscription) Close() { s.once.Do(func() { close(s.closed) }) }
 
 // A lost subscription is replaced by a fresh one, never mended, after waits that
 // grow while Redis stays away. It clears everything if something was missed.
@@ -269,7 +271,7 @@ func TestSubscriberReconnects(t *testing.T) {
 		subs := []*scriptedSubscription{first, second, newScripted(s, positionC)}
 		failures := 20
 		var attempts []time.Time
-		s.subscribe = func(context.Context) (subscription, error) {
+		s.subscribe = func(context.Context) (transport.Subscription, error) {
 			attempts = append(attempts, time.Now())
 			if len(attempts) <= failures {
 				return nil, errRefused
@@ -326,7 +328,7 @@ func TestSilenceEndsTheSubscription(t *testing.T) {
 		s.lease.onSilence = func() { silent.Add(int64(time.Since(began))) }
 		first, second := newScripted(s, positionA), newScripted(s, positionA)
 		subs := []*scriptedSubscription{first, second}
-		s.subscribe = func(context.Context) (subscription, error) {
+		s.subscribe = func(context.Context) (transport.Subscription, error) {
 			sub := subs[0]
 			subs = subs[1:]
 			return sub, nil
@@ -362,9 +364,9 @@ type probed struct {
 	n       int
 }
 
-func (p *probed) probe(ctx context.Context, nonce string) error {
+func (p *probed) Probe(ctx context.Context, nonce string) error {
 	p.n++
-	_ = p.scriptedSubscription.probe(ctx, nonce)
+	_ = p.scriptedSubscription.Probe(ctx, nonce)
 	p.onProbe(ctx, p.n)
 	return ctx.Err()
 }
@@ -379,7 +381,7 @@ func TestProbeThatHangs(t *testing.T) {
 				<-ctx.Done()
 			}
 		}
-		s.subscribe = func(context.Context) (subscription, error) { return sub, nil }
+		s.subscribe = func(context.Context) (transport.Subscription, error) { return sub, nil }
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { s.run(ctx, nil); close(ended) }()
@@ -400,7 +402,7 @@ func TestProbeThatHangs(t *testing.T) {
 func TestReconnectsThatDoNotLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newTestSubscriber(t)
-		s.subscribe = func(context.Context) (subscription, error) {
+		s.subscribe = func(context.Context) (transport.Subscription, error) {
 			sub := &probed{scriptedSubscription: newScripted(s, positionA)}
 			sub.onProbe = func(context.Context, int) { sub.messages <- "" } // behind the echo
 			return sub, nil
@@ -421,7 +423,7 @@ func TestWarmMeansThatNothingWasCleared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r := newTestSubscriber(t)
 		var subs []*scriptedSubscription
-		s.subscribe = func(context.Context) (subscription, error) {
+		s.subscribe = func(context.Context) (transport.Subscription, error) {
 			sub := newScripted(s, positionA)
 			if len(subs) == 1 { // a message that does not follow, and then the connection is lost
 				sub.messages <- payload(testPublisher, positionC, positionA, body(invalidation{all: true}))
@@ -464,7 +466,7 @@ func TestAttemptNeedsAnEcho(t *testing.T) {
 		s, _ := newTestSubscriber(t)
 		sub := newScripted(s, positionA)
 		sub.mute = true
-		s.subscribe = func(context.Context) (subscription, error) { return sub, nil }
+		s.subscribe = func(context.Context) (transport.Subscription, error) { return sub, nil }
 		began := time.Now()
 		_, err := s.attempt(t.Context())
 		require.ErrorContains(t, err, "echo did not come within 1s")

@@ -110,6 +110,11 @@ func New(o Options) *Bus {
 // Instance returns the end of the network that instance number i holds.
 func (b *Bus) Instance(i int) *Instance { return b.instances[i] }
 
+// RoundTrip is longer than a packet and its answer take on a network that is well.
+func (b *Bus) RoundTrip() time.Duration {
+	return 2*seldomSlower*b.options.MaxLatency + time.Millisecond
+}
+
 // Close ends the deployment: every connection breaks and nothing happens any more.
 func (b *Bus) Close() {
 	b.mu.Lock()
@@ -163,6 +168,10 @@ func (b *Bus) runPublishLocked(in *Instance, head, nonce, body string, sent time
 	b.moveLocked(own)
 	payload := head + short(previous) + short(own) + body
 	for _, to := range b.instances {
+		if to != in && to.dropInvalidations > 0 {
+			to.dropInvalidations--
+			continue
+		}
 		to.deliverLocked(payload)
 	}
 	if b.options.OnAccept != nil {

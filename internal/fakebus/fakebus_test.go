@@ -126,6 +126,7 @@ func TestFaultsOfMessages(t *testing.T) {
 	}{
 		{"none", func(*Instance) {}, "a b c"},
 		{"lost", func(in *Instance) { in.Drop(2) }, "c"},
+		{"lost invalidations", func(in *Instance) { in.DropInvalidations(2) }, "c"},
 		{"twice", func(in *Instance) { in.Duplicate(1) }, "a a b c"},
 		{"swapped", (*Instance).Swap, "b a c"},
 		{"delayed", func(in *Instance) { in.Delay(time.Minute) }, "a b c"},
@@ -255,4 +256,50 @@ func TestTimeouts(t *testing.T) {
 		require.True(t, errors.Is(err, ErrReset) || errors.Is(err, context.Canceled), "%v", err)
 		require.Equal(t, time.Second, time.Since(began))
 	})
+}
+
+func TestReaches(t *testing.T) {
+	within(t, Options{}, func(t *testing.T, b *Bus, _ *Subscription) {
+		in := b.Instance(0)
+		for name, fault := range map[string]func(){
+			"partition": in.Partition, "mute": func() { in.Mute(Down) }, "pause": in.Pause,
+			"stop": b.Stop, "refuse": func() { b.RefuseWrites(true) },
+		} {
+			require.True(t, in.Reaches())
+			fault()
+			require.False(t, in.Reaches(), name)
+			b.Heal()
+		}
+		in.DropInvalidations(1)
+		require.True(t, in.Reaches())
+	})
+}
+
+// An instance loses what others say, and hears itself and its echoes.
+func TestDropInvalidations(t *testing.T) {
+	within(t, Options{}, func(t *testing.T, b *Bus, s *Subscription) {
+		in := b.Instance(0)
+		in.DropInvalidations(1)
+		require.NoError(t, s.Probe(t.Context(), "head,", "nonce"))
+		require.NoError(t, in.Publish(t.Context(), "head,", "own"))
+		publish(t, b, "lost", "next")
+		got, err := inbox(s, time.Second)
+		require.NoError(t, err)
+		require.Equal(t, "echo own next", bodies(got))
+	})
+}
+
+// A round trip is longer than all that happens on a network that is well.
+func TestRoundTrip(t *testing.T) {
+	for _, latency := range []time.Duration{0, 100 * time.Millisecond} {
+		within(t, Options{MinLatency: latency / 2, MaxLatency: latency}, func(t *testing.T, b *Bus, s *Subscription) {
+			for range 1000 {
+				began := time.Now()
+				require.NoError(t, s.Probe(t.Context(), "head,", "nonce"))
+				_, err := s.Receive()
+				require.NoError(t, err)
+				require.Less(t, time.Since(began), b.RoundTrip())
+			}
+		})
+	}
 }

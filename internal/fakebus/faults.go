@@ -55,6 +55,14 @@ func (in *Instance) Resume() {
 	in.releaseLocked()
 }
 
+// Reaches reports whether what the instance sends now is executed and answered,
+// over a connection that is well.
+func (in *Instance) Reaches() bool {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	return !in.bus.down && !in.bus.refusing && !in.paused && in.muted == [2]bool{}
+}
+
 // Cut closes all of the instance's connections, as a proxy or CLIENT KILL would.
 func (in *Instance) Cut() {
 	in.bus.mu.Lock()
@@ -84,6 +92,14 @@ func (in *Instance) Drop(n int) {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
 	in.drop = n
+}
+
+// DropInvalidations loses the next n invalidations that other instances publish,
+// on their way to this one. Echoes pass.
+func (in *Instance) DropInvalidations(n int) {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.dropInvalidations = n
 }
 
 // Duplicate delivers the next n messages to the instance twice.
@@ -148,4 +164,5 @@ func (in *Instance) faultless() {
 	defer in.bus.mu.Unlock()
 	in.late, in.twice, in.losesReply = 0, false, false
 	in.drop, in.duplicate, in.swap, in.slow = 0, 0, false, 0
+	in.dropInvalidations = 0
 }

@@ -43,6 +43,8 @@ type Instance struct {
 	duplicate  int           // so many of the next messages come twice
 	swap       bool          // the next message arrives behind the one after it
 	slow       time.Duration // how much longer messages take
+
+	dropInvalidations int // so many of the next invalidations of others are lost
 }
 
 // conn is one TCP connection.
@@ -62,12 +64,15 @@ type packet struct {
 	arrive func() // called with Bus.mu held
 }
 
+// seldomSlower is by how much a packet in a hundred takes longer than the others.
+const seldomSlower = 10
+
 // latencyLocked draws the time that a packet takes one way.
 func (in *Instance) latencyLocked(p purpose) time.Duration {
 	o, r := &in.bus.options, in.random[p]
 	spread := o.MaxLatency - o.MinLatency
 	if r.IntN(100) == 0 {
-		spread *= 10
+		spread *= seldomSlower
 	}
 	return o.MinLatency + time.Duration(r.Int64N(int64(spread)+1))
 }

@@ -170,8 +170,8 @@ var mutations = []mutation{
 		name:  "age from the load's start",
 		fence: "an item's age counts from when its load began, not from its end",
 		file:  "fence.go",
-		old:   "	expires := deadline(s.at, o.ttl)\n",
-		new:   "	s.at = now\n	expires := deadline(s.at, o.ttl)\n",
+		old:   "	e := sh.table.Load().find(hash, key)\n	if e != nil && l.replaceLocked(",
+		new:   "	s.at = now\n	e := sh.table.Load().find(hash, key)\n	if e != nil && l.replaceLocked(",
 		tests: []string{"TestServingRuleCountsFromTheLoadsStart", "TestProof"},
 	}, {
 		name:  "joinable loads",

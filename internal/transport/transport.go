@@ -1,0 +1,84 @@
+// Package transport is what a backplane needs of Redis, so that there can be two
+// of it: Redis itself, and the simulated one of package fakebus.
+package transport
+
+import "context"
+
+// Bus is one instance's way to Redis.
+type Bus interface {
+	// First makes attempts at a subscription until one succeeds, ctx ends, or there
+	// is no sense in another.
+	First(ctx context.Context, attempt func(context.Context) (Subscription, error)) (Subscription, error)
+
+	// Subscribe makes one attempt at a subscription.
+	Subscribe(ctx context.Context) (Subscription, error)
+
+	// Publish makes one attempt at one invalidation, over a connection that it
+	// keeps. The end of lifetime ends it.
+	Publish(lifetime context.Context, body string) error
+
+	// Redial closes the connection that Publish keeps, under an attempt that waits
+	// too. The next attempt dials, and resolves the address, anew.
+	Redial()
+
+	// Close is called last, when nothing else is under way.
+	Close()
+}
+
+// Subscription is one confirmed subscription, to the channel and to this
+// instance's own, over one connection. Whatever goes wrong ends it for good and a
+// new one is made; the old one is never mended, since messages may have been
+// missed in between.
+type Subscription interface {
+	// Probe makes one attempt at a probe, over a connection of its own. Its echo
+	// comes by Receive.
+	Probe(ctx context.Context, nonce string) error
+
+	// Receive waits for the next payload on either channel.
+	Receive() (string, error)
+
+	// Close ends the subscription, and a Probe and a Receive that wait, from any
+	// goroutine.
+	Close()
+}
+
+// Heads are what an instance's messages begin with, up to the positions. A bus
+// puts them there, and so need not know the wire format.
+type Heads struct {
+	Invalidation string
+	Echo         string
+}
+
+// StandIn is what takes the place of Redis for one backplane.
+type StandIn struct {
+	// Bus returns the instance's way to it.
+	Bus func(Heads) Bus
+
+	// Instance identifies the backplane among those on the bus.
+	Instance [16]byte
+
+	// Random returns a number from 0 to n-1. All of the backplane's jitter is drawn
+	// from it.
+	Random func(n int64) int64
+}
+
+type standInKey struct{}
+
+// WithStandIn returns a context by which nearcache.Connect connects to s, whatever
+// its options say of Redis. Package nearcachetest gets in this way, and nobody
+// else can: other modules cannot import this package.
+//
+// An exported function of nearcache with a parameter of a type from here would do,
+// but stand in everybody's documentation and be of use to nobody; a variable that
+// one package sets and another calls would be a global. The standard library does
+// it this way too: net/http/httptrace hears from package net by a context, whose
+// key is internal.
+func WithStandIn(ctx context.Context, s StandIn) context.Context {
+	return context.WithValue(ctx, standInKey{}, s)
+}
+
+// StandInOf returns what WithStandIn put into ctx, if it did.
+func StandInOf(ctx context.Context) (s StandIn, ok bool) {
+	s, ok = ctx.Value(standInKey{}).(StandIn)
+	return s, ok
+}
