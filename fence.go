@@ -77,7 +77,7 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	undisturbed := sh.writes[key] == w
 	l.removeLocked(sh, hash, key)
 	if undisturbed {
-		l.keepLocked(sh, hash, l.lease.now(), key, w.start, o)
+		l.keepLocked(sh, hash, l.lease.now(), key, w.start, o, nil)
 	}
 }
 
@@ -85,12 +85,13 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 // its regions was cleared since. What was held is replaced, and loads and writes
 // under way will not be kept.
 func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
+	fresh := l.prepare(o, hash, key, s.at)
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.counters.keysInvalidated++
 	sh.overtakeLocked(key)
-	if !l.keepLocked(sh, hash, s.at, key, s, o) {
+	if !l.keepLocked(sh, hash, s.at, key, s, o, fresh) {
 		l.removeLocked(sh, hash, key)
 	}
 }
@@ -105,11 +106,21 @@ type outcome[V any] struct {
 	regions []string
 }
 
+// prepare makes the entry that o will need, as far as can be told, before the
+// shard's lock is taken: what allocates may have to help the garbage collector.
+func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, started int64) *entry[K, V] {
+	if o.ttl <= 0 || l.place != fixed && l.table(hash).find(hash, key) != nil {
+		return nil
+	}
+	return newEntry(key, o.value, started, deadline(started, o.ttl))
+}
+
 // keepLocked keeps o under key, whose load or write began at s, unless the cache
 // or one of its regions was cleared since; the caller has checked that key
-// itself was not invalidated. It reports whether o is in memory now.
+// itself was not invalidated. It reports whether o is in memory now. Fresh is what
+// prepare has made, or nil.
 func (l *local[K, V]) keepLocked(
-	sh *shard[K, V], hash uint64, now int64, key K, s start, o *outcome[V],
+	sh *shard[K, V], hash uint64, now int64, key K, s start, o *outcome[V], fresh *entry[K, V],
 ) (kept bool) {
 	expires := deadline(s.at, o.ttl)
 	if o.ttl <= 0 || expires <= now || l.closed.Load() {
@@ -135,7 +146,10 @@ func (l *local[K, V]) keepLocked(
 	if e != nil && l.replaceLocked(sh, e, scope, o, s.at, expires, now) {
 		sh.releaseLocked(scope) // it was a member already
 	} else {
-		e = newEntry(key, o.value, scope, s.at, expires)
+		if e = fresh; e == nil {
+			e = newEntry(key, o.value, s.at, expires)
+		}
+		e.Item.scope = scope
 		l.renew(e, now)
 		l.addLocked(sh, hash, e, o.weight, now)
 	}

@@ -351,6 +351,7 @@ func (l *local[K, V]) commit(
 ) (pause time.Duration) {
 	kept := false
 	now := l.lease.read().at
+	fresh := l.prepare(o, f.hash, f.key, f.start.at)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.registeredLocked(f) {
@@ -359,7 +360,7 @@ func (l *local[K, V]) commit(
 		switch {
 		case !o.known && held != nil && !l.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
 			pause = sh.failedLocked(f.key, now, ld.random) // the item says more than the error
-		case l.keepLocked(sh, f.hash, now, f.key, f.start, o):
+		case l.keepLocked(sh, f.hash, now, f.key, f.start, o, fresh):
 			kept = true
 			sh.forgetFailuresLocked(f.key)
 			// 1. load A begins   2. a region is cleared that turns out to be none of its

@@ -71,9 +71,9 @@ type item[K comparable, V any] struct {
 	started atomic.Int64 // when its load or write began; last, since hits on a lease do not ask
 }
 
-// newEntry returns an entry that is not in memory yet.
-func newEntry[K comparable, V any](key K, value V, scope *scope, started, expires int64) *entry[K, V] {
-	e := &entry[K, V]{Item: item[K, V]{key: key, value: value, scope: scope}}
+// newEntry returns an entry that is not in memory yet, and has no scope.
+func newEntry[K comparable, V any](key K, value V, started, expires int64) *entry[K, V] {
+	e := &entry[K, V]{Item: item[K, V]{key: key, value: value}}
 	e.Item.expires.Store(expires)
 	e.Item.started.Store(started)
 	return e
@@ -206,7 +206,11 @@ func (l *local[K, V]) peek(key K) (*entry[K, V], int64) {
 // find returns the entry of key, or nil. It takes no lock.
 func (l *local[K, V]) find(key K) *entry[K, V] {
 	hash := l.hash(key)
-	return l.tables[hash&uint64(len(l.tables)-1)].Load().find(hash, key)
+	return l.table(hash).find(hash, key)
+}
+
+func (l *local[K, V]) table(hash uint64) *table[K, V] {
+	return l.tables[hash&uint64(len(l.tables)-1)].Load()
 }
 
 // result returns what an entry stands for.
