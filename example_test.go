@@ -132,6 +132,26 @@ func ExampleCache_ClearRegion() {
 	// false true
 }
 
+// A job changes what a service has cached: the service's instances hold a cache
+// named products, and the job tells them what to load anew.
+func ExampleNewInvalidator() {
+	ctx := context.Background()
+	bp := nearcache.Local() // Connect, in a job: with PublishOnly, if it holds no caches
+	defer bp.Close()
+
+	products, err := nearcache.NewInvalidator[int64](bp, "products")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// UPDATE products SET … WHERE id IN (42, 43), and then
+	fmt.Println(products.Remove(ctx, 42, 43))
+	fmt.Println(products.ClearRegion(ctx, "books"))
+	// Output:
+	// <nil>
+	// <nil>
+}
+
 // A not-found can be kept for a while, so that asking for what does not exist
 // spares the source too.
 func ExampleOptions_notFound() {

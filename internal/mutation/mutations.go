@@ -38,6 +38,13 @@ var mutations = []mutation{
 		old:   "		c.removeLocal(keys...)\n	}\n	return joined",
 		new:   "	}\n	return joined",
 		tests: []string{"TestReadWriteRemove", "TestProof"},
+	}, {
+		name:  "local part of an invalidator's write",
+		fence: "so does an invalidator, if the cache is in its own process",
+		file:  "invalidator.go",
+		old:   "	i.backplane.applyHere(inv)\n",
+		new:   "",
+		tests: []string{"TestInvalidatorEvictsHere", "TestInvalidatorOvertakesALoad"},
 	},
 
 	// Receiving.
