@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -25,11 +24,14 @@ type Backplane struct {
 	lease        *lease
 	random       random
 	closed       atomic.Bool
+	publishOnly  bool
 
 	// All nil, or empty, in a process-local backplane.
-	bus        bus
-	channel    string // as it is named in Redis
-	publisher  *publisher
+	bus       bus
+	channel   string // as it is named in Redis
+	publisher *publisher
+
+	// Nil too in one that only publishes.
 	subscriber *subscriber
 	following  sync.WaitGroup     // the subscriber's goroutine
 	unfollow   context.CancelFunc // ends it
@@ -46,129 +48,6 @@ type Backplane struct {
 
 	closeOnce sync.Once
 	closeErr  error
-}
-
-// bus is what a backplane needs of Redis.
-type bus interface {
-	// first makes attempts at a subscription until one succeeds, ctx ends, or there
-	// is no sense in another.
-	first(ctx context.Context, attempt func(context.Context) (subscription, error)) (subscription, error)
-
-	// subscribe makes one attempt at a subscription.
-	subscribe(ctx context.Context) (subscription, error)
-
-	// publish makes one attempt at one invalidation, over a connection that it
-	// keeps. The end of lifetime ends it.
-	publish(lifetime context.Context, body string) error
-
-	// redial closes the connection that publish keeps, under an attempt that waits
-	// too. The next attempt dials, and resolves the address, anew.
-	redial()
-
-	// close is called last, when nothing else is under way.
-	close()
-}
-
-// Connect joins the channel that options name. It returns once the subscription
-// is confirmed and the first lease is held (see BackplaneOptions.MaxStaleness).
-// It tries for as long as the connect timeout lasts (5 seconds, or connectTimeout
-// in the connection string, or Redis.DialTimeout), connectRetry times more after
-// the first attempt if that is set, and fails when that or ctx ends, or as soon
-// as Redis refuses: a wrong password, a missing permission, a certificate that
-// does not verify. It also fails if Redis takes longer than MaxStaleness to answer
-// a probe. With AllowDisconnectedStart, or abortConnect=false in the connection
-// string, it returns at once, without a lease, and keeps trying. ctx governs
-// nothing after Connect has returned.
-//
-// With neither RedisConnectionString nor Redis set the backplane is
-// process-local, as from Local, and a warning is logged.
-//
-// The error wraps ErrOptions if the options cannot be used.
-func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) {
-	o, err := options.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	if o.RedisConnectionString == "" && o.Redis == nil {
-		o.Logger.Warn("nearcache: no RedisConnectionString; the backplane is process-local, " +
-			"and other instances will not hear of changes (use Local if that is meant)")
-		return newBackplane(o), nil
-	}
-	server, err := newRedisServer(o)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
-	}
-	o.Logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", server.self[:4]))
-	if len(server.ignored) > 0 {
-		o.Logger.Info("nearcache: connection string options without a meaning here are ignored",
-			"options", strings.Join(server.ignored, ","))
-	}
-	o.AllowDisconnectedStart = server.disconnectedStart
-	bp, err := joinBus(ctx, o, server, server.self, rand.Int64N)
-	if err != nil {
-		return nil, err
-	}
-	bp.channel = server.channel
-	return bp, nil
-}
-
-// joinBus makes a backplane on b. All jitter comes from random.
-func joinBus(ctx context.Context, o BackplaneOptions, b bus, self instanceID, random random) (*Backplane, error) {
-	bp := newBackplane(o)
-	bp.bus = b
-	bp.random = random
-	bp.lease = newLease(o.MaxStaleness)
-	bp.lease.onSilence = bp.silence
-	bp.lease.onStep = func() {
-		bp.logger.Warn("nearcache: lease dropped; the wall clock has moved against the monotonic one", "state", StateNoLease)
-	}
-	bp.adjustLifeLocked()
-	bp.lease.start()
-	bp.subscriber = &subscriber{
-		subscribe: b.subscribe,
-		target:    bp,
-		self:      self,
-		lease:     bp.lease,
-		random:    random,
-		logger:    bp.logger,
-	}
-	bp.publisher = newPublisher(b.publish, random, bp.logger)
-	var sub subscription
-	if !o.AllowDisconnectedStart {
-		var err error
-		if sub, err = b.first(ctx, bp.subscriber.attempt); err != nil {
-			_ = bp.publisher.close(0) // nothing is queued
-			bp.lease.close()
-			b.close()
-			return nil, err
-		}
-	} else {
-		bp.logger.Info("nearcache: connecting", "state", StateConnecting)
-	}
-	following, unfollow := context.WithCancel(context.Background())
-	bp.unfollow = unfollow
-	bp.following.Go(func() { bp.subscriber.run(following, sub) })
-	return bp, nil
-}
-
-// Local returns a backplane without Redis: for single processes and for tests.
-// Its caches behave as all others do, and nobody else hears of changes.
-func Local() *Backplane {
-	o, _ := BackplaneOptions{}.withDefaults() // the zero value is legal
-	return newBackplane(o)
-}
-
-// newBackplane returns a process-local backplane.
-func newBackplane(o BackplaneOptions) *Backplane {
-	return &Backplane{
-		closeTimeout: o.CloseTimeout,
-		logger:       o.Logger,
-		staleness:    o.MaxStaleness,
-		lease:        newLocalLease(),
-		random:       rand.Int64N,
-		members:      map[string]member{},
-		writersGone:  make(chan struct{}, 1),
-	}
 }
 
 // ClearAll evicts every item of every cache on the channel, here and in every
@@ -210,7 +89,7 @@ func (bp *Backplane) stateAndLease() (State, LeaseStats) {
 		return StateLocal, lease
 	case ever && !lease.Held:
 		return StateNoLease, lease
-	case bp.subscriber.connected.Load():
+	case bp.publishOnly && bp.publisher.accepts(), !bp.publishOnly && bp.subscriber.connected.Load():
 		return StateLive, lease
 	}
 	return StateConnecting, lease
@@ -223,6 +102,8 @@ func (bp *Backplane) Stats() BackplaneStats {
 	if bp.bus != nil {
 		s.Channel = bp.channel
 		bp.publisher.snapshot(&s)
+	}
+	if bp.subscriber != nil {
 		bp.subscriber.snapshot(&s)
 	}
 	for _, m := range bp.snapshotMembers() {
@@ -337,6 +218,25 @@ func (bp *Backplane) silence() {
 
 // redial has the next invalidation go over a new connection.
 func (bp *Backplane) redial() { bp.bus.redial() }
+
+// afterRound is called by the publisher when Redis has accepted messages or has
+// not, with what was wrong before that and what is now.
+func (bp *Backplane) afterRound(before, now error) {
+	wasFailing := before != nil && !errors.Is(before, errNotReached)
+	var state []any // which depends on nothing else, without a subscription
+	if bp.publishOnly {
+		state = []any{"state", bp.State()}
+	}
+	switch {
+	case now != nil && !wasFailing:
+		bp.logger.Warn("nearcache: publishing failed; invalidations are queued until Redis accepts them",
+			append(state, "error", now)...)
+	case now == nil && wasFailing:
+		bp.logger.Info("nearcache: invalidations are published again", state...)
+	case now == nil && before != nil && bp.publishOnly:
+		bp.logger.Info("nearcache: live", state...)
+	}
+}
 
 // reached is called by the subscriber when Redis answers.
 func (bp *Backplane) reached() { bp.publisher.reached() }

@@ -1004,6 +1004,7 @@ func TestBadInput(t *testing.T) {
 		{"string and options", nearcache.BackplaneOptions{
 			RedisConnectionString: "localhost", Redis: &redis.UniversalOptions{},
 		}, "both"},
+		{"PublishOnly without Redis", nearcache.BackplaneOptions{PublishOnly: true}, "PublishOnly"},
 		{"a blank string", nearcache.BackplaneOptions{RedisConnectionString: " \t"}, "blank"},
 		{"a malformed string", nearcache.BackplaneOptions{RedisConnectionString: "localhost,frobnicate=1"}, "frobnicate"},
 		{"a channel with a blank", nearcache.BackplaneOptions{Channel: "my channel"}, "Channel"},

@@ -80,6 +80,14 @@ type BackplaneOptions struct {
 	// string does. Defaults to false: Connect fails when Redis cannot be reached.
 	AllowDisconnectedStart bool
 
+	// PublishOnly is for jobs and admin tools, which tell others of changes and cache
+	// nothing: see [NewInvalidator]. The backplane has one connection in place of
+	// three, hears of nothing, and does not probe; [New] on it is an error, and
+	// MaxStaleness has no meaning. Connect returns once Redis has accepted a message
+	// from it, an empty one. It needs fewer rights in Redis, which the README lists.
+	// Without RedisConnectionString or Redis it is an error. Defaults to false.
+	PublishOnly bool
+
 	// CloseTimeout bounds how long Close tries to deliver what is still queued.
 	// Negative is an error. Defaults to 5 seconds.
 	CloseTimeout time.Duration
@@ -224,6 +232,8 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 		"RedisConnectionString and Redis are both set; set one")
 	wrong.check(o.RedisConnectionString == "" || strings.TrimSpace(o.RedisConnectionString) != "",
 		"RedisConnectionString is blank; leave it empty for a process-local backplane, or use Local")
+	wrong.check(!o.PublishOnly || o.RedisConnectionString != "" || o.Redis != nil,
+		"PublishOnly is set and neither RedisConnectionString nor Redis is, so there is nobody to publish to")
 	wrong.checkName("Channel", o.Channel)
 	wrong.check(o.CloseTimeout >= 0, "CloseTimeout %v is negative", o.CloseTimeout)
 	wrong.checkStaleness(o.MaxStaleness)

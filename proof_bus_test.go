@@ -26,9 +26,7 @@ type proofBus struct {
 var _ bus = (*proofBus)(nil)
 
 // first is what Connect waits for; the network is well then.
-func (b *proofBus) first(
-	ctx context.Context, attempt func(context.Context) (subscription, error),
-) (subscription, error) {
+func (b *proofBus) first(ctx context.Context, attempt func(context.Context) error) error {
 	return attempt(ctx)
 }
 
@@ -45,8 +43,8 @@ func (b *proofBus) subscribe(ctx context.Context) (subscription, error) {
 	return &proofSubscription{Subscription: s, bus: b}, nil
 }
 
-func (b *proofBus) publish(lifetime context.Context, body string) error {
-	err := b.in.Publish(lifetime, string(appendHead(nil, kindInvalidation, b.self)), body)
+func (b *proofBus) publish(ctx context.Context, body string) error {
+	err := b.in.Publish(ctx, string(appendHead(nil, kindInvalidation, b.self)), body)
 	if err != nil {
 		b.journal.log(b.actor+"/pub", "publishes in vain")
 	}
