@@ -20,6 +20,7 @@ type Backplane struct {
 	// Not the options: they hold a password, and a Backplane may be printed.
 	closeTimeout time.Duration
 	logger       *slog.Logger
+	events       *events       // nil: nobody is to be told
 	staleness    time.Duration // BackplaneOptions.MaxStaleness
 	lease        *lease
 	random       random
@@ -147,6 +148,8 @@ func (bp *Backplane) close() error {
 	}
 	bp.closed.Store(true)
 	if bp.bus == nil {
+		bp.note(Event{Kind: EventState, State: StateClosed})
+		bp.endEvents(deadline)
 		return nil
 	}
 	err := bp.publisher.close(time.Until(deadline))
@@ -159,11 +162,21 @@ func (bp *Backplane) close() error {
 	bp.lease.close()
 	bp.bus.close()
 	if err != nil {
-		bp.logger.Warn("nearcache: closed with invalidations undelivered", "state", StateClosed, "error", err)
+		bp.tell(slog.LevelWarn, "nearcache: closed with invalidations undelivered",
+			Event{Kind: EventState, State: StateClosed, Err: err})
 	} else {
-		bp.logger.Info("nearcache: closed", "state", StateClosed)
+		bp.tell(slog.LevelInfo, "nearcache: closed", Event{Kind: EventState, State: StateClosed})
 	}
+	bp.endEvents(deadline)
 	return err
+}
+
+// endEvents waits until OnEvent has been told everything. If the queue of
+// invalidations has taken all the time there was, that comes on top.
+func (bp *Backplane) endEvents(deadline time.Time) {
+	if !bp.events.close(max(time.Until(deadline), leastEventTime)) {
+		bp.logger.Warn("nearcache: closed while OnEvent has not returned; what else it was to be told is lost")
+	}
 }
 
 // enter reports whether a write may begin. If so leave ends it. Without a publisher
@@ -212,8 +225,8 @@ func (bp *Backplane) enqueue(inv invalidation) {
 // The subscription ends itself.
 func (bp *Backplane) silence() {
 	bp.redial()
-	bp.logger.Warn("nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
-		"state", StateNoLease)
+	bp.tell(slog.LevelWarn, "nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
+		Event{Kind: EventState, State: StateNoLease})
 }
 
 // redial has the next invalidation go over a new connection.
@@ -223,19 +236,28 @@ func (bp *Backplane) redial() { bp.bus.redial() }
 // not, with what was wrong before that and what is now.
 func (bp *Backplane) afterRound(before, now error) {
 	wasFailing := before != nil && !errors.Is(before, errNotReached)
-	var state []any // which depends on nothing else, without a subscription
-	if bp.publishOnly {
+	var state []any
+	if bp.publishOnly && (before == nil) != (now == nil) { // without a subscription, the state is just that
 		state = []any{"state", bp.State()}
+		defer bp.note(Event{Kind: EventState, Err: now})
 	}
 	switch {
 	case now != nil && !wasFailing:
-		bp.logger.Warn("nearcache: publishing failed; invalidations are queued until Redis accepts them",
-			append(state, "error", now)...)
+		bp.tell(slog.LevelWarn, "nearcache: publishing failed; invalidations are queued until Redis accepts them",
+			Event{Kind: EventPublishFailed, Err: now}, state...)
 	case now == nil && wasFailing:
-		bp.logger.Info("nearcache: invalidations are published again", state...)
-	case now == nil && before != nil && bp.publishOnly:
+		bp.tell(slog.LevelInfo, "nearcache: invalidations are published again", Event{Kind: EventPublishResumed}, state...)
+	case state != nil:
 		bp.logger.Info("nearcache: live", state...)
 	}
+}
+
+// collapsed is called by the publisher when the queue has outgrown its bound, and
+// holds a clear of the cache in place of what it held of it; or of all of them, if
+// cache is empty. It is not logged, since a Remove of too many keys at once does it
+// too, and every Remove may.
+func (bp *Backplane) collapsed(cache string) {
+	bp.note(Event{Kind: EventCollapsed, Cache: cache})
 }
 
 // reached is called by the subscriber when Redis answers.

@@ -381,6 +381,7 @@ func (c *Cache[K, V]) removeWire(wires []string) {
 		if err != nil {
 			c.stats.undecodable.Add(1)
 			c.clearLocal() // which key was meant is unknown
+			c.backplane.note(Event{Kind: EventCleared, Cause: CauseUndecodable, Cache: c.options.Name, Err: errForeignKey})
 			return
 		}
 		c.removeLocal(key)

@@ -3,6 +3,7 @@ package nearcache
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 )
@@ -31,7 +32,10 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 	if o.RedisConnectionString == "" && o.Redis == nil {
 		o.Logger.Warn("nearcache: no RedisConnectionString; the backplane is process-local, " +
 			"and other instances will not hear of changes (use Local if that is meant)")
-		return newBackplane(o), nil
+		bp := newBackplane(o)
+		bp.events.start()
+		bp.note(Event{Kind: EventState})
+		return bp, nil
 	}
 	server, err := newRedisServer(o)
 	if err != nil {
@@ -69,6 +73,7 @@ func joinBus(ctx context.Context, o BackplaneOptions, b bus, self instanceID, ra
 		b.close()
 		return nil, err
 	}
+	bp.events.start() // only now: of a backplane that was never there nothing is told
 	return bp, nil
 }
 
@@ -78,7 +83,8 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self instanc
 	bp.lease = newLease(bp.staleness)
 	bp.lease.onSilence = bp.silence
 	bp.lease.onStep = func() {
-		bp.logger.Warn("nearcache: lease dropped; the wall clock has moved against the monotonic one", "state", StateNoLease)
+		bp.tell(slog.LevelWarn, "nearcache: lease dropped; the wall clock has moved against the monotonic one",
+			Event{Kind: EventState, State: StateNoLease})
 	}
 	bp.adjustLifeLocked()
 	bp.subscriber = &subscriber{
@@ -87,12 +93,11 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self instanc
 		self:      self,
 		lease:     bp.lease,
 		random:    bp.random,
-		logger:    bp.logger,
 	}
 	bp.lease.start()
 	var sub subscription
 	if disconnected {
-		bp.logger.Info("nearcache: connecting", "state", StateConnecting)
+		bp.tell(slog.LevelInfo, "nearcache: connecting", Event{Kind: EventState, State: StateConnecting})
 	} else if err := bp.bus.first(ctx, func(ctx context.Context) (err error) {
 		sub, err = bp.subscriber.attempt(ctx)
 		return err
@@ -110,7 +115,7 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self instanc
 // backplane may start disconnected.
 func (bp *Backplane) greet(ctx context.Context, disconnected bool) error {
 	if disconnected {
-		bp.logger.Info("nearcache: connecting", "state", StateConnecting)
+		bp.tell(slog.LevelInfo, "nearcache: connecting", Event{Kind: EventState, State: StateConnecting})
 		bp.publisher.greet()
 		return nil
 	}
@@ -123,7 +128,7 @@ func (bp *Backplane) greet(ctx context.Context, disconnected bool) error {
 		return err
 	}
 	bp.publisher.reached()
-	bp.logger.Info("nearcache: live", "state", StateLive)
+	bp.tell(slog.LevelInfo, "nearcache: live", Event{Kind: EventState, State: StateLive})
 	return nil
 }
 
@@ -136,7 +141,7 @@ func Local() *Backplane {
 
 // newBackplane returns a process-local backplane.
 func newBackplane(o BackplaneOptions) *Backplane {
-	return &Backplane{
+	bp := &Backplane{
 		closeTimeout: o.CloseTimeout,
 		logger:       o.Logger,
 		staleness:    o.MaxStaleness,
@@ -147,6 +152,8 @@ func newBackplane(o BackplaneOptions) *Backplane {
 		members:      map[string]member{},
 		writersGone:  make(chan struct{}, 1),
 	}
+	bp.events = newEvents(o.OnEvent, bp.State)
+	return bp
 }
 
 // bus is what a backplane needs of Redis.

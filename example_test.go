@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nearcache/nearcache"
@@ -150,6 +151,33 @@ func ExampleNewInvalidator() {
 	// Output:
 	// <nil>
 	// <nil>
+}
+
+// What a service does with events: its health, and a metric of clears by cause.
+func ExampleBackplaneOptions_onEvent() {
+	ctx := context.Background()
+	clears := map[nearcache.ClearCause]int{} // a counter with a label, in a service
+	bp, err := nearcache.Connect(ctx, nearcache.BackplaneOptions{
+		Logger: slog.New(slog.DiscardHandler),
+		OnEvent: func(e nearcache.Event) {
+			switch e.Kind {
+			case nearcache.EventState:
+				fmt.Println("state:", e.State)
+			case nearcache.EventCleared:
+				clears[e.Cause]++
+			case nearcache.EventPublishFailed:
+				fmt.Println("others will hear of changes later:", e.Err)
+			}
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_ = bp.Close()
+	// Output:
+	// state: local
+	// state: closed
 }
 
 // A not-found can be kept for a while, so that asking for what does not exist

@@ -75,6 +75,21 @@ type BackplaneOptions struct {
 	// call none of these. Defaults to slog.Default().
 	Logger *slog.Logger
 
+	// OnEvent is told of what happens to the backplane and needs no reading of logs:
+	// changes of its state, clears of the caches and why, trouble with publishing; see
+	// [Event]. It is called with one event at a time, in order, in a goroutine of its
+	// own without any lock held, so it may take its time and call whatever it likes:
+	// nothing waits for it. Up to 256 events wait for their turn; past that the oldest
+	// are dropped, and the next one says how many were. A panic in it is not recovered.
+	//
+	// It is called from when Connect succeeds, perhaps before Connect has returned.
+	// Close waits until it was told everything, for as long as CloseTimeout lasts and
+	// for a tenth of a second at least; then a call that has not returned goes on, and
+	// no other is made. If it calls Close itself, Close waits that long for nothing,
+	// and is not told of; better start another goroutine for that.
+	// Defaults to nil: no goroutine, and nothing is done.
+	OnEvent func(Event)
+
 	// AllowDisconnectedStart lets Connect return before Redis was reached, and
 	// keeps trying in the background, as abortConnect=false in the connection
 	// string does. Defaults to false: Connect fails when Redis cannot be reached.

@@ -55,6 +55,10 @@ type publisherTarget interface {
 	// afterRound comes after each round, and says what was wrong before it and what
 	// is now; nil: Redis accepts.
 	afterRound(before, now error)
+
+	// collapsed comes when the queue had no room for what it held of a cache, and
+	// holds a clear of it now; of all caches, if the name is empty.
+	collapsed(cache string)
 }
 
 // greeting is the body of a message without operations. Only what has to be sent
@@ -126,8 +130,12 @@ func (p *publisher) enqueue(inv invalidation) (*group, error) {
 	g.batch.add(inv)
 	p.queued++
 	g.last = p.queued
+	fallen := g.batch.takeFallen()
 	p.mu.Unlock()
 
+	for _, cache := range fallen {
+		p.target.collapsed(cache)
+	}
 	if first {
 		signal(p.work)
 	}
@@ -249,14 +257,18 @@ func (p *publisher) round(ctx context.Context, g *group) error {
 // whether the publisher's time is over; then it is for close to say what that
 // means.
 func (p *publisher) finish(g *group, err error, ended bool) {
-	wasDown := p.settle(g, err, ended)
+	fallen, wasDown := p.settle(g, err, ended)
+	for _, cache := range fallen {
+		p.target.collapsed(cache)
+	}
 	if err == nil || !ended {
 		p.target.afterRound(wasDown, err)
 	}
 }
 
-// settle is finish without telling, and returns what was wrong before this round.
-func (p *publisher) settle(g *group, err error, ended bool) (wasDown error) {
+// settle is finish without telling, and returns what there is to tell: which
+// caches have collapsed, and what was wrong before this round.
+func (p *publisher) settle(g *group, err error, ended bool) (fallen []string, wasDown error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wasDown = p.down
@@ -270,7 +282,7 @@ func (p *publisher) settle(g *group, err error, ended bool) (wasDown error) {
 			p.progress = nil
 		}
 		close(g.done)
-		return wasDown
+		return nil, wasDown
 	}
 
 	// 1. A is sent   2. B is queued behind it   3. the reply to A is lost. Whether
@@ -292,7 +304,7 @@ func (p *publisher) settle(g *group, err error, ended bool) (wasDown error) {
 		failed.err = p.down
 		close(failed.done)
 	}
-	return wasDown
+	return again.batch.takeFallen(), wasDown
 }
 
 // flush waits until everything queued before it was accepted.

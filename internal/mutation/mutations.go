@@ -66,7 +66,7 @@ var mutations = []mutation{
 		name:  "messages not understood",
 		fence: "one that may have invalidated anything clears everything",
 		file:  "subscriber.go",
-		old:   "		s.last = \"\"\n		s.clear(clearUndecodable, err)\n",
+		old:   "		s.last = \"\"\n		s.clear(CauseUndecodable, err)\n",
 		new:   "",
 		tests: []string{"TestSubscriberFollowsTheChain", "TestBytesOnTheChannel"},
 	}, {
@@ -125,8 +125,8 @@ var mutations = []mutation{
 		name:  "clear before the lease",
 		fence: "nothing is served on a new lease that its echo has shown to be old",
 		file:  "subscriber.go",
-		old:   "	if why != nothing {\n		s.clear(why, nil)\n	}\n	if s.lease.grant(nonce) && s.connected.Load() {",
-		new:   "	defer func() {\n		if why != nothing {\n			s.clear(why, nil)\n		}\n	}()\n	if s.lease.grant(nonce) && s.connected.Load() {",
+		old:   "	if why != CauseNone {\n		s.clear(why, nil)\n	}\n	if s.lease.grant(nonce) && s.connected.Load() {",
+		new:   "	defer func() {\n		if why != CauseNone {\n			s.clear(why, nil)\n		}\n	}()\n	if s.lease.grant(nonce) && s.connected.Load() {",
 		tests: []string{"TestClearComesBeforeTheLease"},
 	}, {
 		name:  "clear after a new history",
@@ -219,8 +219,8 @@ var mutations = []mutation{
 		name:  "silence ends the publisher's connection",
 		fence: "so is the connection over which invalidations go",
 		file:  "backplane.go",
-		old:   "	bp.redial()\n	bp.logger.Warn(\"nearcache: lease lost;",
-		new:   "	bp.logger.Warn(\"nearcache: lease lost;",
+		old:   "	bp.redial()\n	bp.tell(slog.LevelWarn, \"nearcache: lease lost;",
+		new:   "	bp.tell(slog.LevelWarn, \"nearcache: lease lost;",
 		tests: []string{"TestProof"},
 	}, {
 		name:  "clocks compared all the time",
