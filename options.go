@@ -85,8 +85,8 @@ type BackplaneOptions struct {
 	// It is called from when Connect succeeds, perhaps before Connect has returned.
 	// Close waits until it was told everything, for as long as CloseTimeout lasts and
 	// for a tenth of a second at least; then a call that has not returned goes on, and
-	// no other is made. If it calls Close itself, Close waits that long for nothing,
-	// and is not told of; better start another goroutine for that.
+	// no other is made. It may call Close, which then waits that long for the call
+	// that it is made from, and is not told of itself: "go bp.Close()" has neither.
 	// Defaults to nil: no goroutine, and nothing is done.
 	OnEvent func(Event)
 

@@ -73,7 +73,7 @@ type BackplaneStats struct {
 	State   State
 	Channel string // as it is named in Redis; empty when process-local
 
-	Published       uint64        // messages that Redis accepted
+	Published       uint64        // messages that Redis accepted; the empty one of PublishOnly does not count
 	PublishFailures uint64        // attempts that failed; each is retried
 	Collapsed       uint64        // caches whose queued entries became one clear
 	Queued          int           // keys, regions and clears not accepted yet
