@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -23,15 +22,19 @@ type Backplane struct {
 	// Not the options: they hold a password, and a Backplane may be printed.
 	closeTimeout time.Duration
 	logger       *slog.Logger
+	events       *events       // nil: nobody is to be told
 	staleness    time.Duration // BackplaneOptions.MaxStaleness
 	lease        *lease
 	random       random
 	closed       atomic.Bool
+	publishOnly  bool
 
 	// All nil, or empty, in a process-local backplane.
-	bus        transport.Bus
-	channel    string // as it is named in Redis
-	publisher  *publisher
+	bus       transport.Bus
+	channel   string // as it is named in Redis
+	publisher *publisher
+
+	// Nil too in one that only publishes.
 	subscriber *subscriber
 	following  sync.WaitGroup     // the subscriber's goroutine
 	unfollow   context.CancelFunc // ends it
@@ -48,111 +51,6 @@ type Backplane struct {
 
 	closeOnce sync.Once
 	closeErr  error
-}
-
-// Connect joins the channel that options name. It returns once the subscription
-// is confirmed and the first lease is held (see BackplaneOptions.MaxStaleness).
-// It tries for as long as the connect timeout lasts (5 seconds, or connectTimeout
-// in the connection string, or Redis.DialTimeout), connectRetry times more after
-// the first attempt if that is set, and fails when that or ctx ends, or as soon
-// as Redis refuses: a wrong password, a missing permission, a certificate that
-// does not verify. It also fails if Redis takes longer than MaxStaleness to answer
-// a probe. With AllowDisconnectedStart, or abortConnect=false in the connection
-// string, it returns at once, without a lease, and keeps trying. ctx governs
-// nothing after Connect has returned.
-//
-// With neither RedisConnectionString nor Redis set the backplane is
-// process-local, as from Local, and a warning is logged.
-//
-// The error wraps ErrOptions if the options cannot be used.
-func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) {
-	o, err := options.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	if standIn, ok := transport.StandInOf(ctx); ok {
-		return joinStandIn(ctx, o, standIn)
-	}
-	if o.RedisConnectionString == "" && o.Redis == nil {
-		o.Logger.Warn("nearcache: no RedisConnectionString; the backplane is process-local, " +
-			"and other instances will not hear of changes (use Local if that is meant)")
-		return newBackplane(o), nil
-	}
-	server, err := newRedisServer(o)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
-	}
-	o.Logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", server.self[:4]))
-	if len(server.ignored) > 0 {
-		o.Logger.Info("nearcache: connection string options without a meaning here are ignored",
-			"options", strings.Join(server.ignored, ","))
-	}
-	o.AllowDisconnectedStart = server.disconnectedStart
-	bp, err := joinBus(ctx, o, server, server.self, rand.Int64N)
-	if err != nil {
-		return nil, err
-	}
-	bp.channel = server.channel
-	return bp, nil
-}
-
-// joinBus makes a backplane on b. All jitter comes from random.
-func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self instanceID, random random) (*Backplane, error) {
-	bp := newBackplane(o)
-	bp.bus = b
-	bp.random = random
-	bp.lease = newLease(o.MaxStaleness)
-	bp.lease.onSilence = bp.silence
-	bp.lease.onStep = func() {
-		bp.logger.Warn("nearcache: lease dropped; the wall clock has moved against the monotonic one", "state", StateNoLease)
-	}
-	bp.adjustLifeLocked()
-	bp.lease.start()
-	bp.subscriber = &subscriber{
-		subscribe: b.Subscribe,
-		target:    bp,
-		self:      self,
-		lease:     bp.lease,
-		random:    random,
-		logger:    bp.logger,
-	}
-	bp.publisher = newPublisher(b.Publish, random, bp.logger)
-	var sub transport.Subscription
-	if !o.AllowDisconnectedStart {
-		var err error
-		if sub, err = b.First(ctx, bp.subscriber.attempt); err != nil {
-			_ = bp.publisher.close(0) // nothing is queued
-			bp.lease.close()
-			b.Close()
-			return nil, err
-		}
-	} else {
-		bp.logger.Info("nearcache: connecting", "state", StateConnecting)
-	}
-	following, unfollow := context.WithCancel(context.Background())
-	bp.unfollow = unfollow
-	bp.following.Go(func() { bp.subscriber.run(following, sub) })
-	return bp, nil
-}
-
-// Local returns a backplane without Redis: for single processes and for tests.
-// Its caches behave as all others do, and nobody else hears of changes.
-func Local() *Backplane {
-	o, _ := BackplaneOptions{}.withDefaults() // the zero value is legal
-	return newBackplane(o)
-}
-
-// newBackplane returns a process-local backplane.
-func newBackplane(o BackplaneOptions) *Backplane {
-	return &Backplane{
-		closeTimeout: o.CloseTimeout,
-		logger:       o.Logger,
-		staleness:    o.MaxStaleness,
-		lease:        newLocalLease(),
-		random:       rand.Int64N,
-		members:      map[string]member{},
-		writersGone:  make(chan struct{}, 1),
-	}
 }
 
 // ClearAll evicts every item of every cache on the channel, here and in every
@@ -194,7 +92,7 @@ func (bp *Backplane) stateAndLease() (State, LeaseStats) {
 		return StateLocal, lease
 	case ever && !lease.Held:
 		return StateNoLease, lease
-	case bp.subscriber.connected.Load():
+	case bp.publishOnly && bp.publisher.accepts(), !bp.publishOnly && bp.subscriber.connected.Load():
 		return StateLive, lease
 	}
 	return StateConnecting, lease
@@ -207,6 +105,8 @@ func (bp *Backplane) Stats() BackplaneStats {
 	if bp.bus != nil {
 		s.Channel = bp.channel
 		bp.publisher.snapshot(&s)
+	}
+	if bp.subscriber != nil {
 		bp.subscriber.snapshot(&s)
 	}
 	for _, m := range bp.snapshotMembers() {
@@ -250,6 +150,8 @@ func (bp *Backplane) close() error {
 	}
 	bp.closed.Store(true)
 	if bp.bus == nil {
+		bp.note(Event{Kind: EventState, State: StateClosed})
+		bp.endEvents(deadline)
 		return nil
 	}
 	err := bp.publisher.close(time.Until(deadline))
@@ -262,11 +164,21 @@ func (bp *Backplane) close() error {
 	bp.lease.close()
 	bp.bus.Close()
 	if err != nil {
-		bp.logger.Warn("nearcache: closed with invalidations undelivered", "state", StateClosed, "error", err)
+		bp.tell(slog.LevelWarn, "nearcache: closed with invalidations undelivered",
+			Event{Kind: EventState, State: StateClosed, Err: err})
 	} else {
-		bp.logger.Info("nearcache: closed", "state", StateClosed)
+		bp.tell(slog.LevelInfo, "nearcache: closed", Event{Kind: EventState, State: StateClosed})
 	}
+	bp.endEvents(deadline)
 	return err
+}
+
+// endEvents waits until OnEvent has been told everything. If the queue of
+// invalidations has taken all the time there was, that comes on top.
+func (bp *Backplane) endEvents(deadline time.Time) {
+	if !bp.events.close(max(time.Until(deadline), leastEventTime)) {
+		bp.logger.Warn("nearcache: closed while OnEvent has not returned; what else it was to be told is lost")
+	}
 }
 
 // enter reports whether a write may begin. If so leave ends it. Without a publisher
@@ -315,12 +227,40 @@ func (bp *Backplane) enqueue(inv invalidation) {
 // The subscription ends itself.
 func (bp *Backplane) silence() {
 	bp.redial()
-	bp.logger.Warn("nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
-		"state", StateNoLease)
+	bp.tell(slog.LevelWarn, "nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
+		Event{Kind: EventState, State: StateNoLease})
 }
 
 // redial has the next invalidation go over a new connection.
 func (bp *Backplane) redial() { bp.bus.Redial() }
+
+// afterRound is called by the publisher when Redis has accepted messages or has
+// not, with what was wrong before that and what is now.
+func (bp *Backplane) afterRound(before, now error) {
+	wasFailing := before != nil && !errors.Is(before, errNotReached)
+	var state []any
+	if bp.publishOnly && (before == nil) != (now == nil) { // without a subscription, the state is just that
+		state = []any{"state", bp.State()}
+		defer bp.note(Event{Kind: EventState, Err: now})
+	}
+	switch {
+	case now != nil && !wasFailing:
+		bp.tell(slog.LevelWarn, "nearcache: publishing failed; invalidations are queued until Redis accepts them",
+			Event{Kind: EventPublishFailed, Err: now}, state...)
+	case now == nil && wasFailing:
+		bp.tell(slog.LevelInfo, "nearcache: invalidations are published again", Event{Kind: EventPublishResumed}, state...)
+	case state != nil:
+		bp.logger.Info("nearcache: live", state...)
+	}
+}
+
+// collapsed is called by the publisher when the queue has outgrown its bound, and
+// holds a clear of the cache in place of what it held of it; or of all of them, if
+// cache is empty. It is not logged, since a Remove of too many keys at once does it
+// too, and every Remove may.
+func (bp *Backplane) collapsed(cache string) {
+	bp.note(Event{Kind: EventCollapsed, Cache: cache})
+}
 
 // reached is called by the subscriber when Redis answers.
 func (bp *Backplane) reached() { bp.publisher.reached() }

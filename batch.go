@@ -36,7 +36,8 @@ type invalidation struct {
 type batch struct {
 	all       bool
 	caches    map[string]*cacheBatch
-	collapsed uint64 // caches that outgrew the bounds and became a clear
+	collapsed uint64   // caches that outgrew the bounds and became a clear
+	fallen    []string // their names, until takeFallen; an empty one stands for all caches
 }
 
 // cacheBatch is the part of a batch for one cache. When clear is set, keys and
@@ -57,19 +58,32 @@ func (b *batch) add(inv invalidation) {
 		clear(b.caches)
 	case b.caches[inv.cache] == nil && len(b.caches) == maxBatchCaches:
 		b.collapsed++
+		b.fallen = append(b.fallen, "")
 		b.add(invalidation{all: true})
 	default:
 		c := b.cache(inv.cache)
 		if inv.clear {
 			c.collapse()
 		}
+		before := c.clear
 		for _, key := range inv.keys {
-			b.collapsed += c.add(&c.keys, key)
+			c.add(&c.keys, key)
 		}
 		for _, region := range inv.regions {
-			b.collapsed += c.add(&c.regions, region)
+			c.add(&c.regions, region)
+		}
+		if c.clear && !before {
+			b.collapsed++
+			b.fallen = append(b.fallen, inv.cache)
 		}
 	}
+}
+
+// takeFallen returns the caches that were collapsed since it was last called.
+func (b *batch) takeFallen() []string {
+	fallen := b.fallen
+	b.fallen = nil
+	return fallen
 }
 
 // merge folds every invalidation of other into b.
@@ -153,25 +167,24 @@ func (b *batch) cache(name string) *cacheBatch {
 	return c
 }
 
-// add puts entry into set, one of c's own, and reports how many caches had to be
-// collapsed to a clear: 0 or 1.
-func (c *cacheBatch) add(set *map[string]struct{}, entry string) (collapsed uint64) {
+// add puts entry into set, one of c's own. If there is no room, c collapses to a
+// clear.
+func (c *cacheBatch) add(set *map[string]struct{}, entry string) {
 	if c.clear {
-		return 0
+		return
 	}
 	if _, held := (*set)[entry]; held {
-		return 0
+		return
 	}
 	if len(c.keys)+len(c.regions) == maxBatchEntries || c.bytes+len(entry) > maxBatchBytes {
 		c.collapse()
-		return 1
+		return
 	}
 	if *set == nil {
 		*set = map[string]struct{}{}
 	}
 	(*set)[entry] = struct{}{}
 	c.bytes += len(entry)
-	return 0
 }
 
 func (c *cacheBatch) collapse() { *c = cacheBatch{clear: true} }

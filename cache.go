@@ -1,7 +1,6 @@
 package nearcache
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +14,11 @@ import (
 // Values are shared between callers and must not be changed. The recipe for a
 // change is: write the source, then call Remove.
 type Cache[K comparable, V any] struct {
-	backplane *Backplane
-	options   Options[K, V]
-	keys      keyCodec[K]
-	local     *local[K, V]
-	loader    *loader[K, V]
-	stats     *cacheCounters
+	announcer[K]
+	options Options[K, V]
+	local   *local[K, V]
+	loader  *loader[K, V]
+	stats   *cacheCounters
 }
 
 // New makes a cache on a backplane.
@@ -38,22 +36,17 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 	if err != nil {
 		return nil, err
 	}
-	if bp == nil {
-		return nil, fmt.Errorf("%w: the backplane of cache %q is nil; use Connect, or Local for none",
-			ErrOptions, o.Name)
-	}
-	keys, err := newKeyCodec[K]()
+	announces, err := newAnnouncer[K](bp, o.Name)
 	if err != nil {
-		return nil, fmt.Errorf("%w: cache %q: %w", ErrOptions, o.Name, err)
+		return nil, err
 	}
 	if o.MaxStaleness == 0 {
 		o.MaxStaleness = bp.staleness
 	}
 	stats := newCacheCounters()
 	c := &Cache[K, V]{
-		backplane: bp,
+		announcer: announces,
 		options:   o,
-		keys:      keys,
 		local:     newLocal(o, bp.lease),
 		stats:     stats,
 	}
@@ -322,36 +315,12 @@ func (c *Cache[K, V]) Clear(ctx context.Context) error {
 	return c.publish(ctx, invalidation{cache: c.options.Name, clear: true})
 }
 
-// enter refuses a write to a closed cache. Each success is paired with one
-// backplane.leave, before which the backplane closes only if its time is up.
+// enter refuses a write to a closed cache, and is the announcer's otherwise.
 func (c *Cache[K, V]) enter() error {
-	if c.local.closed.Load() || !c.backplane.enter() {
-		return fmt.Errorf("%w: cache %q", ErrClosed, c.options.Name)
+	if c.local.closed.Load() {
+		return c.refusal()
 	}
-	return nil
-}
-
-// removal returns the invalidation of keys: a clear of the cache, and an error
-// that says so, if one of them cannot be named to others.
-func (c *Cache[K, V]) removal(keys ...K) (invalidation, error) {
-	wires := make([]string, len(keys))
-	for i, key := range keys {
-		wire, err := c.keys.wire(key)
-		if err != nil {
-			return invalidation{cache: c.options.Name, clear: true}, fmt.Errorf(
-				"%w: cache %q, key %v: %w; the whole cache was cleared", ErrKey, c.options.Name, key, err)
-		}
-		wires[i] = wire
-	}
-	return invalidation{cache: c.options.Name, keys: wires}, nil
-}
-
-// joined returns one error that wraps those of its two that are not nil.
-func joined(keyErr, published error) error {
-	if keyErr != nil && published != nil {
-		return fmt.Errorf("%w: %w", keyErr, published)
-	}
-	return cmp.Or(keyErr, published)
+	return c.announcer.enter()
 }
 
 // publish tells the other instances, and waits for Redis to accept it.
@@ -477,6 +446,7 @@ func (c *Cache[K, V]) removeWire(wires []string) {
 		if err != nil {
 			c.stats.undecodable.Add(1)
 			c.clearLocal() // which key was meant is unknown
+			c.backplane.note(Event{Kind: EventCleared, Cause: CauseUndecodable, Cache: c.options.Name, Err: errForeignKey})
 			return
 		}
 		c.removeLocal(key)

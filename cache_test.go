@@ -960,6 +960,42 @@ func TestBadInput(t *testing.T) {
 		require.True(t, ok, "nothing was done")
 	})
 
+	invalidatorRows := []struct {
+		condition string
+		make      func(*nearcache.Backplane) error
+		names     string
+	}{
+		{"no name", func(bp *nearcache.Backplane) error {
+			_, err := nearcache.NewInvalidator[string](bp, "")
+			return err
+		}, "name"},
+		{"a name with a blank", func(bp *nearcache.Backplane) error {
+			_, err := nearcache.NewInvalidator[string](bp, "my products")
+			return err
+		}, "name"},
+		{"a key type that is none", func(bp *nearcache.Backplane) error {
+			_, err := nearcache.NewInvalidator[float64](bp, "products")
+			return err
+		}, "float64"},
+		{"zero backplane", func(*nearcache.Backplane) error {
+			_, err := nearcache.NewInvalidator[string](&nearcache.Backplane{}, "products")
+			return err
+		}, "zero"},
+		{"nil backplane", func(*nearcache.Backplane) error {
+			_, err := nearcache.NewInvalidator[string](nil, "products")
+			return err
+		}, "nil"},
+	}
+	for _, row := range invalidatorRows {
+		t.Run("NewInvalidator: "+row.condition, func(t *testing.T) {
+			bp := nearcache.Local()
+			defer bp.Close()
+			err := row.make(bp)
+			require.ErrorIs(t, err, nearcache.ErrOptions)
+			require.ErrorContains(t, err, row.names)
+		})
+	}
+
 	connectRows := []struct {
 		condition string
 		options   nearcache.BackplaneOptions
@@ -968,6 +1004,7 @@ func TestBadInput(t *testing.T) {
 		{"string and options", nearcache.BackplaneOptions{
 			RedisConnectionString: "localhost", Redis: &redis.UniversalOptions{},
 		}, "both"},
+		{"PublishOnly without Redis", nearcache.BackplaneOptions{PublishOnly: true}, "PublishOnly"},
 		{"a blank string", nearcache.BackplaneOptions{RedisConnectionString: " \t"}, "blank"},
 		{"a malformed string", nearcache.BackplaneOptions{RedisConnectionString: "localhost,frobnicate=1"}, "frobnicate"},
 		{"a channel with a blank", nearcache.BackplaneOptions{Channel: "my channel"}, "Channel"},

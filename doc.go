@@ -14,7 +14,9 @@
 // a miss calls Options.Load, once for however many callers ask. The recipe for a
 // change is: write the source, then call [Cache.Remove]. [Cache.Update] does both
 // and keeps the new value; [Cache.ClearRegion] evicts all items of a kind;
-// [Cache.Clear] and [Backplane.ClearAll] evict everything.
+// [Cache.Clear] and [Backplane.ClearAll] evict everything. [NewInvalidator] does
+// the same for a cache that lives in other processes. [Backplane.Stats] and
+// BackplaneOptions.OnEvent tell how it goes.
 //
 // Values are shared between callers and must not be changed.
 //

@@ -11,7 +11,7 @@ var (
 	ErrNotFound = errors.New("nearcache: not found")
 
 	// ErrClosed reports a write to a cache or backplane that has been closed, or a
-	// cache that was to be made on one. Nothing was invalidated or queued; unless
+	// cache or an invalidator that was to be made on one. Nothing was invalidated or queued; unless
 	// the error is ErrUnconfirmed too: then the write had begun before Close and
 	// outlasted it, its local part is done, and nothing was queued.
 	ErrClosed = errors.New("nearcache: closed")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nearcache/nearcache"
@@ -130,6 +131,53 @@ func ExampleCache_ClearRegion() {
 	// load 42
 	// load 43
 	// false true
+}
+
+// A job changes what a service has cached: the service's instances hold a cache
+// named products, and the job tells them what to load anew.
+func ExampleNewInvalidator() {
+	ctx := context.Background()
+	bp := nearcache.Local() // Connect, in a job: with PublishOnly, if it holds no caches
+	defer bp.Close()
+
+	products, err := nearcache.NewInvalidator[int64](bp, "products")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// UPDATE products SET … WHERE id IN (42, 43), and then
+	fmt.Println(products.Remove(ctx, 42, 43))
+	fmt.Println(products.ClearRegion(ctx, "books"))
+	// Output:
+	// <nil>
+	// <nil>
+}
+
+// What a service does with events: its health, and a metric of clears by cause.
+func ExampleBackplaneOptions_onEvent() {
+	ctx := context.Background()
+	clears := map[nearcache.ClearCause]int{} // a counter with a label, in a service
+	bp, err := nearcache.Connect(ctx, nearcache.BackplaneOptions{
+		Logger: slog.New(slog.DiscardHandler),
+		OnEvent: func(e nearcache.Event) {
+			switch e.Kind {
+			case nearcache.EventState:
+				fmt.Println("state:", e.State)
+			case nearcache.EventCleared:
+				clears[e.Cause]++
+			case nearcache.EventPublishFailed:
+				fmt.Println("others will hear of changes later:", e.Err)
+			}
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_ = bp.Close()
+	// Output:
+	// state: local
+	// state: closed
 }
 
 // A not-found can be kept for a while, so that asking for what does not exist

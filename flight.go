@@ -308,15 +308,13 @@ func (l *local[K, V]) takeOff(f *flight[K, V]) {
 	}
 }
 
-// giveUp has nobody wait for f any longer, as its time is over, and keep its result.
+// giveUp ends the wait for f, whose time is over. What it may still bring is not
+// kept.
 func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	if sh.registeredLocked(f) {
-		if sh.table.Load().find(f.hash, f.key) != nil {
-			sh.failedLocked(f.key, l.lease.read().at, ld.random)
-		}
-		sh.unregisterLocked(f, f.older)
+		l.settleLocked(f, sh, ld, l.lease.read().at, &outcome[V]{err: ld.errTimeout, ttl: ld.errorTTL, weight: 1}, nil)
 	}
 	sh.mu.Unlock()
 	f.overdue.Store(true)
@@ -355,27 +353,36 @@ func (l *local[K, V]) commit(
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.registeredLocked(f) {
-		older := f.older
-		held := sh.table.Load().find(f.hash, f.key)
-		switch {
-		case !o.known && held != nil && !l.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
-			pause = sh.failedLocked(f.key, now, ld.random) // the item says more than the error
-		case l.keepLocked(sh, f.hash, now, f.key, f.start, o, fresh):
-			kept = true
-			sh.forgetFailuresLocked(f.key)
-			// 1. load A begins   2. a region is cleared that turns out to be none of its
-			// own, or the lease is lost   3. load B of the same key begins, since A may not be
-			// joined   4. B is kept   5. A ends, and may be older.
-			older.overtakenLocked()
-			older = nil
-		case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.at:
-			// Nothing is to be kept of what the source says now: less so of what it said before.
-			l.dropLocked(sh, f.hash, held)
-		}
-		sh.unregisterLocked(f, older)
+		kept, pause = l.settleLocked(f, sh, ld, now, o, fresh)
 	}
 	if f.begun {
 		sh.counters.loaded(took, !o.known, !kept && o.known && o.ttl > 0)
 	}
 	return pause
+}
+
+// settleLocked takes f, which is registered, out of its key's flights, and does to
+// what is held what o says.
+func (l *local[K, V]) settleLocked(
+	f *flight[K, V], sh *shard[K, V], ld *loader[K, V], now int64, o *outcome[V], fresh *entry[K, V],
+) (kept bool, pause time.Duration) {
+	older := f.older
+	held := sh.table.Load().find(f.hash, f.key)
+	switch {
+	case !o.known && held != nil && !l.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
+		pause = sh.failedLocked(f.key, now, ld.random) // the item says more than the error
+	case l.keepLocked(sh, f.hash, now, f.key, f.start, o, fresh):
+		kept = true
+		sh.forgetFailuresLocked(f.key)
+		// 1. load A begins   2. a region is cleared that turns out to be none of its
+		// own, or the lease is lost   3. load B of the same key begins, since A may not be
+		// joined   4. B is kept   5. A ends, and may be older.
+		older.overtakenLocked()
+		older = nil
+	case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.at:
+		// Nothing is to be kept of what the source says now: less so of what it said before.
+		l.dropLocked(sh, f.hash, held)
+	}
+	sh.unregisterLocked(f, older)
+	return kept, pause
 }

@@ -8,6 +8,10 @@ import (
 	"strconv"
 )
 
+// errForeignKey is why a cache is cleared by a message with a key that it cannot
+// read. It does not show the key.
+var errForeignKey = errors.New("a key is none of the cache's key type")
+
 // keyCodec turns keys into the bytes that travel in messages and back. Memory is
 // keyed by K itself, so only writes and the subscriber ever use it.
 type keyCodec[K comparable] struct {

@@ -37,7 +37,8 @@ type loader[K comparable, V any] struct {
 	random   random
 
 	timeout    time.Duration // of a call; 0: none
-	errTimeout error
+	errTimeout error         // what callers get then
+	errorTTL   time.Duration // for how long it is kept
 
 	places    places
 	refreshes atomic.Int64 // in the background, under way
@@ -48,7 +49,7 @@ func newLoader[K comparable, V any](
 ) *loader[K, V] {
 	return &loader[K, V]{
 		load: o.Load, loadMany: o.LoadMany, outcome: outcome, random: random, places: newPlaces(o.MaxConcurrentLoads),
-		timeout: o.LoadTimeout,
+		timeout: o.LoadTimeout, errorTTL: o.ErrorTTL,
 		errTimeout: fmt.Errorf("nearcache: cache %q: the load took longer than LoadTimeout, %v: %w",
 			o.Name, o.LoadTimeout, context.DeadlineExceeded),
 	}

@@ -20,11 +20,12 @@ type member interface {
 func (bp *Backplane) register(name string, m member) error {
 	bp.mu.Lock()
 	defer bp.mu.Unlock()
-	if bp.members == nil {
-		return fmt.Errorf("%w: the backplane of cache %q is a zero Backplane; use Connect, or Local", ErrOptions, name)
-	}
 	if bp.closing.Load() { // looked at under mu: a cache is refused here, or listed by close
 		return fmt.Errorf("%w: cache %q was not made, its backplane is closed", ErrClosed, name)
+	}
+	if bp.publishOnly {
+		return fmt.Errorf("%w: cache %q would hear of no changes, since its backplane is for publishing only; "+
+			"use NewInvalidator, or Connect without PublishOnly", ErrOptions, name)
 	}
 	if bp.members[name] != nil {
 		return fmt.Errorf("%w: the backplane has a cache named %q already; close that first, or name this one otherwise",

@@ -76,10 +76,33 @@ type BackplaneOptions struct {
 	// call none of these. Defaults to slog.Default().
 	Logger *slog.Logger
 
+	// OnEvent is told of what happens to the backplane and needs no reading of logs:
+	// changes of its state, clears of the caches and why, trouble with publishing; see
+	// [Event]. It is called with one event at a time, in order, in a goroutine of its
+	// own without any lock held, so it may take its time and call whatever it likes:
+	// nothing waits for it. Up to 256 events wait for their turn; past that the oldest
+	// are dropped, and the next one says how many were. A panic in it is not recovered.
+	//
+	// It is called from when Connect succeeds, perhaps before Connect has returned.
+	// Close waits until it was told everything, for as long as CloseTimeout lasts and
+	// for a tenth of a second at least; then a call that has not returned goes on, and
+	// no other is made. It may call Close, which then waits that long for the call
+	// that it is made from, and is not told of itself: "go bp.Close()" has neither.
+	// Defaults to nil: no goroutine, and nothing is done.
+	OnEvent func(Event)
+
 	// AllowDisconnectedStart lets Connect return before Redis was reached, and
 	// keeps trying in the background, as abortConnect=false in the connection
 	// string does. Defaults to false: Connect fails when Redis cannot be reached.
 	AllowDisconnectedStart bool
+
+	// PublishOnly is for jobs and admin tools, which tell others of changes and cache
+	// nothing: see [NewInvalidator]. The backplane has one connection in place of
+	// three, hears of nothing, and does not probe; [New] on it is an error, and
+	// MaxStaleness has no meaning. Connect returns once Redis has accepted a message
+	// from it, an empty one. It needs fewer rights in Redis, which the README lists.
+	// Without RedisConnectionString or Redis it is an error. Defaults to false.
+	PublishOnly bool
 
 	// CloseTimeout bounds how long Close tries to deliver what is still queued.
 	// Negative is an error. Defaults to 5 seconds.
@@ -298,6 +321,8 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 		"RedisConnectionString and Redis are both set; set one")
 	wrong.check(o.RedisConnectionString == "" || strings.TrimSpace(o.RedisConnectionString) != "",
 		"RedisConnectionString is blank; leave it empty for a process-local backplane, or use Local")
+	wrong.check(!o.PublishOnly || o.RedisConnectionString != "" || o.Redis != nil,
+		"PublishOnly is set and neither RedisConnectionString nor Redis is, so there is nobody to publish to")
 	wrong.checkName("Channel", o.Channel)
 	wrong.check(o.CloseTimeout >= 0, "CloseTimeout %v is negative", o.CloseTimeout)
 	wrong.checkStaleness(o.MaxStaleness)

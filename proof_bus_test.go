@@ -41,8 +41,8 @@ func (b *proofBus) Subscribe(ctx context.Context) (transport.Subscription, error
 	return &proofSubscription{s, b}, nil
 }
 
-func (b *proofBus) Publish(lifetime context.Context, body string) error {
-	err := b.Bus.Publish(lifetime, body)
+func (b *proofBus) Publish(ctx context.Context, body string) error {
+	err := b.Bus.Publish(ctx, body)
 	if err != nil {
 		b.journal.log(b.actor+"/pub", "publishes in vain")
 	}

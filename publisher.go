@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +26,7 @@ var (
 type publisher struct {
 	send   func(ctx context.Context, body string) error // one attempt at one message
 	random random
-	logger *slog.Logger
+	target publisherTarget
 
 	// attempted reports whether any message was sent since takeAttempted was called.
 	attempted atomic.Bool
@@ -50,9 +49,26 @@ type publisher struct {
 	collapsed uint64        // caches cleared for want of room, in accepted groups
 }
 
+// publisherTarget is who a publisher tells how it goes: the backplane. No lock is
+// held then.
+type publisherTarget interface {
+	// afterRound comes after each round, and says what was wrong before it and what
+	// is now; nil: Redis accepts.
+	afterRound(before, now error)
+
+	// collapsed comes when the queue had no room for what it held of a cache, and
+	// holds a clear of it now; of all caches, if the name is empty.
+	collapsed(cache string)
+}
+
+// greeting is the body of a message without operations. Only what has to be sent
+// somehow goes by it: instances follow the chain, and evict nothing.
+const greeting = string(rune(bodyVersion))
+
 // group is what one round sends.
 type group struct {
 	batch  batch
+	greets bool      // it is sent even if batch is empty, until the publisher is closed
 	last   uint64    // publisher.queued after the last one added
 	oldest time.Time // when the first one was added
 
@@ -65,13 +81,13 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 // newPublisher starts a publisher. It takes Redis to be unreachable until reached
 // is called or a round succeeds.
 func newPublisher(
-	send func(context.Context, string) error, random random, logger *slog.Logger,
+	send func(context.Context, string) error, random random, target publisherTarget,
 ) *publisher {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &publisher{
 		send:      send,
 		random:    random,
-		logger:    logger,
+		target:    target,
 		work:      make(chan struct{}, 1),
 		retry:     make(chan struct{}, 1),
 		done:      make(chan struct{}),
@@ -114,8 +130,12 @@ func (p *publisher) enqueue(inv invalidation) (*group, error) {
 	g.batch.add(inv)
 	p.queued++
 	g.last = p.queued
+	fallen := g.batch.takeFallen()
 	p.mu.Unlock()
 
+	for _, cache := range fallen {
+		p.target.collapsed(cache)
+	}
 	if first {
 		signal(p.work)
 	}
@@ -162,6 +182,22 @@ func (p *publisher) notReached(cause error) {
 	}
 }
 
+// greet has a message sent although there is nothing to tell, again and again until
+// Redis accepts one. That shows whether it would accept an invalidation.
+func (p *publisher) greet() {
+	p.mu.Lock()
+	p.gathering.greets = true
+	p.mu.Unlock()
+	signal(p.work)
+}
+
+// accepts reports whether Redis has accepted the last message.
+func (p *publisher) accepts() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.down == nil
+}
+
 // run sends group after group until closing finds nothing left, or ctx ends.
 func (p *publisher) run(ctx context.Context) {
 	defer close(p.done)
@@ -186,7 +222,7 @@ func (p *publisher) run(ctx context.Context) {
 func (p *publisher) next() *group {
 	for {
 		p.mu.Lock()
-		if g := p.gathering; !g.batch.empty() {
+		if g := p.gathering; !g.batch.empty() || g.greets && !p.closing {
 			p.sending, p.gathering = g, newGroup()
 			p.mu.Unlock()
 			return g
@@ -202,6 +238,9 @@ func (p *publisher) next() *group {
 
 // round sends g's messages.
 func (p *publisher) round(ctx context.Context, g *group) error {
+	if g.batch.empty() {
+		return p.send(ctx, greeting)
+	}
 	for _, body := range g.batch.bodies(maxMessageBytes) {
 		p.attempted.Store(true) // before: the answer may be lost
 		if err := p.send(ctx, body); err != nil {
@@ -215,20 +254,21 @@ func (p *publisher) round(ctx context.Context, g *group) error {
 }
 
 // finish ends a round: g was accepted, or returns to the queue. ended reports
-// whether the publisher's time is over.
+// whether the publisher's time is over; then it is for close to say what that
+// means.
 func (p *publisher) finish(g *group, err error, ended bool) {
-	wasDown := p.settle(g, err, ended)
-	wasFailing := wasDown != nil && !errors.Is(wasDown, errNotReached)
-	switch {
-	case err == nil && wasFailing:
-		p.logger.Info("nearcache: invalidations are published again")
-	case err != nil && !wasFailing:
-		p.logger.Warn("nearcache: publishing failed; invalidations are queued until Redis accepts them", "error", err)
+	fallen, wasDown := p.settle(g, err, ended)
+	for _, cache := range fallen {
+		p.target.collapsed(cache)
+	}
+	if err == nil || !ended {
+		p.target.afterRound(wasDown, err)
 	}
 }
 
-// settle is finish without the log, and returns what was wrong before this round.
-func (p *publisher) settle(g *group, err error, ended bool) (wasDown error) {
+// settle is finish without telling, and returns what there is to tell: which
+// caches have collapsed, and what was wrong before this round.
+func (p *publisher) settle(g *group, err error, ended bool) (fallen []string, wasDown error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wasDown = p.down
@@ -242,7 +282,7 @@ func (p *publisher) settle(g *group, err error, ended bool) (wasDown error) {
 			p.progress = nil
 		}
 		close(g.done)
-		return wasDown
+		return nil, wasDown
 	}
 
 	// 1. A is sent   2. B is queued behind it   3. the reply to A is lost. Whether
@@ -257,13 +297,14 @@ func (p *publisher) settle(g *group, err error, ended bool) (wasDown error) {
 	p.failures++
 	behind, again := p.gathering, newGroup()
 	again.batch, again.last, again.oldest = g.batch, max(g.last, behind.last), g.oldest
+	again.greets = g.greets
 	again.batch.merge(&behind.batch)
 	p.gathering = again
 	for _, failed := range []*group{g, behind} {
 		failed.err = p.down
 		close(failed.done)
 	}
-	return wasDown
+	return again.batch.takeFallen(), wasDown
 }
 
 // flush waits until everything queued before it was accepted.
@@ -315,6 +356,9 @@ func (p *publisher) describeLocked() string {
 func (p *publisher) close(timeout time.Duration) error {
 	p.mu.Lock()
 	p.closing = true
+	if p.gathering.batch.empty() && (p.sending == nil || p.sending.batch.empty()) {
+		timeout = 0 // what is under way, if anything, is a greeting
+	}
 	p.mu.Unlock()
 	signal(p.work)
 	signal(p.retry)

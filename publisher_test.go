@@ -85,6 +85,11 @@ func (r *fakeRedis) keys() []string {
 
 var errRefused = errors.New("refused")
 
+// quietBackplane returns a process-local backplane that logs nothing.
+func quietBackplane() *Backplane {
+	return newBackplane(BackplaneOptions{Logger: slog.New(slog.DiscardHandler)})
+}
+
 func removal(keys ...string) invalidation { return invalidation{cache: "p", keys: keys} }
 
 // withPublisher runs test in a bubble of its own with a publisher that has
@@ -92,7 +97,7 @@ func removal(keys ...string) invalidation { return invalidation{cache: "p", keys
 func withPublisher(t *testing.T, test func(*testing.T, *publisher, *fakeRedis)) {
 	synctest.Test(t, func(t *testing.T) {
 		redis := &fakeRedis{}
-		p := newPublisher(redis.send, rand.Int64N, slog.New(slog.DiscardHandler))
+		p := newPublisher(redis.send, rand.Int64N, quietBackplane())
 		defer func() {
 			if !p.closing {
 				_ = p.close(0)
@@ -248,7 +253,7 @@ func TestPublishBeforeRedisWasReached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		redis := &fakeRedis{}
 		release := redis.holdUp()
-		p := newPublisher(redis.send, rand.Int64N, slog.New(slog.DiscardHandler))
+		p := newPublisher(redis.send, rand.Int64N, quietBackplane())
 		defer p.close(0)
 		require.ErrorIs(t, p.publish(t.Context(), removal("a")), errNotReached)
 		release()
@@ -311,6 +316,53 @@ func TestFlushEndsUnderLoad(t *testing.T) {
 		release = redis.holdUp() // "b" may be held up here
 		require.NoError(t, <-flushed)
 		release()
+	})
+}
+
+// A greeting finds out whether Redis accepts messages, without telling anything.
+func TestGreeting(t *testing.T) {
+	t.Run("goes out until it is accepted", func(t *testing.T) {
+		withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+			redis.refuse(errRefused)
+			p.greet()
+			time.Sleep(time.Minute)
+			require.False(t, p.accepts())
+			require.Greater(t, redis.attempts, 10)
+			redis.refuse(nil)
+			time.Sleep(backoffMax)
+			synctest.Wait()
+			require.True(t, p.accepts())
+			require.Equal(t, 1, redis.messages)
+			require.Empty(t, redis.accepted, "it has no operation")
+			var s BackplaneStats
+			p.snapshot(&s)
+			require.Zero(t, s.Published)
+			require.Zero(t, s.Queued)
+			time.Sleep(time.Minute)
+			require.Equal(t, 1, redis.messages, "one is enough")
+		})
+	})
+	t.Run("goes with what is queued", func(t *testing.T) {
+		withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+			redis.refuse(errRefused)
+			p.greet()
+			synctest.Wait()
+			require.ErrorIs(t, p.publish(t.Context(), removal("a")), errRefused)
+			redis.refuse(nil)
+			require.NoError(t, p.flush(t.Context()))
+			require.Equal(t, 1, redis.messages)
+			require.Equal(t, []string{"a"}, redis.keys())
+		})
+	})
+	t.Run("is not waited for by close", func(t *testing.T) {
+		withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+			redis.holdUp()
+			p.greet()
+			synctest.Wait()
+			before := time.Now()
+			require.NoError(t, p.close(time.Minute))
+			require.Equal(t, before, time.Now())
+		})
 	})
 }
 

@@ -194,11 +194,12 @@ func (s *redisServer) readConnectionString(text string) error {
 	return nil
 }
 
-// Publish runs the publish script once.
-func (s *redisServer) Publish(lifetime context.Context, body string) error {
-	ctx, cancel := context.WithTimeout(lifetime, s.connectTimeout+s.commandTimeout)
+// Publish runs the publish script once. The connection outlives ctx: it lasts until
+// it is dropped.
+func (s *redisServer) Publish(ctx context.Context, body string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout+s.commandTimeout)
 	defer cancel()
-	return s.publishing.run(ctx, lifetime, func(ctx context.Context, conn *redis.Conn) error {
+	return s.publishing.run(ctx, context.Background(), func(ctx context.Context, conn *redis.Conn) error {
 		return publishScript.Run(ctx, conn, []string{s.positionKey}, s.channel, nonce(), s.head, body).Err()
 	})
 }
@@ -226,17 +227,14 @@ func nonce() []byte {
 }
 
 // First makes attempts for as long as they make sense.
-func (s *redisServer) First(
-	ctx context.Context, attempt func(context.Context) (transport.Subscription, error),
-) (sub transport.Subscription, err error) {
+func (s *redisServer) First(ctx context.Context, attempt func(context.Context) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
 	pause := backoff{random: mathrand.Int64N}
 	for {
 		before := err
-		sub, err = attempt(ctx)
-		if err == nil {
-			return sub, nil
+		if err = attempt(ctx); err == nil {
+			return nil
 		}
 		if ctx.Err() != nil && before != nil {
 			err = before // it says more than that there was no time left
@@ -253,9 +251,9 @@ func (s *redisServer) First(
 		err = fmt.Errorf("%w: %w", ctx.Err(), err)
 	}
 	if refused(err) {
-		return nil, fmt.Errorf("nearcache: Redis at %s refuses: %w", s.options.Addr, err)
+		return fmt.Errorf("nearcache: Redis at %s refuses: %w", s.options.Addr, err)
 	}
-	return nil, fmt.Errorf("nearcache: cannot reach Redis at %s: %w "+
+	return fmt.Errorf("nearcache: cannot reach Redis at %s: %w "+
 		"(to start without it, set abortConnect=false or AllowDisconnectedStart)", s.options.Addr, err)
 }
 

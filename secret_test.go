@@ -58,6 +58,7 @@ func TestPasswordStaysSecret(t *testing.T) {
 			server := startRedis(t, "--requirepass", password)
 			options := form.options(server.addr)
 			options.Logger = logger
+			options.OnEvent = func(e nearcache.Event) { show(e) }
 			in := joinWith(t, newSource().load, options)
 			require.NoError(t, in.items.Remove(ctx, "/1"))
 			show(in.bp.Stats())
@@ -81,6 +82,7 @@ func TestPasswordStaysSecret(t *testing.T) {
 			show(err)
 			options.AllowDisconnectedStart = true
 			options.Logger = logger
+			options.OnEvent = func(e nearcache.Event) { show(e) }
 			in = joinWith(t, newSource().load, options)
 			show(in.items.Remove(ctx, "/1"))
 			eventually(t, "an attempt fails", func() bool { return in.bp.Stats().PublishFailures > 0 })
@@ -89,6 +91,7 @@ func TestPasswordStaysSecret(t *testing.T) {
 
 			assert.Contains(t, shown.String(), "WRONGPASS")
 			assert.Contains(t, shown.String(), "subscription lost")
+			assert.Contains(t, shown.String(), nearcache.EventPublishFailed.String())
 			for _, secret := range []string{password, url.QueryEscape(password), "c0rrect"} {
 				assert.NotContains(t, shown.String(), secret)
 				assert.NotContains(t, clientLog.String(), secret)

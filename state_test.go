@@ -38,29 +38,46 @@ func (h *stateLog) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
+// onFakeBus returns an instance of a simulated Redis, which is cut off from it, and a
+// backplane of it that has started disconnected.
+func onFakeBus(t *testing.T, o BackplaneOptions) (*fakebus.Instance, *Backplane) {
+	t.Helper()
+	network := fakebus.New(fakebus.Options{Seed: 1, Instances: 1, ConnectTimeout: time.Second, CommandTimeout: time.Second})
+	t.Cleanup(network.Close)
+	in, journal, self := network.Instance(0), &proofJournal{start: time.Now()}, instanceID{1}
+	in.Partition()
+	o.MaxStaleness = time.Second
+	o.AllowDisconnectedStart = true
+	o.RedisConnectionString = "simulated"
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o, err := o.withDefaults()
+	require.NoError(t, err)
+	bp, err := joinBus(t.Context(), o, newProofBus(in, self, "bus", journal), self, func(n int64) int64 { return n / 2 })
+	require.NoError(t, err)
+	return in, bp
+}
+
+// become waits until a backplane is in a state, and has told.
+func become(t *testing.T, bp *Backplane, want State) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); bp.State() != want; time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(deadline), "it is %v and not %v", bp.State(), want)
+	}
+	synctest.Wait()
+}
+
 // Every change of state is told by a line of the log, and by State and Stats, and
 // nothing else is: no line for each message.
 func TestStatesAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		network := fakebus.New(fakebus.Options{Seed: 1, Instances: 1, ConnectTimeout: time.Second, CommandTimeout: time.Second})
-		defer network.Close()
-		in, journal := network.Instance(0), &proofJournal{start: time.Now()}
 		log := &stateLog{Handler: slog.DiscardHandler}
-		o, err := BackplaneOptions{
-			MaxStaleness: time.Second, Logger: slog.New(log), AllowDisconnectedStart: true,
-		}.withDefaults()
-		require.NoError(t, err)
-		in.Partition()
-		self := instanceID{1}
-		bp, err := joinBus(t.Context(), o, newProofBus(in, self, "bus", journal), self, func(n int64) int64 { return n / 2 })
-		require.NoError(t, err)
+		in, bp := onFakeBus(t, BackplaneOptions{Logger: slog.New(log)})
 		states := []State{StateConnecting}
 		become := func(want State) {
 			t.Helper()
-			for deadline := time.Now().Add(time.Minute); bp.State() != want; time.Sleep(time.Millisecond) {
-				require.True(t, time.Now().Before(deadline), "it is %v and not %v", bp.State(), want)
-			}
-			synctest.Wait()
+			become(t, bp, want)
 			states = append(states, want)
 		}
 		time.Sleep(10 * time.Second)

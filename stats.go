@@ -17,11 +17,13 @@ const (
 
 	// StateConnecting: there is no subscription, and one is being tried for.
 	// Memory is served as far as the lease allows that was held last; if there was
-	// none yet, each item for MaxStaleness after its load began.
+	// none yet, each item for MaxStaleness after its load began. With PublishOnly:
+	// Redis has accepted nothing yet, or not the last message, and is tried again.
 	StateConnecting
 
 	// StateLive: subscribed, with a lease. Invalidations arrive as they are
-	// published, and all of memory is served.
+	// published, and all of memory is served. With PublishOnly: Redis has accepted
+	// the last message; whether it would accept another shows when one is sent.
 	StateLive
 
 	// StateNoLease: there was a lease and it was lost, since no probe was answered
@@ -71,7 +73,7 @@ type BackplaneStats struct {
 	State   State
 	Channel string // as it is named in Redis; empty when process-local
 
-	Published       uint64        // messages that Redis accepted
+	Published       uint64        // messages that Redis accepted; the empty one of PublishOnly does not count
 	PublishFailures uint64        // attempts that failed; each is retried
 	Collapsed       uint64        // caches whose queued entries became one clear
 	Queued          int           // keys, regions and clears not accepted yet

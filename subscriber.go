@@ -26,58 +26,25 @@ type subscriber struct {
 	self      instanceID
 	lease     *lease
 	random    random
-	logger    *slog.Logger
 
 	// Used by one goroutine at a time, that which has the subscription.
-	last       string    // the channel's position here; empty: unknown
-	history    string    // the server's history id as the last echo showed it; empty: unknown
-	knownID    string    // the last history id that was not empty
-	begun      bool      // an echo was heard, on any subscription
-	fresh      bool      // no echo was heard on this subscription yet
-	cleared    clearing  // why everything was cleared on the way to this subscription, if it was
-	quietUntil time.Time // no clear is logged before
+	last       string     // the channel's position here; empty: unknown
+	history    string     // the server's history id as the last echo showed it; empty: unknown
+	knownID    string     // the last history id that was not empty
+	begun      bool       // an echo was heard, on any subscription
+	fresh      bool       // no echo was heard on this subscription yet
+	cleared    ClearCause // why everything was cleared on the way to this subscription, if it was
+	quietUntil time.Time  // no clear is logged before
 
 	connected atomic.Bool
 
 	received, applied, own, echoes, foreign atomic.Uint64
 	subscribed, warm, failed, probeFailures atomic.Uint64
-	clears                                  [clearings]atomic.Uint64
+	clears                                  [causes]atomic.Uint64
 }
 
 // logInterval is how long the log is silent about clears after one was logged.
 const logInterval = time.Minute
-
-// clearing is a reason to clear everything.
-type clearing int
-
-const (
-	nothing clearing = iota
-	clearStart
-	clearMessage
-	clearPosition
-	clearHistory
-	clearNoHistory
-	clearUndecodable
-	clearings // how many there are
-)
-
-func (c clearing) String() string {
-	switch c {
-	case clearStart:
-		return "this is the first echo"
-	case clearMessage:
-		return "a message did not follow the last one"
-	case clearPosition:
-		return "an echo showed messages that were missed"
-	case clearHistory:
-		return "Redis has another history: it failed over or restarted"
-	case clearNoHistory:
-		return "Redis may have failed over meanwhile, and its history cannot be read"
-	case clearUndecodable:
-		return "a message could not be understood"
-	}
-	return "nothing was missed"
-}
 
 // subscriberTarget is what a subscriber acts on: the backplane.
 type subscriberTarget interface {
@@ -87,6 +54,10 @@ type subscriberTarget interface {
 	missedMessages()
 	newHistory()
 	redial()
+
+	// tell logs a line and has OnEvent told; note does only the latter.
+	tell(level slog.Level, line string, e Event, args ...any)
+	note(e Event)
 }
 
 // attempt makes one attempt at a subscription with a lease: subscribed, probed,
@@ -127,7 +98,7 @@ func (s *subscriber) attempt(ctx context.Context) (_ transport.Subscription, err
 // joined counts and reports a subscription that has its lease.
 func (s *subscriber) joined() {
 	s.subscribed.Add(1)
-	if s.cleared == nothing {
+	if s.cleared == CauseNone {
 		s.warm.Add(1)
 	}
 	s.connected.Store(true)
@@ -135,9 +106,9 @@ func (s *subscriber) joined() {
 		s.target.redial() // the publisher may be connected to a server that is none any more
 	}
 	s.target.reached()
-	s.logger.Info("nearcache: live", "state", StateLive,
-		"kept", s.cleared == nothing, "because", s.cleared.String())
-	s.cleared = nothing
+	s.target.tell(slog.LevelInfo, "nearcache: live", Event{Kind: EventState, State: StateLive},
+		"kept", s.cleared == CauseNone, "because", s.cleared.sentence())
+	s.cleared = CauseNone
 }
 
 // run follows sub, and then one new subscription after another, until ctx ends.
@@ -165,7 +136,8 @@ func (s *subscriber) run(ctx context.Context, sub transport.Subscription) {
 		if !s.lease.valid() {
 			state = StateNoLease
 		}
-		s.logger.Warn("nearcache: subscription lost; connecting again", "state", state, "error", err)
+		s.target.tell(slog.LevelWarn, "nearcache: subscription lost; connecting again",
+			Event{Kind: EventState, State: state, Err: err})
 	}
 }
 
@@ -181,7 +153,8 @@ func (s *subscriber) connect(ctx context.Context, pause *backoff) transport.Subs
 		s.failed.Add(1)
 		s.target.notReached(err)
 		if !said && ctx.Err() == nil {
-			s.logger.Warn("nearcache: cannot connect to Redis; trying again until it works", "error", err)
+			s.target.tell(slog.LevelWarn, "nearcache: cannot connect to Redis; trying again until it works",
+				Event{Kind: EventConnectFailed, Err: err})
 			said = true
 		}
 	}
@@ -226,7 +199,7 @@ func (s *subscriber) probe(ctx context.Context, sub transport.Subscription) {
 		if err != nil && ctx.Err() == nil {
 			s.probeFailures.Add(1)
 			if !failing {
-				s.logger.Warn("nearcache: a probe failed; trying again", "error", err)
+				s.target.tell(slog.LevelWarn, "nearcache: a probe failed; trying again", Event{Kind: EventProbeFailed, Err: err})
 			}
 		}
 		failing = err != nil
@@ -260,7 +233,7 @@ func (s *subscriber) handle(payload string) {
 	case err != nil:
 		// Its position is unknown too, so the next message will not fit the chain.
 		s.last = ""
-		s.clear(clearUndecodable, err)
+		s.clear(CauseUndecodable, err)
 	case e.kind == kindInvalidation:
 		s.invalidate(e)
 	case e.kind == kindEcho:
@@ -275,7 +248,7 @@ func (s *subscriber) invalidate(e envelope) {
 	missed := e.previous == "" || e.previous != s.last
 	s.last = e.own
 	if missed {
-		s.clear(clearMessage, nil)
+		s.clear(CauseMessage, nil)
 		return
 	}
 	if e.publisher == s.self {
@@ -284,7 +257,7 @@ func (s *subscriber) invalidate(e envelope) {
 	}
 	ops, err := decodeBody(e.body)
 	if err != nil {
-		s.clear(clearUndecodable, err)
+		s.clear(CauseUndecodable, err)
 		return
 	}
 	s.applied.Add(1)
@@ -308,7 +281,7 @@ func (s *subscriber) echo(e envelope) {
 	}
 	history, nonce, err := decodeEcho(e.body)
 	if err != nil {
-		s.clear(clearUndecodable, err)
+		s.clear(CauseUndecodable, err)
 		return
 	}
 	s.echoes.Add(1)
@@ -320,54 +293,51 @@ func (s *subscriber) echo(e envelope) {
 		s.knownID = history
 	}
 	s.fresh = false
-	if why != nothing {
+	if why != CauseNone {
 		s.clear(why, nil)
 	}
 	if s.lease.grant(nonce) && s.connected.Load() {
-		s.logger.Info("nearcache: lease regained", "state", StateLive)
+		s.target.tell(slog.LevelInfo, "nearcache: lease regained", Event{Kind: EventState, State: StateLive})
 	}
 	if newHistory {
 		s.target.newHistory()
 	}
 	if refused {
-		s.logger.Info("nearcache: Redis does not tell its history; every reconnect will clear the caches " +
-			"(to keep them warm, grant the user +info)")
+		s.target.tell(slog.LevelInfo, "nearcache: Redis does not tell its history; every reconnect will clear the caches "+
+			"(to keep them warm, grant the user +info)", Event{})
 	}
 }
 
 // compare returns the reason to clear everything that an echo gives, if any.
-func (s *subscriber) compare(position, history string) clearing {
+func (s *subscriber) compare(position, history string) ClearCause {
 	switch {
 	case !s.begun:
-		return clearStart
+		return CauseStart
 	case position == "" || position != s.last:
-		return clearPosition
+		return CausePosition
 	case history != s.history:
-		return clearHistory
+		return CauseHistory
 	case history == "" && s.fresh:
-		return clearNoHistory
+		return CauseNoHistory
 	}
-	return nothing
+	return CauseNone
 }
 
-// clear clears everything. Now and then it is logged: what one message causes,
-// every message may.
-func (s *subscriber) clear(why clearing, err error) {
+// clear clears everything. OnEvent is always told, and now and then it is logged:
+// what one message causes, every message may.
+func (s *subscriber) clear(why ClearCause, err error) {
 	s.clears[why].Add(1)
 	s.target.missedMessages()
 	if !s.connected.Load() {
 		s.cleared = why
 	}
-	now := time.Now()
-	if why == clearStart || now.Before(s.quietUntil) {
+	e, now := Event{Kind: EventCleared, Cause: why, Err: err}, time.Now()
+	if why == CauseStart || now.Before(s.quietUntil) {
+		s.target.note(e)
 		return
 	}
 	s.quietUntil = now.Add(logInterval)
-	args := []any{"because", why.String()}
-	if err != nil {
-		args = append(args, "error", err)
-	}
-	s.logger.Warn("nearcache: everything was cleared", args...)
+	s.target.tell(slog.LevelWarn, "nearcache: everything was cleared", e)
 }
 
 // snapshot fills in what the subscriber knows.
@@ -383,11 +353,11 @@ func (s *subscriber) snapshot(to *BackplaneStats) {
 	to.ConnectFailures = s.failed.Load()
 	to.ProbeFailures = s.probeFailures.Load()
 	to.Clears = ClearStats{
-		Start:       s.clears[clearStart].Load(),
-		Message:     s.clears[clearMessage].Load(),
-		Position:    s.clears[clearPosition].Load(),
-		History:     s.clears[clearHistory].Load(),
-		NoHistory:   s.clears[clearNoHistory].Load(),
-		Undecodable: s.clears[clearUndecodable].Load(),
+		Start:       s.clears[CauseStart].Load(),
+		Message:     s.clears[CauseMessage].Load(),
+		Position:    s.clears[CausePosition].Load(),
+		History:     s.clears[CauseHistory].Load(),
+		NoHistory:   s.clears[CauseNoHistory].Load(),
+		Undecodable: s.clears[CauseUndecodable].Load(),
 	}
 }

@@ -23,6 +23,10 @@ type recorder struct {
 	histories int
 	redials   int
 	onClear   func()
+
+	mu     sync.Mutex // guards everything below
+	lines  int
+	events []Event
 }
 
 func (r *recorder) apply(o operation) { r.applied = append(r.applied, o) }
@@ -36,6 +40,17 @@ func (r *recorder) reached()         {}
 func (r *recorder) notReached(error) {}
 func (r *recorder) newHistory()      { r.histories++ }
 func (r *recorder) redial()          { r.redials++ }
+func (r *recorder) note(e Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+}
+func (r *recorder) tell(_ slog.Level, _ string, e Event, _ ...any) {
+	r.note(e)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines++
+}
 
 const testLife = time.Second
 
@@ -46,7 +61,6 @@ func newTestSubscriber(t *testing.T) (*subscriber, *recorder) {
 	t.Cleanup(l.close)
 	return &subscriber{
 		target: r, self: instanceID{9}, lease: l, random: rand.Int64N,
-		logger: slog.New(slog.DiscardHandler),
 	}, r
 }
 
@@ -79,22 +93,22 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			name: "a link was missed", last: positionA,
 			message: payload(testPublisher, positionB, positionC, remove),
 			clears:  1, wantLast: positionC,
-			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "the channel has lost its position", last: positionA,
 			message: payload(testPublisher, "", positionB, remove),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "this instance has no position", last: "",
 			message: payload(testPublisher, positionA, positionB, remove),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "absent does not equal absent", last: "",
 			message: payload(testPublisher, "", positionB, remove),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "an own message", last: positionA,
 			message:  payload(instanceID{9}, positionA, positionB, remove),
@@ -104,7 +118,7 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			name: "an own message behind a gap", last: positionA,
 			message: payload(instanceID{9}, positionB, positionC, remove),
 			clears:  1, wantLast: positionC,
-			counter: func(s *subscriber) uint64 { return s.clears[clearMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "somebody else's bytes", last: positionA,
 			message: "hello", wantLast: positionA,
@@ -113,17 +127,17 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			name: "our magic and then nonsense", last: positionA,
 			message: magic + "nonsense",
 			clears:  1, wantLast: "",
-			counter: func(s *subscriber) uint64 { return s.clears[clearUndecodable].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[CauseUndecodable].Load() },
 		}, {
 			name: "an undecodable body", last: positionA,
 			message: payload(testPublisher, positionA, positionB, "\x01\x09"),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[clearUndecodable].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[CauseUndecodable].Load() },
 		}, {
 			name: "a body of a later version", last: positionA,
 			message: payload(testPublisher, positionA, positionB, "\x02whatever"),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[clearUndecodable].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[CauseUndecodable].Load() },
 		}, {
 			name: "a notice", last: positionA,
 			message:  string(appendHead(nil, kindNotice, testPublisher)) + "roll call",
@@ -153,20 +167,20 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 		fresh    bool   // it is the first echo of a subscription
 		position string
 		now      string // history that the echo shows
-		why      clearing
+		why      ClearCause
 		renewed  bool
 	}{
-		{name: "nothing was missed", last: positionA, history: "1", position: positionA, now: "1", why: nothing},
-		{name: "a reconnect that missed nothing", last: positionA, history: "1", fresh: true, position: positionA, now: "1", why: nothing},
-		{name: "messages were missed", last: positionA, history: "1", position: positionB, now: "1", why: clearPosition},
-		{name: "another history", last: positionA, history: "1", position: positionA, now: "2", why: clearHistory, renewed: true},
-		{name: "both", last: positionA, history: "1", position: positionB, now: "2", why: clearPosition, renewed: true},
-		{name: "the first echo of all", start: true, fresh: true, position: positionA, now: "1", why: clearStart},
-		{name: "this instance has no position", last: "", history: "1", position: positionA, now: "1", why: clearPosition},
-		{name: "no history, the same subscription", last: positionA, position: positionA, why: nothing},
-		{name: "no history, a new subscription", last: positionA, fresh: true, position: positionA, why: clearNoHistory},
-		{name: "the right to see the history is lost", last: positionA, history: "1", position: positionA, why: clearHistory},
-		{name: "the right to see the history is granted", last: positionA, position: positionA, now: "1", why: clearHistory},
+		{name: "nothing was missed", last: positionA, history: "1", position: positionA, now: "1", why: CauseNone},
+		{name: "a reconnect that missed nothing", last: positionA, history: "1", fresh: true, position: positionA, now: "1", why: CauseNone},
+		{name: "messages were missed", last: positionA, history: "1", position: positionB, now: "1", why: CausePosition},
+		{name: "another history", last: positionA, history: "1", position: positionA, now: "2", why: CauseHistory, renewed: true},
+		{name: "both", last: positionA, history: "1", position: positionB, now: "2", why: CausePosition, renewed: true},
+		{name: "the first echo of all", start: true, fresh: true, position: positionA, now: "1", why: CauseStart},
+		{name: "this instance has no position", last: "", history: "1", position: positionA, now: "1", why: CausePosition},
+		{name: "no history, the same subscription", last: positionA, position: positionA, why: CauseNone},
+		{name: "no history, a new subscription", last: positionA, fresh: true, position: positionA, why: CauseNoHistory},
+		{name: "the right to see the history is lost", last: positionA, history: "1", position: positionA, why: CauseHistory},
+		{name: "the right to see the history is granted", last: positionA, position: positionA, now: "1", why: CauseHistory},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -176,17 +190,17 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 				nonce := s.lease.nonce()
 				time.Sleep(time.Millisecond)
 				s.handle(echoOf(s.self, test.position, test.now, nonce))
-				require.Equal(t, test.why != nothing, r.clears == 1)
+				require.Equal(t, test.why != CauseNone, r.clears == 1)
 				require.Equal(t, test.renewed, r.histories == 1)
 				require.Equal(t, test.position, s.last)
 				require.True(t, s.lease.valid())
-				if test.why != nothing {
+				if test.why != CauseNone {
 					require.EqualValues(t, 1, s.clears[test.why].Load())
 				}
 
 				s.handle(echoOf(s.self, test.position, test.now, nonce)) // once more, to the same effect
 				require.EqualValues(t, 2, s.echoes.Load())
-				require.Equal(t, test.why != nothing, r.clears == 1)
+				require.Equal(t, test.why != CauseNone, r.clears == 1)
 			})
 		})
 	}
@@ -221,7 +235,7 @@ func TestEchoesThatProveNothing(t *testing.T) {
 	require.Zero(t, r.clears)
 	whole := echoOf(s.self, positionA, "1", s.lease.nonce())
 	s.handle(whole[:len(whole)-1])
-	require.EqualValues(t, 1, s.clears[clearUndecodable].Load())
+	require.EqualValues(t, 1, s.clears[CauseUndecodable].Load())
 	s.handle(echoOf(s.self, positionA, "1", "nonce"))
 	require.False(t, s.lease.valid())
 }
@@ -296,7 +310,7 @@ func TestSubscriberReconnects(t *testing.T) {
 		require.True(t, s.connected.Load())
 		require.True(t, s.lease.valid(), "it is renewed")
 		require.Equal(t, 1, r.clears)
-		require.EqualValues(t, 1, s.clears[clearStart].Load())
+		require.EqualValues(t, 1, s.clears[CauseStart].Load())
 
 		remove := body(invalidation{cache: "p", keys: []string{"1"}})
 		first.messages <- payload(testPublisher, positionA, positionB, remove)
@@ -311,7 +325,7 @@ func TestSubscriberReconnects(t *testing.T) {
 		time.Sleep(2 * backoffBase)
 		synctest.Wait()
 		require.Equal(t, 2, r.clears)
-		require.EqualValues(t, 1, s.clears[clearPosition].Load())
+		require.EqualValues(t, 1, s.clears[CausePosition].Load())
 		require.EqualValues(t, 1, s.warm.Load())
 		require.EqualValues(t, 3, s.subscribed.Load())
 		cancel()
@@ -497,19 +511,24 @@ func TestProbesAreSpread(t *testing.T) {
 	})
 }
 
-// What one message causes every message may: the log gets a line now and then.
+// What one message causes every message may: the log gets a line now and then, and
+// OnEvent, which may drop what it has no time for, is told each time.
 func TestClearsAreLoggedNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r := newTestSubscriber(t)
-		lines := 0
-		s.logger = slog.New(statsHandler{slog.DiscardHandler, func() { lines++ }})
 		for range 1000 {
 			s.handle(magic + "nonsense")
 		}
 		require.Equal(t, 1000, r.clears)
-		require.Equal(t, 1, lines)
+		require.Equal(t, 1, r.lines)
 		time.Sleep(logInterval)
 		s.handle(magic + "nonsense")
-		require.Equal(t, 2, lines)
+		require.Equal(t, 2, r.lines)
+		require.Len(t, r.events, 1001)
+		for _, e := range r.events {
+			require.Equal(t, EventCleared, e.Kind)
+			require.Equal(t, CauseUndecodable, e.Cause)
+			require.Error(t, e.Err)
+		}
 	})
 }

@@ -488,10 +488,10 @@ func TestUpdateAcrossCloseAndNew(t *testing.T) {
 func TestLogHandlerMayAskForStats(t *testing.T) {
 	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 		logged := 0
-		p.logger = slog.New(statsHandler{slog.DiscardHandler, func() {
+		p.target = newBackplane(BackplaneOptions{Logger: slog.New(statsHandler{slog.DiscardHandler, func() {
 			logged++
 			p.snapshot(&BackplaneStats{})
-		}})
+		}})})
 		redis.refuse(errRefused)
 		require.Error(t, p.publish(t.Context(), removal("a")))
 		redis.refuse(nil)

@@ -19,9 +19,7 @@ type way struct {
 func (in *Instance) Bus(heads transport.Heads) transport.Bus { return &way{in, heads} }
 
 // First makes one attempt: a test that wants more begins without a connection.
-func (w *way) First(
-	ctx context.Context, attempt func(context.Context) (transport.Subscription, error),
-) (transport.Subscription, error) {
+func (w *way) First(ctx context.Context, attempt func(context.Context) error) error {
 	return attempt(ctx)
 }
 
@@ -33,8 +31,8 @@ func (w *way) Subscribe(ctx context.Context) (transport.Subscription, error) {
 	return &wayBack{s, w.heads}, nil
 }
 
-func (w *way) Publish(lifetime context.Context, body string) error {
-	return w.Instance.Publish(lifetime, w.heads.Invalidation, body)
+func (w *way) Publish(ctx context.Context, body string) error {
+	return w.Instance.Publish(ctx, w.heads.Invalidation, body)
 }
 
 func (w *way) Close() { w.Redial() }

@@ -18,7 +18,11 @@ func TestBusWritesHeads(t *testing.T) {
 		defer b.Close()
 		from := b.Instance(0).Bus(transport.Heads{Invalidation: "from0,", Echo: "echo0,"})
 		to := b.Instance(1).Bus(transport.Heads{Invalidation: "from1,", Echo: "echo1,"})
-		s, err := to.First(t.Context(), to.Subscribe)
+		var s transport.Subscription
+		err := to.First(t.Context(), func(ctx context.Context) (err error) {
+			s, err = to.Subscribe(ctx)
+			return err
+		})
 		require.NoError(t, err)
 		require.NoError(t, from.Publish(t.Context(), "body"))
 		require.NoError(t, s.Probe(t.Context(), "nonce"))
@@ -45,9 +49,10 @@ func TestBusMakesOneAttempt(t *testing.T) {
 		defer b.Close()
 		b.Stop()
 		bus, attempts := b.Instance(0).Bus(transport.Heads{}), 0
-		_, err := bus.First(t.Context(), func(ctx context.Context) (transport.Subscription, error) {
+		err := bus.First(t.Context(), func(ctx context.Context) error {
 			attempts++
-			return bus.Subscribe(ctx)
+			_, err := bus.Subscribe(ctx)
+			return err
 		})
 		require.ErrorIs(t, err, ErrReset)
 		require.Equal(t, 1, attempts)

@@ -38,6 +38,13 @@ var mutations = []mutation{
 		old:   "		c.removeLocal(keys...)\n	}\n	return joined",
 		new:   "	}\n	return joined",
 		tests: []string{"TestReadWriteRemove", "TestProof"},
+	}, {
+		name:  "local part of an invalidator's write",
+		fence: "so does an invalidator, if the cache is in its own process",
+		file:  "invalidator.go",
+		old:   "	i.backplane.applyHere(inv)\n",
+		new:   "",
+		tests: []string{"TestInvalidatorEvictsHere", "TestInvalidatorOvertakesALoad"},
 	},
 
 	// Receiving.
@@ -59,7 +66,7 @@ var mutations = []mutation{
 		name:  "messages not understood",
 		fence: "one that may have invalidated anything clears everything",
 		file:  "subscriber.go",
-		old:   "		s.last = \"\"\n		s.clear(clearUndecodable, err)\n",
+		old:   "		s.last = \"\"\n		s.clear(CauseUndecodable, err)\n",
 		new:   "",
 		tests: []string{"TestSubscriberFollowsTheChain", "TestBytesOnTheChannel"},
 	}, {
@@ -118,8 +125,8 @@ var mutations = []mutation{
 		name:  "clear before the lease",
 		fence: "nothing is served on a new lease that its echo has shown to be old",
 		file:  "subscriber.go",
-		old:   "	if why != nothing {\n		s.clear(why, nil)\n	}\n	if s.lease.grant(nonce) && s.connected.Load() {",
-		new:   "	defer func() {\n		if why != nothing {\n			s.clear(why, nil)\n		}\n	}()\n	if s.lease.grant(nonce) && s.connected.Load() {",
+		old:   "	if why != CauseNone {\n		s.clear(why, nil)\n	}\n	if s.lease.grant(nonce) && s.connected.Load() {",
+		new:   "	defer func() {\n		if why != CauseNone {\n			s.clear(why, nil)\n		}\n	}()\n	if s.lease.grant(nonce) && s.connected.Load() {",
 		tests: []string{"TestClearComesBeforeTheLease"},
 	}, {
 		name:  "clear after a new history",
@@ -184,7 +191,7 @@ var mutations = []mutation{
 		name:  "older results",
 		fence: "of two loads of a key, the one that began later stays",
 		file:  "flight.go",
-		old:   "			older.overtakenLocked()\n			older = nil\n",
+		old:   "		older.overtakenLocked()\n		older = nil\n",
 		new:   "",
 		tests: []string{"TestLaterLoadStays", "TestHungLoadIsNotJoinedWithoutALease"},
 	}, {
@@ -212,8 +219,8 @@ var mutations = []mutation{
 		name:  "silence ends the publisher's connection",
 		fence: "so is the connection over which invalidations go",
 		file:  "backplane.go",
-		old:   "	bp.redial()\n	bp.logger.Warn(\"nearcache: lease lost;",
-		new:   "	bp.logger.Warn(\"nearcache: lease lost;",
+		old:   "	bp.redial()\n	bp.tell(slog.LevelWarn, \"nearcache: lease lost;",
+		new:   "	bp.tell(slog.LevelWarn, \"nearcache: lease lost;",
 		tests: []string{"TestProof"},
 	}, {
 		name:  "clocks compared all the time",
@@ -327,8 +334,8 @@ var mutations = []mutation{
 		name:  "an item that is no more",
 		fence: "a refresh that finds no item takes the old one out",
 		file:  "flight.go",
-		old:   "			l.dropLocked(sh, f.hash, held)\n		}\n		sh.unregisterLocked",
-		new:   "		}\n		sh.unregisterLocked",
+		old:   "		l.dropLocked(sh, f.hash, held)\n	}\n	sh.unregisterLocked",
+		new:   "	}\n	sh.unregisterLocked",
 		tests: []string{"TestRefreshThatFindsNothing"},
 	}, {
 		name:  "Refresh begins anew",

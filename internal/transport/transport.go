@@ -6,16 +6,17 @@ import "context"
 
 // Bus is one instance's way to Redis.
 type Bus interface {
-	// First makes attempts at a subscription until one succeeds, ctx ends, or there
-	// is no sense in another.
-	First(ctx context.Context, attempt func(context.Context) (Subscription, error)) (Subscription, error)
+	// First makes attempts until one succeeds, ctx ends, or there is no sense in
+	// another.
+	First(ctx context.Context, attempt func(context.Context) error) error
 
 	// Subscribe makes one attempt at a subscription.
 	Subscribe(ctx context.Context) (Subscription, error)
 
-	// Publish makes one attempt at one invalidation, over a connection that it
-	// keeps. The end of lifetime ends it.
-	Publish(lifetime context.Context, body string) error
+	// Publish makes one attempt at one invalidation, over a connection that it keeps
+	// until Redial or Close. The end of ctx ends the attempt. It is for one goroutine
+	// at a time.
+	Publish(ctx context.Context, body string) error
 
 	// Redial closes the connection that Publish keeps, under an attempt that waits
 	// too. The next attempt dials, and resolves the address, anew.

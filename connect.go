@@ -1,0 +1,162 @@
+package nearcache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/nearcache/nearcache/internal/transport"
+)
+
+// Connect joins the channel that options name. It returns once the subscription
+// is confirmed and the first lease is held (see BackplaneOptions.MaxStaleness).
+// It tries for as long as the connect timeout lasts (5 seconds, or connectTimeout
+// in the connection string, or Redis.DialTimeout), connectRetry times more after
+// the first attempt if that is set, and fails when that or ctx ends, or as soon
+// as Redis refuses: a wrong password, a missing permission, a certificate that
+// does not verify. It also fails if Redis takes longer than MaxStaleness to answer
+// a probe. With AllowDisconnectedStart, or abortConnect=false in the connection
+// string, it returns at once, without a lease, and keeps trying. ctx governs
+// nothing after Connect has returned. With PublishOnly all this holds for one
+// empty message that Redis has to accept, in place of subscription and lease.
+//
+// With neither RedisConnectionString nor Redis set the backplane is
+// process-local, as from Local, and a warning is logged.
+//
+// The error wraps ErrOptions if the options cannot be used.
+func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) {
+	o, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if standIn, ok := transport.StandInOf(ctx); ok {
+		return joinStandIn(ctx, o, standIn)
+	}
+	if o.RedisConnectionString == "" && o.Redis == nil {
+		o.Logger.Warn("nearcache: no RedisConnectionString; the backplane is process-local, " +
+			"and other instances will not hear of changes (use Local if that is meant)")
+		bp := newBackplane(o)
+		bp.events.start()
+		bp.note(Event{Kind: EventState})
+		return bp, nil
+	}
+	server, err := newRedisServer(o)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	o.Logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", server.self[:4]))
+	if len(server.ignored) > 0 {
+		o.Logger.Info("nearcache: connection string options without a meaning here are ignored",
+			"options", strings.Join(server.ignored, ","))
+	}
+	o.AllowDisconnectedStart = server.disconnectedStart
+	bp, err := joinBus(ctx, o, server, server.self, rand.Int64N)
+	if err != nil {
+		return nil, err
+	}
+	bp.channel = server.channel
+	return bp, nil
+}
+
+// joinBus makes a backplane on b. All jitter comes from random.
+func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self instanceID, random random) (*Backplane, error) {
+	bp := newBackplane(o)
+	bp.bus = b
+	bp.random = random
+	bp.publisher = newPublisher(b.Publish, random, bp)
+	var err error
+	if o.PublishOnly {
+		err = bp.greet(ctx, o.AllowDisconnectedStart)
+	} else {
+		err = bp.listen(ctx, o.AllowDisconnectedStart, self)
+	}
+	if err != nil {
+		_ = bp.publisher.close(0) // nothing is queued
+		bp.lease.close()
+		b.Close()
+		return nil, err
+	}
+	bp.events.start() // only now: of a backplane that was never there nothing is told
+	return bp, nil
+}
+
+// listen has the backplane hear of changes, from now on, or as soon as it can if it
+// may start disconnected.
+func (bp *Backplane) listen(ctx context.Context, disconnected bool, self instanceID) error {
+	bp.lease = newLease(bp.staleness)
+	bp.lease.onSilence = bp.silence
+	bp.lease.onStep = func() {
+		bp.tell(slog.LevelWarn, "nearcache: lease dropped; the wall clock has moved against the monotonic one",
+			Event{Kind: EventState, State: StateNoLease})
+	}
+	bp.adjustLifeLocked()
+	bp.subscriber = &subscriber{
+		subscribe: bp.bus.Subscribe,
+		target:    bp,
+		self:      self,
+		lease:     bp.lease,
+		random:    bp.random,
+	}
+	bp.lease.start()
+	var sub transport.Subscription
+	if disconnected {
+		bp.tell(slog.LevelInfo, "nearcache: connecting", Event{Kind: EventState, State: StateConnecting})
+	} else if err := bp.bus.First(ctx, func(ctx context.Context) (err error) {
+		sub, err = bp.subscriber.attempt(ctx)
+		return err
+	}); err != nil {
+		return err
+	}
+	following, unfollow := context.WithCancel(context.Background())
+	bp.unfollow = unfollow
+	bp.following.Go(func() { bp.subscriber.run(following, sub) })
+	return nil
+}
+
+// greet sees whether Redis takes messages from this instance, which is all that one
+// without a subscription can know: now, or again and again until it does if the
+// backplane may start disconnected.
+func (bp *Backplane) greet(ctx context.Context, disconnected bool) error {
+	if disconnected {
+		bp.tell(slog.LevelInfo, "nearcache: connecting", Event{Kind: EventState, State: StateConnecting})
+		bp.publisher.greet()
+		return nil
+	}
+	if err := bp.bus.First(ctx, func(ctx context.Context) error {
+		if err := bp.bus.Publish(ctx, greeting); err != nil {
+			return fmt.Errorf("an empty message was not accepted: %w", err)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	bp.publisher.reached()
+	bp.tell(slog.LevelInfo, "nearcache: live", Event{Kind: EventState, State: StateLive})
+	return nil
+}
+
+// Local returns a backplane without Redis: for single processes and for tests.
+// Its caches behave as all others do, and nobody else hears of changes.
+func Local() *Backplane {
+	o, _ := BackplaneOptions{}.withDefaults() // the zero value is legal
+	return newBackplane(o)
+}
+
+// newBackplane returns a process-local backplane.
+func newBackplane(o BackplaneOptions) *Backplane {
+	bp := &Backplane{
+		closeTimeout: o.CloseTimeout,
+		logger:       o.Logger,
+		staleness:    o.MaxStaleness,
+		lease:        newLocalLease(),
+		random:       rand.Int64N,
+		publishOnly:  o.PublishOnly,
+		unfollow:     func() {},
+		members:      map[string]member{},
+		writersGone:  make(chan struct{}, 1),
+	}
+	bp.events = newEvents(o.OnEvent, bp.State)
+	return bp
+}
