@@ -164,7 +164,11 @@ func (a *proofActor) write(r *rand.Rand) {
 		for i, k := range keys {
 			wires[i] = fmt.Sprint(k)
 		}
+		viaInvalidator := r.IntN(4) == 0
 		a.invalidate(r, c, keys, invalidation{cache: name, keys: wires}, func() error {
+			if viaInvalidator {
+				return a.in.tells[c].Remove(ctx, keys...)
+			}
 			return a.in.caches[c].Remove(ctx, keys...)
 		})
 	case n < 65:

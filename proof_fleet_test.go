@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nearcache/nearcache/internal/fakebus"
@@ -32,6 +33,7 @@ type proofInstance struct {
 	bus    *proofBus
 	bp     *Backplane
 	caches [2]*Cache[int, *proofValue]
+	tells  [2]*Invalidator[int] // for the same caches
 
 	mu      sync.Mutex    // guards everything below
 	resumed chan struct{} // closed when a pause ends; nil: there is none
@@ -41,7 +43,7 @@ type proofInstance struct {
 type proofTotals struct {
 	schedules, reads, accepted                                uint64
 	hits, joins, warm, notFounds, updates, gaps, lost, paused uint64
-	stale, refreshes, bulk                                    uint64
+	stale, refreshes, bulk, events                            uint64
 }
 
 func (t *proofTotals) add(o proofTotals) {
@@ -59,6 +61,7 @@ func (t *proofTotals) add(o proofTotals) {
 	t.stale += o.stale
 	t.refreshes += o.refreshes
 	t.bulk += o.bulk
+	t.events += o.events
 }
 
 // runProof runs one schedule inside a bubble.
@@ -103,6 +106,7 @@ func (run *proofRun) join(i int) error {
 		MaxStaleness:           run.plan.maxStaleness[0],
 		Logger:                 slog.New(slog.DiscardHandler),
 		AllowDisconnectedStart: !run.plan.connectedStart,
+		OnEvent:                func(Event) { atomic.AddUint64(&run.totals.events, 1) },
 	}.withDefaults()
 	if err != nil {
 		return err
@@ -114,6 +118,9 @@ func (run *proofRun) join(i int) error {
 	run.fleet = append(run.fleet, in)
 	for c := range in.caches {
 		if in.caches[c], err = New(in.bp, run.cacheOptions(in, c)); err != nil {
+			return err
+		}
+		if in.tells[c], err = NewInvalidator[int](in.bp, run.history.caches[c].name); err != nil {
 			return err
 		}
 		// Up to all of MaxStaleness is used here: the part of it that is left out for

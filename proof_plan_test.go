@@ -40,10 +40,16 @@ type proofFeatures struct {
 	concurrentLoads                         int
 }
 
-// planFeatures has each of them every other time.
+// planFeatures has each of them every other time, or all of them at once.
 func planFeatures(r *rand.Rand, limit time.Duration) (f proofFeatures) {
-	some := func(low, high time.Duration) time.Duration { return between(r, low, high) * time.Duration(r.IntN(2)) }
-	f.bulk, f.only = r.IntN(2) == 0, r.IntN(3) == 0
+	all := r.IntN(4) == 0
+	some := func(low, high time.Duration) time.Duration {
+		if d := between(r, low, high); r.IntN(2) == 0 || all {
+			return d
+		}
+		return 0
+	}
+	f.bulk, f.only = r.IntN(2) == 0 || all, r.IntN(3) == 0
 	f.refreshAfter = some(limit/10, limit)
 	f.staleIfError = some(limit/4, 10*limit)
 	f.softTimeout = some(time.Millisecond, limit/4)
@@ -53,7 +59,7 @@ func planFeatures(r *rand.Rand, limit time.Duration) (f proofFeatures) {
 	f.errorTTL = some(time.Millisecond, 2*limit)
 	f.idleTTL = some(limit/4, 2*limit)
 	f.loadTimeout = some(limit/10, 3*limit)
-	f.concurrentLoads = r.IntN(2) * (1 + r.IntN(3))
+	f.concurrentLoads = int(some(1, 4))
 	return f
 }
 

@@ -70,6 +70,7 @@ func TestProof(t *testing.T) {
 		require.NotZero(t, totals.paused, "paused instances")
 		require.NotZero(t, totals.stale, "expired items, served as their load failed or was slow")
 		require.NotZero(t, totals.refreshes, "refreshes ahead")
+		require.NotZero(t, totals.events, "events")
 		require.NotZero(t, totals.bulk, "items that were asked for with others")
 	}
 }
