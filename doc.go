@@ -11,7 +11,8 @@
 //
 // One process has one [Backplane], made by [Connect] (or by [Local], without
 // Redis), and any number of typed caches on it, made by [New]. [Cache.Get] reads;
-// a miss calls Options.Load, once for however many callers ask. The recipe for a
+// a miss calls Options.Load, once for however many callers ask; [Cache.GetMany]
+// reads several items at once. The recipe for a
 // change is: write the source, then call [Cache.Remove]. [Cache.Update] does both
 // and keeps the new value; [Cache.ClearRegion] evicts all items of a kind;
 // [Cache.Clear] and [Backplane.ClearAll] evict everything. [NewInvalidator] does
@@ -41,6 +42,8 @@
 //   - A Get never fails because of Redis. While Redis is away, an item is served for
 //     MaxStaleness after its load began, or up to a fifth less, and then loaded anew,
 //     once in that time.
+//   - Nothing that was invalidated stands in for a load that fails or is slow; only
+//     what has expired does, if Options.StaleIfError says so.
 //
 // The bound rests on a lease: each instance probes Redis several times in
 // MaxStaleness, over the connection on which invalidations come, and serves all of
@@ -67,7 +70,8 @@
 //     that is a millisecond. A process that is stopped, or starved, keeps the bound.
 //   - Redis servers that are not one serial server to their clients: active-active
 //     and multi-threaded clones, and proxies that spread commands over several.
-//   - MaxStaleness: Unbounded gives the bound up for that cache.
+//   - MaxStaleness: Unbounded gives the bound up for that cache, and StaleWithoutLease
+//     does while its source fails.
 //
 // # Shutdown
 //

@@ -123,7 +123,11 @@ func (l *local[K, V]) keepLocked(
 	sh *shard[K, V], hash uint64, now int64, key K, s start, o *outcome[V], fresh *entry[K, V],
 ) (kept bool) {
 	expires := deadline(s.at, o.ttl)
-	if o.ttl <= 0 || expires <= now || l.closed.Load() {
+	last := expires
+	if o.err == nil {
+		last = deadline(expires, l.staleIfError) // it may be of use though it has expired
+	}
+	if o.ttl <= 0 || last <= now || l.closed.Load() {
 		return false
 	}
 	// 1. a load begins   2. it reads the source   3. the cache is cleared   4. the

@@ -337,3 +337,24 @@ func TestErrorTTLAndStaleIfError(t *testing.T) {
 		require.Equal(t, 3, s.loads, "now there is nothing but the error")
 	})
 }
+
+// A load that takes longer than its item lives brings something for later all the same.
+func TestStaleIfErrorAndSlowLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flaky{value: 1, takes: time.Minute}
+		c, err := New(Local(), Options[string, int]{
+			Name: "p", Load: s.load, TTL: time.Second, ErrorTTL: time.Second, StaleIfError: time.Hour,
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		require.Equal(t, 1, get(t, c))
+		s.err = errSource
+		require.Equal(t, 1, get(t, c))
+		require.NoError(t, c.Remove(t.Context(), "k"))
+		for range 2 {
+			_, err = c.Get(t.Context(), "k")
+			require.ErrorIs(t, err, errSource)
+		}
+		require.Equal(t, 4, s.loads, "an error has no such use")
+	})
+}
