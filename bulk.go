@@ -52,17 +52,14 @@ func (e *KeysError[K]) Unwrap() error { return e.Err }
 // never nil, and the caller's own.
 func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
 	m := many[K, V]{cache: c, got: make(map[K]V, len(keys))}
-	asked := make(map[K]struct{}, len(keys))
 	var missing []K
+	asked := map[K]struct{}{} // what is missing
 	for _, key := range keys {
-		if _, again := asked[key]; again {
-			continue
-		}
-		asked[key] = struct{}{}
 		if e, at := c.local.peek(key); e != nil {
 			value, err := c.hit(ctx, e, at)
 			m.add(key, value, err)
-		} else {
+		} else if _, again := asked[key]; !again {
+			asked[key] = struct{}{}
 			missing = append(missing, key)
 		}
 	}

@@ -115,6 +115,8 @@ func (in *realityInstance) start(connection string, seed uint64) (err error) {
 		}
 		if name == "short" {
 			o.Eviction, o.Capacity = nearcache.LRU, itemsPerCache*3/4
+			o.TTL, o.IdleTTL, o.RefreshAfter = 2*bound, bound, bound/4
+			o.StaleIfError, o.SoftTimeout, o.MaxConcurrentLoads = time.Hour, 5*time.Millisecond, 8
 		}
 		if in.caches[name], err = nearcache.New(in.bp, o); err != nil {
 			return errors.Join(err, in.bp.Close())
