@@ -124,7 +124,7 @@ func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V]) (V, erro
 	ended, err := c.local.wait(ctx, j.flight, soft)
 	if !ended && err == nil { // the load goes on, as if this caller waited for it
 		if e := c.local.lastResort(key); e != nil {
-			c.local.letGo(j.flight)
+			c.local.letGo(ctx, j.flight)
 			c.stats.stale.Add(1)
 			return c.local.result(e)
 		}

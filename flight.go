@@ -228,11 +228,21 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 
 // letGo is called when a caller no longer waits, but the load is to go on. It spares
 // others the wait, who have something else to serve.
-func (l *local[K, V]) letGo(f *flight[K, V]) {
+//
+//  1. a caller has waited for SoftTimeout, and finds what to serve   2. the item is
+//     removed, or the cache closed: the caller is still counted   3. it lets the load
+//     go, which will not be kept.
+func (l *local[K, V]) letGo(ctx context.Context, f *flight[K, V]) {
+	if f.loads(ctx) {
+		return // it was not counted
+	}
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f.goesOn++
+	if f.waiters == f.goesOn && !sh.registeredLocked(f) {
+		f.abandonLocked()
+	}
 }
 
 // overtakenLocked ends the loads of f, and of all that are older, whose result

@@ -1,0 +1,73 @@
+package nearcache
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A loader that asks for its own key, and serves what has expired after SoftTimeout, was
+// never counted as one that waits, but is counted as one that the load goes on for.
+// Then a Remove cancels the load though Refresh waits for it.
+func TestReviewSoftTimeoutOfALoaderThatAsksForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *Cache[string, int]
+		loads := 0
+		c, err := New(Local(), Options[string, int]{
+			Name: "p", Expiry: func(string, int) time.Duration { return time.Minute }, StaleIfError: time.Hour, SoftTimeout: time.Second,
+			Load: func(ctx context.Context, key string) (int, error) {
+				if loads++; loads == 1 {
+					return 1, nil
+				}
+				old, err := c.Get(ctx, key)
+				if err != nil {
+					return 0, err
+				}
+				pause(ctx, time.Minute)
+				return old + 1, ctx.Err()
+			},
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		require.Equal(t, 1, get(t, c))
+		expire()
+		go func() {
+			time.Sleep(10 * time.Second)
+			assert.NoError(t, c.Remove(context.Background(), "k"))
+		}()
+		v, err := c.Refresh(t.Context(), "k")
+		assert.NoError(t, err, "its caller has not gone")
+		assert.Equal(t, 2, v)
+	})
+}
+
+// 1. a Get waits for SoftTimeout   2. it finds what to serve   3. the key is removed
+// 4. it lets the load go, which nobody waits for and which will not be kept.
+func TestReviewLetGoAfterRemove(t *testing.T) {
+	for name, during := range map[string]func(c *Cache[string, int]){
+		"Remove": func(c *Cache[string, int]) { _ = c.Remove(context.Background(), "k") },
+		"Close":  func(c *Cache[string, int]) { _ = c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &flaky{value: 1, takes: time.Hour}
+				c, err := New(Local(), Options[string, int]{
+					Name: "p", Load: s.load, StaleIfError: time.Hour, SoftTimeout: time.Second,
+				})
+				require.NoError(t, err)
+				defer c.Close()
+				j := c.local.join(t.Context(), "k", c.loader, launch{})
+				go c.local.fly(j.flight, c.loader, false)
+				synctest.Wait()
+				during(c)
+				c.local.letGo(t.Context(), j.flight)
+				assert.Error(t, j.flight.ctx.Err(), "cancelled")
+				j.flight.cancel()
+			})
+		})
+	}
+}
