@@ -149,7 +149,10 @@ func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 // already has.
 func (l *local[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 	f := sh.flights[key]
-	return f != nil && f.goesOn > 0 && f.ahead == nil && l.joinableLocked(f, m)
+	if f == nil || !l.joinableLocked(f, m) {
+		return false
+	}
+	return f.goesOn > 1 || f.goesOn == 1 && f.ahead == nil // a refresh goes on for the hit
 }
 
 // launchLocked registers a new flight with one caller, who has to see to it that it

@@ -71,3 +71,25 @@ func TestReviewLetGoAfterRemove(t *testing.T) {
 		})
 	}
 }
+
+// While a load is slow others need not wait, whoever began it.
+func TestReviewSoftTimeoutOfARefreshAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flaky{value: 1}
+		c, err := New(Local(), Options[string, int]{
+			Name: "p", Load: s.load, Expiry: func(string, int) time.Duration { return time.Minute },
+			RefreshAfter: 30 * time.Second, StaleIfError: time.Hour, SoftTimeout: time.Second,
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		require.Equal(t, 1, get(t, c))
+		time.Sleep(59 * time.Second)
+		s.takes = 10 * time.Minute
+		require.Equal(t, 1, get(t, c)) // begins a refresh
+		time.Sleep(time.Second)
+		require.Equal(t, 1, get(t, c)) // waits for SoftTimeout
+		began := time.Now()
+		require.Equal(t, 1, get(t, c))
+		assert.Zero(t, time.Since(began), "one has waited for it already")
+	})
+}
