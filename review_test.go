@@ -93,3 +93,29 @@ func TestReviewSoftTimeoutOfARefreshAhead(t *testing.T) {
 		assert.Zero(t, time.Since(began), "one has waited for it already")
 	})
 }
+
+// Close may be called again, and cancels no load that a caller waits for.
+func TestReviewCloseTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &shop{version: 1}
+		c, err := New(Local(), Options[int, string]{
+			Name: "p", LoadMany: s.loadMany, StaleIfError: time.Hour, SoftTimeout: time.Second,
+			Expiry: func(int, string) time.Duration { return time.Minute },
+		})
+		require.NoError(t, err)
+		_, err = c.GetMany(t.Context(), 1)
+		require.NoError(t, err)
+		expire()
+		s.mu.Lock()
+		s.takes = time.Minute
+		s.mu.Unlock()
+		go func() {
+			time.Sleep(2 * time.Second)
+			_ = c.Close()
+			_ = c.Close()
+		}()
+		got, err := c.GetMany(t.Context(), 1, 2) // 2 is not held, and waited for
+		assert.NoError(t, err)
+		assert.Equal(t, items(1, 1, 2), got)
+	})
+}
