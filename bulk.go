@@ -130,10 +130,14 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	} else {
 		how.inTurn = true
 	}
+	held := make([]bool, len(keys))
+	for i, key := range keys {
+		held[i] = c.holds(key) // of all first: a MarshalText may panic, and whoever joins a load relies on it
+	}
 	found := make([]lookup[K, V], len(keys))
 	var launched []*flight[K, V]
 	for i, key := range keys {
-		if c.holds(key) {
+		if held[i] {
 			found[i] = c.local.join(ctx, key, c.loader, how)
 		} else {
 			found[i] = lookup[K, V]{flight: c.local.apart(ctx, key, c.loader, how), launched: true}

@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,5 +118,36 @@ func TestReviewCloseTwice(t *testing.T) {
 		got, err := c.GetMany(t.Context(), 1, 2) // 2 is not held, and waited for
 		assert.NoError(t, err)
 		assert.Equal(t, items(1, 1, 2), got)
+	})
+}
+
+// A MarshalText that panics leaves no load of other keys behind that nobody flies.
+type touchy int
+
+func (k touchy) MarshalText() ([]byte, error) {
+	if k < 0 {
+		panic("negative")
+	}
+	return fmt.Append(nil, int(k)), nil
+}
+
+func (k *touchy) UnmarshalText(text []byte) error {
+	_, err := fmt.Sscan(string(text), (*int)(k))
+	return err
+}
+
+func TestReviewGetManyOfAKeyThatPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		c, err := New(Local(), Options[touchy, int]{
+			Name: "p", Load: func(_ context.Context, key touchy) (int, error) { return int(key), nil },
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		assert.Panics(t, func() { _, _ = c.GetMany(ctx, 1, -1) })
+		v, err := c.Get(ctx, 1)
+		assert.NoError(t, err)
+		assert.Equal(t, 1, v)
 	})
 }
