@@ -77,6 +77,7 @@ type many[K comparable, V any] struct {
 	cache  *Cache[K, V]
 	got    map[K]V
 	failed []*KeysError[K]
+	causes map[string]*KeysError[K] // of these, by their text, since errors need not be comparable
 }
 
 // add takes in what became of a key.
@@ -91,14 +92,17 @@ func (m *many[K, V]) add(key K, value V, err error) {
 }
 
 func (m *many[K, V]) fail(key K, err error) {
-	// By their text, since errors need not be comparable. There are few causes.
-	for _, f := range m.failed {
-		if f.Err.Error() == err.Error() {
-			f.Keys = append(f.Keys, key)
-			return
-		}
+	text := err.Error()
+	if f := m.causes[text]; f != nil {
+		f.Keys = append(f.Keys, key)
+		return
 	}
-	m.failed = append(m.failed, &KeysError[K]{Cache: m.cache.options.Name, Keys: []K{key}, Err: err})
+	f := &KeysError[K]{Cache: m.cache.options.Name, Keys: []K{key}, Err: err}
+	m.failed = append(m.failed, f)
+	if m.causes == nil {
+		m.causes = map[string]*KeysError[K]{}
+	}
+	m.causes[text] = f
 }
 
 func (m *many[K, V]) err() error {

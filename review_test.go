@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -150,4 +151,21 @@ func TestReviewGetManyOfAKeyThatPanics(t *testing.T) {
 		assert.NoError(t, err)
 		assert.Equal(t, 1, v)
 	})
+}
+
+// Each item's error has its own text.
+func TestReviewGetManyOfManyErrors(t *testing.T) {
+	c, err := New(Local(), Options[int, int]{
+		Name: "p", Load: func(_ context.Context, key int) (int, error) { return 0, fmt.Errorf("item %d: %w", key, errSource) },
+	})
+	require.NoError(t, err)
+	defer c.Close()
+	keys := make([]int, 100_000)
+	for i := range keys {
+		keys[i] = i
+	}
+	began := time.Now()
+	_, err = c.GetMany(t.Context(), keys...)
+	require.True(t, errors.Is(err, errSource))
+	assert.Less(t, time.Since(began), 10*time.Second)
 }
