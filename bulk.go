@@ -157,7 +157,7 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	default:
 		go c.local.flyInTurn(launched, c.loader)
 	}
-	awaited := 0
+	awaited, began := 0, time.Now()
 	defer func() { // if a loader has panicked, the others are no longer waited for
 		for _, j := range found[awaited:] {
 			if j.entry == nil {
@@ -167,7 +167,7 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	}()
 	for i, key := range keys {
 		awaited++
-		value, err := c.await(ctx, key, found[i])
+		value, err := c.await(ctx, key, found[i], time.Since(began))
 		m.add(key, value, err)
 	}
 }

@@ -96,6 +96,57 @@ func TestReviewSoftTimeoutOfARefreshAhead(t *testing.T) {
 	})
 }
 
+// GetMany waits for SoftTimeout once, not once for each item.
+func TestReviewSoftTimeoutOfGetMany(t *testing.T) {
+	s := &shop{version: 1}
+	s.in(t, Options[int, string]{
+		Expiry: func(int, string) time.Duration { return time.Minute }, StaleIfError: time.Hour, SoftTimeout: time.Second,
+	}, func(t *testing.T, s *shop, c *Cache[int, string]) {
+		keys := []int{1, 2, 3, 4, 5, 6, 7, 8, 9}
+		_, err := c.GetMany(t.Context(), keys...)
+		require.NoError(t, err)
+		expire()
+		s.mu.Lock()
+		s.takes = time.Minute
+		s.mu.Unlock()
+		began := time.Now()
+		got, err := c.GetMany(t.Context(), keys...)
+		require.NoError(t, err)
+		require.Equal(t, items(1, keys...), got)
+		assert.Equal(t, time.Second, time.Since(began))
+	})
+}
+
+// 1. a Get waits for SoftTimeout, the load for its turn   2. Close   3. another Get, which
+// found the cache open, joins the load.
+func TestReviewJoinAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flaky{value: 1}
+		c, err := New(Local(), Options[string, int]{
+			Name: "p", Load: s.load, Expiry: func(string, int) time.Duration { return time.Minute },
+			StaleIfError: time.Hour, SoftTimeout: time.Second, MaxConcurrentLoads: 1,
+		})
+		require.NoError(t, err)
+		require.Equal(t, 1, get(t, c))
+		expire()
+		s.takes, s.value = time.Hour, 2
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _, _ = c.Get(ctx, "other") }()
+		synctest.Wait()
+		require.Equal(t, 1, get(t, c)) // lets it go
+		require.NoError(t, c.Close())
+		j := c.local.join(t.Context(), "k", c.loader, c.launch(t.Context()))
+		if j.launched {
+			go c.local.fly(j.flight, c.loader, false)
+		}
+		v, err := c.await(t.Context(), "k", j, 0)
+		assert.NoError(t, err)
+		assert.Equal(t, 2, v, "it was loaded")
+		synctest.Wait()
+	})
+}
+
 // Close may be called again, and cancels no load that a caller waits for.
 func TestReviewCloseTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
