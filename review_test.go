@@ -220,3 +220,39 @@ func TestReviewGetManyOfManyErrors(t *testing.T) {
 	require.True(t, errors.Is(err, errSource))
 	assert.Less(t, time.Since(began), 10*time.Second)
 }
+
+// A refresh that a loader's hit begins counts against MaxConcurrentLoads.
+func TestReviewRefreshAheadFromALoader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		under, most := 0, 0
+		var c *Cache[int, int]
+		c, err := New(Local(), Options[int, int]{
+			Name: "p", MaxConcurrentLoads: 2, TTL: time.Hour, RefreshAfter: time.Minute,
+			Load: func(ctx context.Context, n int) (int, error) {
+				under++
+				defer func() { under-- }()
+				most = max(most, under)
+				if n == 100 {
+					for i := range 10 {
+						if _, err := c.Get(ctx, i); err != nil {
+							return 0, err
+						}
+					}
+				}
+				pause(ctx, time.Second)
+				return n, nil
+			},
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		for i := range 10 {
+			_, err := c.Get(t.Context(), i)
+			require.NoError(t, err)
+		}
+		time.Sleep(2 * time.Minute)
+		most = 0
+		_, err = c.Get(t.Context(), 100)
+		require.NoError(t, err)
+		assert.LessOrEqual(t, most, 2)
+	})
+}
