@@ -74,6 +74,7 @@ type many[K comparable, V any] struct {
 	cache  *Cache[K, V]
 	got    map[K]V
 	failed []*KeysError[K]
+	causes map[string]*KeysError[K] // of these, by their text, since errors need not be comparable
 }
 
 // add takes in what became of a key.
@@ -88,14 +89,17 @@ func (m *many[K, V]) add(key K, value V, err error) {
 }
 
 func (m *many[K, V]) fail(key K, err error) {
-	// By their text, since errors need not be comparable. There are few causes.
-	for _, f := range m.failed {
-		if f.Err.Error() == err.Error() {
-			f.Keys = append(f.Keys, key)
-			return
-		}
+	text := err.Error()
+	if f := m.causes[text]; f != nil {
+		f.Keys = append(f.Keys, key)
+		return
 	}
-	m.failed = append(m.failed, &KeysError[K]{Cache: m.cache.options.Name, Keys: []K{key}, Err: err})
+	f := &KeysError[K]{Cache: m.cache.options.Name, Keys: []K{key}, Err: err}
+	m.failed = append(m.failed, f)
+	if m.causes == nil {
+		m.causes = map[string]*KeysError[K]{}
+	}
+	m.causes[text] = f
 }
 
 func (m *many[K, V]) err() error {
@@ -127,10 +131,14 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	} else {
 		how.inTurn = true
 	}
+	held := make([]bool, len(keys))
+	for i, key := range keys {
+		held[i] = c.holds(key) // of all first: a MarshalText may panic, and whoever joins a load relies on it
+	}
 	found := make([]lookup[K, V], len(keys))
 	var launched []*flight[K, V]
 	for i, key := range keys {
-		if c.holds(key) {
+		if held[i] {
 			found[i] = c.local.join(ctx, key, c.loader, how)
 		} else {
 			found[i] = lookup[K, V]{flight: c.local.apart(ctx, key, c.loader, how), launched: true}
@@ -146,7 +154,7 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	default:
 		go c.local.flyInTurn(launched, c.loader)
 	}
-	awaited := 0
+	awaited, began := 0, time.Now()
 	defer func() { // if a loader has panicked, the others are no longer waited for
 		for _, j := range found[awaited:] {
 			if j.entry == nil {
@@ -156,7 +164,7 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	}()
 	for i, key := range keys {
 		awaited++
-		value, err := c.await(ctx, key, found[i])
+		value, err := c.await(ctx, key, found[i], time.Since(began))
 		m.add(key, value, err)
 	}
 }

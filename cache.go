@@ -80,7 +80,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	if j.launched {
 		go c.local.fly(j.flight, c.loader, false)
 	}
-	return c.await(ctx, key, j)
+	return c.await(ctx, key, j, 0)
 }
 
 // hit returns what a live entry stands for, to a read that began at that time.
@@ -105,8 +105,9 @@ func (c *Cache[K, V]) launch(ctx context.Context) launch {
 }
 
 // await returns what j came to: an entry, or the result of its flight, for which it
-// waits. An item that has expired may stand in for a load that fails or is slow.
-func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V]) (V, error) {
+// waits, and has waited for others before. An item that has expired may stand in for a
+// load that fails or is slow.
+func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V], waited time.Duration) (V, error) {
 	switch {
 	case j.entry != nil && j.fate == alive:
 		c.stats.hits.Inc()
@@ -117,14 +118,14 @@ func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V]) (V, erro
 	}
 	var soft <-chan time.Time
 	if j.fallback && c.options.SoftTimeout > 0 {
-		timer := time.NewTimer(c.options.SoftTimeout)
+		timer := time.NewTimer(c.options.SoftTimeout - waited)
 		defer timer.Stop()
 		soft = timer.C
 	}
 	ended, err := c.local.wait(ctx, j.flight, soft)
 	if !ended && err == nil { // the load goes on, as if this caller waited for it
 		if e := c.local.lastResort(key); e != nil {
-			c.local.letGo(j.flight)
+			c.local.letGo(ctx, j.flight)
 			c.stats.stale.Add(1)
 			return c.local.result(e)
 		}

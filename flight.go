@@ -149,7 +149,10 @@ func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 // already has.
 func (l *local[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 	f := sh.flights[key]
-	return f != nil && f.goesOn > 0 && f.ahead == nil && l.joinableLocked(f, m)
+	if f == nil || !l.joinableLocked(f, m) {
+		return false
+	}
+	return f.goesOn > 1 || f.goesOn == 1 && f.ahead == nil // a refresh goes on for the hit
 }
 
 // launchLocked registers a new flight with one caller, who has to see to it that it
@@ -228,11 +231,21 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 
 // letGo is called when a caller no longer waits, but the load is to go on. It spares
 // others the wait, who have something else to serve.
-func (l *local[K, V]) letGo(f *flight[K, V]) {
+//
+//  1. a caller has waited for SoftTimeout, and finds what to serve   2. the item is
+//     removed, or the cache closed: the caller is still counted   3. it lets the load
+//     go, which will not be kept.
+func (l *local[K, V]) letGo(ctx context.Context, f *flight[K, V]) {
+	if f.loads(ctx) {
+		return // it was not counted
+	}
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f.goesOn++
+	if f.waiters == f.goesOn && !sh.registeredLocked(f) {
+		f.abandonLocked()
+	}
 }
 
 // overtakenLocked ends the loads of f, and of all that are older, whose result

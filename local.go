@@ -482,6 +482,7 @@ func (l *local[K, V]) close() {
 		for _, newest := range sh.flights {
 			newest.overtakenLocked()
 		}
+		clear(sh.flights) // nobody joins them, and closed again they are not ended again
 		sh.mu.Unlock()
 	}
 }

@@ -1,0 +1,258 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A loader that asks for its own key, and serves what has expired after SoftTimeout, was
+// never counted as one that waits, but is counted as one that the load goes on for.
+// Then a Remove cancels the load though Refresh waits for it.
+func TestReviewSoftTimeoutOfALoaderThatAsksForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *Cache[string, int]
+		loads := 0
+		c, err := New(Local(), Options[string, int]{
+			Name: "p", Expiry: func(string, int) time.Duration { return time.Minute }, StaleIfError: time.Hour, SoftTimeout: time.Second,
+			Load: func(ctx context.Context, key string) (int, error) {
+				if loads++; loads == 1 {
+					return 1, nil
+				}
+				old, err := c.Get(ctx, key)
+				if err != nil {
+					return 0, err
+				}
+				pause(ctx, time.Minute)
+				return old + 1, ctx.Err()
+			},
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		require.Equal(t, 1, get(t, c))
+		expire()
+		go func() {
+			time.Sleep(10 * time.Second)
+			assert.NoError(t, c.Remove(context.Background(), "k"))
+		}()
+		v, err := c.Refresh(t.Context(), "k")
+		assert.NoError(t, err, "its caller has not gone")
+		assert.Equal(t, 2, v)
+	})
+}
+
+// 1. a Get waits for SoftTimeout   2. it finds what to serve   3. the key is removed
+// 4. it lets the load go, which nobody waits for and which will not be kept.
+func TestReviewLetGoAfterRemove(t *testing.T) {
+	for name, during := range map[string]func(c *Cache[string, int]){
+		"Remove": func(c *Cache[string, int]) { _ = c.Remove(context.Background(), "k") },
+		"Close":  func(c *Cache[string, int]) { _ = c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &flaky{value: 1, takes: time.Hour}
+				c, err := New(Local(), Options[string, int]{
+					Name: "p", Load: s.load, StaleIfError: time.Hour, SoftTimeout: time.Second,
+				})
+				require.NoError(t, err)
+				defer c.Close()
+				j := c.local.join(t.Context(), "k", c.loader, launch{})
+				go c.local.fly(j.flight, c.loader, false)
+				synctest.Wait()
+				during(c)
+				c.local.letGo(t.Context(), j.flight)
+				assert.Error(t, j.flight.ctx.Err(), "cancelled")
+				j.flight.cancel()
+			})
+		})
+	}
+}
+
+// While a load is slow others need not wait, whoever began it.
+func TestReviewSoftTimeoutOfARefreshAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flaky{value: 1}
+		c, err := New(Local(), Options[string, int]{
+			Name: "p", Load: s.load, Expiry: func(string, int) time.Duration { return time.Minute },
+			RefreshAfter: 30 * time.Second, StaleIfError: time.Hour, SoftTimeout: time.Second,
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		require.Equal(t, 1, get(t, c))
+		time.Sleep(59 * time.Second)
+		s.takes = 10 * time.Minute
+		require.Equal(t, 1, get(t, c)) // begins a refresh
+		time.Sleep(time.Second)
+		require.Equal(t, 1, get(t, c)) // waits for SoftTimeout
+		began := time.Now()
+		require.Equal(t, 1, get(t, c))
+		assert.Zero(t, time.Since(began), "one has waited for it already")
+	})
+}
+
+// GetMany waits for SoftTimeout once, not once for each item.
+func TestReviewSoftTimeoutOfGetMany(t *testing.T) {
+	s := &shop{version: 1}
+	s.in(t, Options[int, string]{
+		Expiry: func(int, string) time.Duration { return time.Minute }, StaleIfError: time.Hour, SoftTimeout: time.Second,
+	}, func(t *testing.T, s *shop, c *Cache[int, string]) {
+		keys := []int{1, 2, 3, 4, 5, 6, 7, 8, 9}
+		_, err := c.GetMany(t.Context(), keys...)
+		require.NoError(t, err)
+		expire()
+		s.mu.Lock()
+		s.takes = time.Minute
+		s.mu.Unlock()
+		began := time.Now()
+		got, err := c.GetMany(t.Context(), keys...)
+		require.NoError(t, err)
+		require.Equal(t, items(1, keys...), got)
+		assert.Equal(t, time.Second, time.Since(began))
+	})
+}
+
+// 1. a Get waits for SoftTimeout, the load for its turn   2. Close   3. another Get, which
+// found the cache open, joins the load.
+func TestReviewJoinAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flaky{value: 1}
+		c, err := New(Local(), Options[string, int]{
+			Name: "p", Load: s.load, Expiry: func(string, int) time.Duration { return time.Minute },
+			StaleIfError: time.Hour, SoftTimeout: time.Second, MaxConcurrentLoads: 1,
+		})
+		require.NoError(t, err)
+		require.Equal(t, 1, get(t, c))
+		expire()
+		s.takes, s.value = time.Hour, 2
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _, _ = c.Get(ctx, "other") }()
+		synctest.Wait()
+		require.Equal(t, 1, get(t, c)) // lets it go
+		require.NoError(t, c.Close())
+		j := c.local.join(t.Context(), "k", c.loader, c.launch(t.Context()))
+		if j.launched {
+			go c.local.fly(j.flight, c.loader, false)
+		}
+		v, err := c.await(t.Context(), "k", j, 0)
+		assert.NoError(t, err)
+		assert.Equal(t, 2, v, "it was loaded")
+		synctest.Wait()
+	})
+}
+
+// Close may be called again, and cancels no load that a caller waits for.
+func TestReviewCloseTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &shop{version: 1}
+		c, err := New(Local(), Options[int, string]{
+			Name: "p", LoadMany: s.loadMany, StaleIfError: time.Hour, SoftTimeout: time.Second,
+			Expiry: func(int, string) time.Duration { return time.Minute },
+		})
+		require.NoError(t, err)
+		_, err = c.GetMany(t.Context(), 1)
+		require.NoError(t, err)
+		expire()
+		s.mu.Lock()
+		s.takes = time.Minute
+		s.mu.Unlock()
+		go func() {
+			time.Sleep(2 * time.Second)
+			_ = c.Close()
+			_ = c.Close()
+		}()
+		got, err := c.GetMany(t.Context(), 1, 2) // 2 is not held, and waited for
+		assert.NoError(t, err)
+		assert.Equal(t, items(1, 1, 2), got)
+	})
+}
+
+// A MarshalText that panics leaves no load of other keys behind that nobody flies.
+type touchy int
+
+func (k touchy) MarshalText() ([]byte, error) {
+	if k < 0 {
+		panic("negative")
+	}
+	return fmt.Append(nil, int(k)), nil
+}
+
+func (k *touchy) UnmarshalText(text []byte) error {
+	_, err := fmt.Sscan(string(text), (*int)(k))
+	return err
+}
+
+func TestReviewGetManyOfAKeyThatPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		c, err := New(Local(), Options[touchy, int]{
+			Name: "p", Load: func(_ context.Context, key touchy) (int, error) { return int(key), nil },
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		assert.Panics(t, func() { _, _ = c.GetMany(ctx, 1, -1) })
+		v, err := c.Get(ctx, 1)
+		assert.NoError(t, err)
+		assert.Equal(t, 1, v)
+	})
+}
+
+// Each item's error has its own text.
+func TestReviewGetManyOfManyErrors(t *testing.T) {
+	c, err := New(Local(), Options[int, int]{
+		Name: "p", Load: func(_ context.Context, key int) (int, error) { return 0, fmt.Errorf("item %d: %w", key, errSource) },
+	})
+	require.NoError(t, err)
+	defer c.Close()
+	keys := make([]int, 100_000)
+	for i := range keys {
+		keys[i] = i
+	}
+	began := time.Now()
+	_, err = c.GetMany(t.Context(), keys...)
+	require.True(t, errors.Is(err, errSource))
+	assert.Less(t, time.Since(began), 10*time.Second)
+}
+
+// A refresh that a loader's hit begins counts against MaxConcurrentLoads.
+func TestReviewRefreshAheadFromALoader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		under, most := 0, 0
+		var c *Cache[int, int]
+		c, err := New(Local(), Options[int, int]{
+			Name: "p", MaxConcurrentLoads: 2, TTL: time.Hour, RefreshAfter: time.Minute,
+			Load: func(ctx context.Context, n int) (int, error) {
+				under++
+				defer func() { under-- }()
+				most = max(most, under)
+				if n == 100 {
+					for i := range 10 {
+						if _, err := c.Get(ctx, i); err != nil {
+							return 0, err
+						}
+					}
+				}
+				pause(ctx, time.Second)
+				return n, nil
+			},
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		for i := range 10 {
+			_, err := c.Get(t.Context(), i)
+			require.NoError(t, err)
+		}
+		time.Sleep(2 * time.Minute)
+		most = 0
+		_, err = c.Get(t.Context(), 100)
+		require.NoError(t, err)
+		assert.LessOrEqual(t, most, 2)
+	})
+}
