@@ -173,7 +173,11 @@ func (in *realityInstance) load(ctx context.Context, i item) (version int64, err
 		latency = time.Duration(rand.Int64N(int64(200 * time.Millisecond)))
 	}
 	early := rand.Int64N(int64(latency) + 1)
-	time.Sleep(time.Duration(early))
+	select {
+	case <-time.After(time.Duration(early)):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	call := in.run.Go("Run.Load", LoadRequest{i}, new(int64), make(chan *rpc.Call, 1))
 	select {
 	case <-call.Done:

@@ -322,7 +322,7 @@ var mutations = []mutation{
 		file:  "flight.go",
 		old:   "		f.start, f.begun = l.note(), true\n",
 		new:   "		f.begun = true\n",
-		tests: []string{"TestLoadsThatWaitForTheirTurn"},
+		tests: []string{"TestLoadThatWaitedIsKept"},
 	}, {
 		name:  "loads that wait for their turn, and begin",
 		fence: "a load whose turn has come is overtaken like any other",

@@ -2,8 +2,8 @@ package nearcache
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +15,7 @@ import (
 // A loader that asks for its own key, and serves what has expired after SoftTimeout, was
 // never counted as one that waits, but is counted as one that the load goes on for.
 // Then a Remove cancels the load though Refresh waits for it.
-func TestReviewSoftTimeoutOfALoaderThatAsksForItself(t *testing.T) {
+func TestCornerSoftTimeoutOfALoaderThatAsksForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c *Cache[string, int]
 		loads := 0
@@ -49,7 +49,7 @@ func TestReviewSoftTimeoutOfALoaderThatAsksForItself(t *testing.T) {
 
 // 1. a Get waits for SoftTimeout   2. it finds what to serve   3. the key is removed
 // 4. it lets the load go, which nobody waits for and which will not be kept.
-func TestReviewLetGoAfterRemove(t *testing.T) {
+func TestCornerLetGoAfterRemove(t *testing.T) {
 	for name, during := range map[string]func(c *Cache[string, int]){
 		"Remove": func(c *Cache[string, int]) { _ = c.Remove(context.Background(), "k") },
 		"Close":  func(c *Cache[string, int]) { _ = c.Close() },
@@ -75,7 +75,7 @@ func TestReviewLetGoAfterRemove(t *testing.T) {
 }
 
 // While a load is slow others need not wait, whoever began it.
-func TestReviewSoftTimeoutOfARefreshAhead(t *testing.T) {
+func TestCornerSoftTimeoutOfARefreshAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flaky{value: 1}
 		c, err := New(Local(), Options[string, int]{
@@ -97,7 +97,7 @@ func TestReviewSoftTimeoutOfARefreshAhead(t *testing.T) {
 }
 
 // GetMany waits for SoftTimeout once, not once for each item.
-func TestReviewSoftTimeoutOfGetMany(t *testing.T) {
+func TestCornerSoftTimeoutOfGetMany(t *testing.T) {
 	s := &shop{version: 1}
 	s.in(t, Options[int, string]{
 		Expiry: func(int, string) time.Duration { return time.Minute }, StaleIfError: time.Hour, SoftTimeout: time.Second,
@@ -119,7 +119,7 @@ func TestReviewSoftTimeoutOfGetMany(t *testing.T) {
 
 // 1. a Get waits for SoftTimeout, the load for its turn   2. Close   3. another Get, which
 // found the cache open, joins the load.
-func TestReviewJoinAfterClose(t *testing.T) {
+func TestCornerJoinAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flaky{value: 1}
 		c, err := New(Local(), Options[string, int]{
@@ -148,7 +148,7 @@ func TestReviewJoinAfterClose(t *testing.T) {
 }
 
 // Close may be called again, and cancels no load that a caller waits for.
-func TestReviewCloseTwice(t *testing.T) {
+func TestCornerCloseTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &shop{version: 1}
 		c, err := New(Local(), Options[int, string]{
@@ -188,7 +188,7 @@ func (k *touchy) UnmarshalText(text []byte) error {
 	return err
 }
 
-func TestReviewGetManyOfAKeyThatPanics(t *testing.T) {
+func TestCornerGetManyOfAKeyThatPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
@@ -205,7 +205,7 @@ func TestReviewGetManyOfAKeyThatPanics(t *testing.T) {
 }
 
 // Each item's error has its own text.
-func TestReviewGetManyOfManyErrors(t *testing.T) {
+func TestCornerGetManyOfManyErrors(t *testing.T) {
 	c, err := New(Local(), Options[int, int]{
 		Name: "p", Load: func(_ context.Context, key int) (int, error) { return 0, fmt.Errorf("item %d: %w", key, errSource) },
 	})
@@ -215,23 +215,27 @@ func TestReviewGetManyOfManyErrors(t *testing.T) {
 	for i := range keys {
 		keys[i] = i
 	}
-	began := time.Now()
-	_, err = c.GetMany(t.Context(), keys...)
-	require.True(t, errors.Is(err, errSource))
-	assert.Less(t, time.Since(began), 10*time.Second)
+	_, err = c.GetMany(t.Context(), keys...) // which takes minutes if each is compared with all
+	require.ErrorIs(t, err, errSource)
 }
 
 // A refresh that a loader's hit begins counts against MaxConcurrentLoads.
-func TestReviewRefreshAheadFromALoader(t *testing.T) {
+func TestCornerRefreshAheadFromALoader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards both
 		under, most := 0, 0
+		count := func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			under += n
+			most = max(most, under)
+		}
 		var c *Cache[int, int]
 		c, err := New(Local(), Options[int, int]{
 			Name: "p", MaxConcurrentLoads: 2, TTL: time.Hour, RefreshAfter: time.Minute,
 			Load: func(ctx context.Context, n int) (int, error) {
-				under++
-				defer func() { under-- }()
-				most = max(most, under)
+				count(1)
+				defer count(-1)
 				if n == 100 {
 					for i := range 10 {
 						if _, err := c.Get(ctx, i); err != nil {
