@@ -93,8 +93,8 @@ func tour(ctx context.Context, store *Store, a, b *instance, out io.Writer) erro
 	queries, atOnce := store.Count()
 	fmt.Fprintf(out, "b starts cold, and is asked for %d products at once: %d queries, at most %d at a time\n",
 		3*perCategory, queries, atOnce)
-	if atOnce > 4 {
-		return fmt.Errorf("there were %d queries at a time, and MaxConcurrentLoads is 4", atOnce)
+	if queries < 3*perCategory || atOnce > 4 {
+		return errors.New("that is not one for each, or more at a time than MaxConcurrentLoads, which is 4")
 	}
 
 	took, err := shownBy(ctx, b, "/products/1?name=The+Go+Memory+Model", a,

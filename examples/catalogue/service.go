@@ -81,9 +81,8 @@ type Item struct {
 }
 
 // Page makes a list page, with three queries at most, and with none once it is warm.
-//
-// recipe: catalogue page
 func (s *Service) Page(ctx context.Context, name string) (Page, error) {
+	// recipe: catalogue page
 	category, err := s.categories.Get(ctx, name)
 	if err != nil {
 		return Page{}, err
@@ -100,20 +99,21 @@ func (s *Service) Page(ctx context.Context, name string) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
+	// recipe end
 	page := Page{Title: category.Title}
 	for _, id := range category.Products {
-		if p, ok := products[id]; ok { // else it was deleted since the category was loaded
-			page.Items = append(page.Items, Item{p, prices[p.SKU].Cents * int64(100-p.Discount) / 100})
+		p, ok := products[id]
+		price, priced := prices[p.SKU]
+		if ok && priced { // else it was deleted since the category was loaded
+			page.Items = append(page.Items, Item{p, price.Cents * int64(100-p.Discount) / 100})
 		}
 	}
 	return page, nil
 }
 
-// recipe end
-
-// The changes: the source first, then the caches.
-//
 // recipe: catalogue changes
+
+// Rename is a change as all are: the source first, then the caches.
 func (s *Service) Rename(ctx context.Context, id int64, name string) error {
 	err := s.store.Rename(ctx, id, name)
 	// Also if it failed: a query that was given up may have been carried out.
@@ -133,6 +133,10 @@ func (s *Service) SetPrice(ctx context.Context, sku string, cents int64) (Price,
 	})
 	return price, told(err)
 }
+
+// recipe end
+
+// recipe: catalogue unconfirmed
 
 // told is nil for a change that other instances have not been told of yet: it is
 // queued, and no reason to fail a request.

@@ -13,10 +13,10 @@ import (
 
 const maxStaleness = time.Second
 
+// recipe: permissions key
+
 // Who is a user of a tenant, and the key of the cache: any comparable type will do
 // that can be written as text, for other instances to read, and read back.
-//
-// recipe: permissions key
 type Who struct{ Tenant, User string }
 
 // MarshalText escapes both names: no two keys may have the same text, or a revocation
@@ -68,10 +68,10 @@ func NewGuard(bp *nearcache.Backplane, directory *Directory) (*Guard, error) {
 	return &Guard{directory, rights}, nil
 }
 
+// recipe: permissions guard
+
 // Rights returns what a user may do: nothing, if the user is unknown or there is an
 // error.
-//
-// recipe: permissions guard
 func (g *Guard) Rights(ctx context.Context, who Who) (Rights, error) {
 	rights, err := g.rights.Get(ctx, who)
 	if errors.Is(err, nearcache.ErrNotFound) {

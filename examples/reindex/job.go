@@ -16,9 +16,9 @@ const (
 	batch       = 50
 )
 
-// job connects, works, and disconnects.
-//
 // recipe: reindex connect
+
+// job connects, works, and disconnects.
 func job(ctx context.Context, redis, channel string, store *Store, out io.Writer) (err error) {
 	bp, err := nearcache.Connect(ctx, nearcache.BackplaneOptions{
 		RedisConnectionString: redis,
@@ -36,10 +36,10 @@ func job(ctx context.Context, redis, channel string, store *Store, out io.Writer
 
 // recipe end
 
+// recipe: reindex job
+
 // Reindex indexes the documents up to lastIndexed anew, and all that are in French, and
 // tells the instances of the service what to load anew.
-//
-// recipe: reindex job
 func Reindex(ctx context.Context, bp *nearcache.Backplane, store *Store) error {
 	documents, err := nearcache.NewInvalidator[int64](bp, "documents") // as the service's cache
 	if err != nil {
