@@ -50,13 +50,14 @@ func (c *Cache[K, V]) attend(ctx context.Context, e *entry[K, V], at int64) {
 
 // ahead returns a flight that is to replace e in time, or nil if there is no need or
 // no room for one. Loads that callers wait for have precedence: it takes a place only
-// if there is one, and reports whether it has.
+// if there is one, and reports whether it has. A loader's hit needs one for it, too:
+// unlike what a loader waits for, it goes on when the loader has ended.
 func (l *local[K, V]) ahead(ctx context.Context, e *entry[K, V], ld *loader[K, V]) (f *flight[K, V], placed bool) {
 	if ld.refreshes.Add(1) > refreshesAtOnce {
 		ld.refreshes.Add(-1)
 		return nil, false
 	}
-	placed = ld.places.needed(ctx)
+	placed = ld.places != nil
 	if placed && !ld.places.tryTake() {
 		ld.refreshes.Add(-1)
 		return nil, false

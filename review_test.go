@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -219,4 +220,48 @@ func TestReviewGetManyOfManyErrors(t *testing.T) {
 	_, err = c.GetMany(t.Context(), keys...)
 	require.True(t, errors.Is(err, errSource))
 	assert.Less(t, time.Since(began), 10*time.Second)
+}
+
+// A refresh that a loader's hit begins counts against MaxConcurrentLoads.
+func TestReviewRefreshAheadFromALoader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		under, most := 0, 0
+		count := func(by int) {
+			mu.Lock()
+			defer mu.Unlock()
+			under += by
+			most = max(most, under)
+		}
+		var c *Cache[int, int]
+		c, err := New(Local(), Options[int, int]{
+			Name: "p", MaxConcurrentLoads: 2, TTL: time.Hour, RefreshAfter: time.Minute,
+			Load: func(ctx context.Context, n int) (int, error) {
+				count(1)
+				defer count(-1)
+				if n == 100 {
+					for i := range 10 {
+						if _, err := c.Get(ctx, i); err != nil {
+							return 0, err
+						}
+					}
+				}
+				pause(ctx, time.Second)
+				return n, nil
+			},
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		for i := range 10 {
+			_, err := c.Get(t.Context(), i)
+			require.NoError(t, err)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		most = 0
+		_, err = c.Get(t.Context(), 100)
+		require.NoError(t, err)
+		synctest.Wait()
+		assert.LessOrEqual(t, most, 2)
+	})
 }
