@@ -12,6 +12,94 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// 1. Get(1) takes the only place   2. Get(2) waits for its turn   3. the loader of 1
+// asks for 2, and joins what waits for its own place.
+func TestReviewLoaderJoinsLoadThatWaitsForItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		var c *Cache[int, int]
+		c, err := New(Local(), Options[int, int]{
+			Name: "p", MaxConcurrentLoads: 1,
+			Load: func(ctx context.Context, n int) (int, error) {
+				pause(ctx, time.Second)
+				if n == 1 {
+					return c.Get(ctx, 2)
+				}
+				return n, nil
+			},
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		go func() { _, _ = c.Get(ctx, 1) }()
+		synctest.Wait()
+		go func() { _, _ = c.Get(ctx, 2) }()
+		synctest.Wait()
+		v, err := c.Get(ctx, 1)
+		assert.NoError(t, err)
+		assert.Equal(t, 2, v)
+	})
+}
+
+// The same in one GetMany, without any MaxConcurrentLoads: each of the first 16 asks for
+// one of those that wait until one of the 16 has ended.
+func TestReviewGetManyOfItemsThatNeedOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		var c *Cache[int, int]
+		c, err := New(Local(), Options[int, int]{
+			Name: "p",
+			Load: func(ctx context.Context, n int) (int, error) {
+				if n < 16 {
+					return c.Get(ctx, n+16) // its parent
+				}
+				return n, nil
+			},
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		keys := make([]int, 32)
+		for i := range keys {
+			keys[i] = i
+		}
+		got, err := c.GetMany(ctx, keys...)
+		assert.NoError(t, err)
+		assert.Len(t, got, 32)
+	})
+}
+
+// A loads that needs B, B one that needs A: different keys, no circle.
+func TestReviewTwoCachesWithPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		bp := Local()
+		var a, b *Cache[int, int]
+		a, err := New(bp, Options[int, int]{Name: "a", MaxConcurrentLoads: 1, Load: func(ctx context.Context, n int) (int, error) {
+			pause(ctx, time.Second)
+			if n == 1 {
+				return b.Get(ctx, 1)
+			}
+			return n, nil
+		}})
+		require.NoError(t, err)
+		defer a.Close()
+		b, err = New(bp, Options[int, int]{Name: "b", MaxConcurrentLoads: 1, Load: func(ctx context.Context, n int) (int, error) {
+			pause(ctx, time.Second)
+			if n == 2 {
+				return a.Get(ctx, 2)
+			}
+			return n, nil
+		}})
+		require.NoError(t, err)
+		defer b.Close()
+		go func() { _, _ = a.Get(ctx, 1) }()
+		_, err = b.Get(ctx, 2)
+		assert.NoError(t, err)
+	})
+}
+
 // A loader that asks for its own key, and serves what has expired after SoftTimeout, was
 // never counted as one that waits, but is counted as one that the load goes on for.
 // Then a Remove cancels the load though Refresh waits for it.
@@ -114,6 +202,44 @@ func TestCornerSoftTimeoutOfGetMany(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, items(1, keys...), got)
 		assert.Equal(t, time.Second, time.Since(began))
+	})
+}
+
+// An item that was dead for want of hits is not served long after StaleIfError, nor
+// held for ever.
+func TestReviewIdleAndStaleIfError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flaky{value: 1}
+		c, err := New(Local(), Options[string, int]{
+			Name: "p", Load: s.load, TTL: NoExpiry, IdleTTL: time.Minute, StaleIfError: time.Minute,
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		require.Equal(t, 1, get(t, c))
+		time.Sleep(24 * time.Hour)
+		assert.Zero(t, c.Len(), "nobody has asked for a day")
+		s.err = errSource
+		_, err = c.Get(t.Context(), "k")
+		assert.ErrorIs(t, err, errSource)
+	})
+}
+
+// Ticks wrap, and what was idle lives again.
+func TestReviewIdleWraps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &flaky{value: 1}
+		c, err := New(Local(), Options[string, int]{
+			Name: "p", Load: s.load, TTL: time.Hour, IdleTTL: time.Millisecond, StaleIfError: time.Hour,
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		require.Equal(t, 1, get(t, c))
+		time.Sleep(time.Minute)
+		_, held := c.Peek("k")
+		require.False(t, held)
+		time.Sleep(2 * time.Minute)
+		_, held = c.Peek("k")
+		assert.False(t, held, "idle for three minutes")
 	})
 }
 
@@ -257,6 +383,50 @@ func TestCornerRefreshAheadFromALoader(t *testing.T) {
 		most = 0
 		_, err = c.Get(t.Context(), 100)
 		require.NoError(t, err)
+		assert.LessOrEqual(t, most, 2)
+	})
+}
+
+// A refresh that a loader's hit begins counts against MaxConcurrentLoads.
+func TestReviewRefreshAheadFromALoader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		under, most := 0, 0
+		count := func(by int) {
+			mu.Lock()
+			defer mu.Unlock()
+			under += by
+			most = max(most, under)
+		}
+		var c *Cache[int, int]
+		c, err := New(Local(), Options[int, int]{
+			Name: "p", MaxConcurrentLoads: 2, TTL: time.Hour, RefreshAfter: time.Minute,
+			Load: func(ctx context.Context, n int) (int, error) {
+				count(1)
+				defer count(-1)
+				if n == 100 {
+					for i := range 10 {
+						if _, err := c.Get(ctx, i); err != nil {
+							return 0, err
+						}
+					}
+				}
+				pause(ctx, time.Second)
+				return n, nil
+			},
+		})
+		require.NoError(t, err)
+		defer c.Close()
+		for i := range 10 {
+			_, err := c.Get(t.Context(), i)
+			require.NoError(t, err)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		most = 0
+		_, err = c.Get(t.Context(), 100)
+		require.NoError(t, err)
+		synctest.Wait()
 		assert.LessOrEqual(t, most, 2)
 	})
 }
