@@ -127,9 +127,9 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	}
 	how := c.launch(ctx)
 	if c.options.LoadMany != nil {
-		how.bulk = newBulk(ctx, c.loader.places.key())
+		how.bulk = newBulk(ctx, c.loader.places != nil)
 	} else {
-		how.inTurn = true
+		how.inTurn, how.queued = true, true
 	}
 	held := make([]bool, len(keys))
 	for i, key := range keys {
@@ -143,8 +143,11 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 		} else {
 			found[i] = lookup[K, V]{flight: c.local.apart(ctx, key, c.loader, how), launched: true}
 		}
-		if found[i].launched {
+		switch {
+		case found[i].launched:
 			launched = append(launched, found[i].flight)
+		case found[i].hurried:
+			go c.local.fly(ctx, found[i].flight, c.loader)
 		}
 	}
 	switch {
@@ -183,7 +186,11 @@ func (l *local[K, V]) flyInTurn(flights []*flight[K, V], ld *loader[K, V]) {
 		placed := ld.places.needed(f.ctx.values) && ld.places.take(&f.ctx)
 		go func() {
 			defer atOnce.give()
-			l.fly(f, ld, placed)
+			if placed {
+				l.flyPlaced(f, ld)
+			} else {
+				l.flyNow(f, ld)
+			}
 		}()
 	}
 }
@@ -195,9 +202,9 @@ type bulk struct {
 	wanted atomic.Int64 // flights that someone waits for
 }
 
-func newBulk(ctx context.Context, places any) *bulk {
+func newBulk(ctx context.Context, placed bool) *bulk {
 	b := &bulk{}
-	b.ctx = loadContext{values: ctx, flight: b, places: places}
+	b.ctx = loadContext{values: ctx, flight: b, placed: placed}
 	b.ctx.Context, b.cancel = context.WithCancel(context.Background())
 	return b
 }
@@ -218,11 +225,14 @@ func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K
 	var wanted []*flight[K, V]
 	var keys []K
 	for _, f := range flights {
-		if f.ctx.Err() != nil { // nobody waits for it any more
-			l.land(f, ld, &outcome[V]{}, 0)
+		if !l.takeOff(f, b) {
+			continue // somebody was in a hurry
+		}
+		if f.ctx.Err() != nil {
+			l.landUnwanted(f, ld)
 			continue
 		}
-		l.takeOff(f)
+		f.ran = true
 		wanted, keys = append(wanted, f), append(keys, f.key)
 	}
 	if len(wanted) == 0 {

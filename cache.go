@@ -77,8 +77,8 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 		return c.options.Load(ctx, key)
 	}
 	j := c.local.join(ctx, key, c.loader, c.launch(ctx))
-	if j.launched {
-		go c.local.fly(j.flight, c.loader, false)
+	if j.launched || j.hurried {
+		go c.local.fly(ctx, j.flight, c.loader)
 	}
 	return c.await(ctx, key, j, 0)
 }
@@ -113,8 +113,7 @@ func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V], waited t
 		c.stats.hits.Inc()
 		return c.local.result(j.entry)
 	case j.entry != nil:
-		c.stats.stale.Add(1)
-		return c.local.result(j.entry)
+		return c.standIn(j.entry)
 	}
 	var soft <-chan time.Time
 	if j.fallback && c.options.SoftTimeout > 0 {
@@ -126,8 +125,7 @@ func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V], waited t
 	if !ended && err == nil { // the load goes on, as if this caller waited for it
 		if e := c.local.lastResort(key); e != nil {
 			c.local.letGo(ctx, j.flight)
-			c.stats.stale.Add(1)
-			return c.local.result(e)
+			return c.standIn(e)
 		}
 		_, err = c.local.wait(ctx, j.flight, nil)
 	}
@@ -138,11 +136,17 @@ func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V], waited t
 	value, err, failed := j.flight.result(c.loader)
 	if failed && c.local.stale {
 		if e := c.local.lastResort(key); e != nil {
-			c.stats.stale.Add(1)
-			return c.local.result(e)
+			return c.standIn(e)
 		}
 	}
 	return value, err
+}
+
+// standIn serves e in place of a load that fails or is slow.
+func (c *Cache[K, V]) standIn(e *entry[K, V]) (V, error) {
+	c.stats.stale.Add(1)
+	c.local.hit(e, c.local.lease.read().at)
+	return c.local.result(e)
 }
 
 // Peek returns the item of key if it is in memory, and reports whether it is. It

@@ -14,7 +14,7 @@ import (
 
 // 1. Get(1) takes the only place   2. Get(2) waits for its turn   3. the loader of 1
 // asks for 2, and joins what waits for its own place.
-func TestReviewLoaderJoinsLoadThatWaitsForItsPlace(t *testing.T) {
+func TestCornerLoaderJoinsLoadThatWaitsForItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
@@ -43,7 +43,7 @@ func TestReviewLoaderJoinsLoadThatWaitsForItsPlace(t *testing.T) {
 
 // The same in one GetMany, without any MaxConcurrentLoads: each of the first 16 asks for
 // one of those that wait until one of the 16 has ended.
-func TestReviewGetManyOfItemsThatNeedOthers(t *testing.T) {
+func TestCornerGetManyOfItemsThatNeedOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
@@ -70,7 +70,7 @@ func TestReviewGetManyOfItemsThatNeedOthers(t *testing.T) {
 }
 
 // A loads that needs B, B one that needs A: different keys, no circle.
-func TestReviewTwoCachesWithPlaces(t *testing.T) {
+func TestCornerTwoCachesWithPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
@@ -151,7 +151,7 @@ func TestCornerLetGoAfterRemove(t *testing.T) {
 				require.NoError(t, err)
 				defer c.Close()
 				j := c.local.join(t.Context(), "k", c.loader, launch{})
-				go c.local.fly(j.flight, c.loader, false)
+				go c.local.fly(t.Context(), j.flight, c.loader)
 				synctest.Wait()
 				during(c)
 				c.local.letGo(t.Context(), j.flight)
@@ -207,7 +207,7 @@ func TestCornerSoftTimeoutOfGetMany(t *testing.T) {
 
 // An item that was dead for want of hits is not served long after StaleIfError, nor
 // held for ever.
-func TestReviewIdleAndStaleIfError(t *testing.T) {
+func TestCornerIdleAndStaleIfError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flaky{value: 1}
 		c, err := New(Local(), Options[string, int]{
@@ -225,7 +225,7 @@ func TestReviewIdleAndStaleIfError(t *testing.T) {
 }
 
 // Ticks wrap, and what was idle lives again.
-func TestReviewIdleWraps(t *testing.T) {
+func TestCornerIdleWraps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flaky{value: 1}
 		c, err := New(Local(), Options[string, int]{
@@ -264,7 +264,7 @@ func TestCornerJoinAfterClose(t *testing.T) {
 		require.NoError(t, c.Close())
 		j := c.local.join(t.Context(), "k", c.loader, c.launch(t.Context()))
 		if j.launched {
-			go c.local.fly(j.flight, c.loader, false)
+			go c.local.fly(t.Context(), j.flight, c.loader)
 		}
 		v, err := c.await(t.Context(), "k", j, 0)
 		assert.NoError(t, err)
@@ -347,48 +347,6 @@ func TestCornerGetManyOfManyErrors(t *testing.T) {
 
 // A refresh that a loader's hit begins counts against MaxConcurrentLoads.
 func TestCornerRefreshAheadFromALoader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex // guards both
-		under, most := 0, 0
-		count := func(n int) {
-			mu.Lock()
-			defer mu.Unlock()
-			under += n
-			most = max(most, under)
-		}
-		var c *Cache[int, int]
-		c, err := New(Local(), Options[int, int]{
-			Name: "p", MaxConcurrentLoads: 2, TTL: time.Hour, RefreshAfter: time.Minute,
-			Load: func(ctx context.Context, n int) (int, error) {
-				count(1)
-				defer count(-1)
-				if n == 100 {
-					for i := range 10 {
-						if _, err := c.Get(ctx, i); err != nil {
-							return 0, err
-						}
-					}
-				}
-				pause(ctx, time.Second)
-				return n, nil
-			},
-		})
-		require.NoError(t, err)
-		defer c.Close()
-		for i := range 10 {
-			_, err := c.Get(t.Context(), i)
-			require.NoError(t, err)
-		}
-		time.Sleep(2 * time.Minute)
-		most = 0
-		_, err = c.Get(t.Context(), 100)
-		require.NoError(t, err)
-		assert.LessOrEqual(t, most, 2)
-	})
-}
-
-// A refresh that a loader's hit begins counts against MaxConcurrentLoads.
-func TestReviewRefreshAheadFromALoader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		under, most := 0, 0

@@ -91,6 +91,7 @@ func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	defer sh.mu.Unlock()
 	sh.counters.keysInvalidated++
 	sh.overtakeLocked(key)
+	sh.forgetFailuresLocked(key)
 	if !l.keepLocked(sh, hash, s.at, key, s, o, fresh) {
 		l.removeLocked(sh, hash, key)
 	}

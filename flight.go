@@ -30,9 +30,13 @@ type flight[K comparable, V any] struct {
 	// Guarded by the shard's mu.
 	start   start
 	begun   bool
-	waiters int // those that wait, and those it goes on for though they do not
-	goesOn  int // the latter: a hit that had it begun, callers who waited for SoftTimeout
+	flown   bool // some goroutine runs the load, or has
+	queued  bool // it waits behind others of one GetMany
+	waiters int  // those that wait, and those it goes on for though they do not
+	goesOn  int  // the latter: a hit that had it begun, callers who waited for SoftTimeout
 	older   *flight[K, V]
+
+	ran bool // the loader was called; the flying goroutine's
 
 	// overdue says that LoadTimeout has passed: callers wait no longer.
 	overdue atomic.Bool
@@ -53,16 +57,16 @@ type flight[K comparable, V any] struct {
 // can be told from other callers, however many loads lie in between, if each of
 // them was begun by the one before. We accept that a circle which two callers
 // began from different ends is not noticed: such a loader never returns anyway.
-// And it answers to the cache's places, see places.
+// If the load has a place, it answers to that, too: see places.
 type loadContext struct {
 	context.Context
 	values context.Context
 	flight any // *flight or *bulk
-	places any
+	placed bool
 }
 
 func (c *loadContext) Value(key any) any {
-	if key == c.flight || key == c.places {
+	if key == c.flight || c.placed && key == any(placedKey{}) {
 		return true
 	}
 	if v := c.Context.Value(key); v != nil {
@@ -77,10 +81,11 @@ func (f *flight[K, V]) loads(ctx context.Context) bool { return ctx.Value(f.ctx.
 // lookup is what a caller that found no live entry goes on with.
 type lookup[K comparable, V any] struct {
 	entry  *entry[K, V]  // nil: wait for flight
-	flight *flight[K, V] // its load, if the caller has to start it: launched
+	flight *flight[K, V] // its load
 	fate   fate          // of what is held
 
-	launched bool
+	launched bool // the caller has to see to it that flight is flown
+	hurried  bool // the same, though somebody else does already, in its turn
 	fallback bool // what is held may be served in place of an error
 }
 
@@ -88,6 +93,7 @@ type lookup[K comparable, V any] struct {
 type launch struct {
 	bulk   *bulk // which it is a part of, or nil
 	inTurn bool  // it does not begin yet, see takeOff
+	queued bool  // see flight
 }
 
 // join returns the entry of key, if another caller has just put it there or if it is
@@ -124,6 +130,7 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V], how lau
 		if !j.flight.loads(ctx) {
 			j.flight.waiters++
 		}
+		j.hurried = j.flight.hurryLocked(ctx, ld)
 		return j
 	}
 	j.flight, j.launched = l.launchLocked(sh, ctx, hash, key, ld, how), true
@@ -143,6 +150,19 @@ func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 		return true
 	}
 	return l.holds(f.start) && l.lease.covers(m, f.start.at, l.staleness)
+}
+
+// hurryLocked reports whether a caller with that ctx has f flown at once, or as soon
+// as there is a place.
+//
+//  1. load A takes the last place   2. a load of B waits for one   3. A asks for B. It
+//     would wait for ever for its own place.
+//
+// The same with the queue of a GetMany, where others need not wait either.
+func (f *flight[K, V]) hurryLocked(ctx context.Context, ld *loader[K, V]) bool {
+	hurry := !f.begun && (f.queued || !ld.places.needed(ctx))
+	f.queued = f.queued && !hurry
+	return hurry
 }
 
 // isSlowLocked reports whether callers need not wait for the load of key, since one
@@ -171,8 +191,8 @@ func (l *local[K, V]) launchLocked(
 func (l *local[K, V]) newFlight(
 	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
 ) *flight[K, V] {
-	f := &flight[K, V]{key: key, hash: hash, start: l.begin(sh), begun: !how.inTurn, bulk: how.bulk, waiters: 1}
-	f.ctx = loadContext{values: ctx, flight: f, places: ld.places.key()}
+	f := &flight[K, V]{key: key, hash: hash, start: l.begin(sh), begun: !how.inTurn, queued: how.queued, bulk: how.bulk, waiters: 1}
+	f.ctx = loadContext{values: ctx, flight: f, placed: ld.places != nil}
 	if how.bulk != nil {
 		f.ctx.flight = how.bulk
 		how.bulk.wanted.Add(1)
@@ -182,17 +202,17 @@ func (l *local[K, V]) newFlight(
 }
 
 // anew returns a flight that has not begun before the call, and reports whether the
-// caller has to see to it that it is flown.
+// caller has to fly it.
 func (l *local[K, V]) anew(
 	ctx context.Context, key K, ld *loader[K, V], how launch,
-) (f *flight[K, V], launched bool) {
+) (f *flight[K, V], mine bool) {
 	hash := l.hash(key)
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if f := sh.flights[key]; f != nil && !f.begun && !f.loads(ctx) {
 		f.waiters++
-		return f, false
+		return f, f.hurryLocked(ctx, ld)
 	}
 	return l.launchLocked(sh, ctx, hash, key, ld, how), true
 }
@@ -310,15 +330,25 @@ func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 	at.older = older
 }
 
-// takeOff begins a flight whose turn has come. All that was invalidated before is
-// no concern of its.
-func (l *local[K, V]) takeOff(f *flight[K, V]) {
+// takeOff begins a flight whose turn has come, as a part of b or alone, and reports
+// whether it has not taken off before. All that was invalidated before is no concern
+// of its.
+func (l *local[K, V]) takeOff(f *flight[K, V], b *bulk) bool {
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	if f.flown {
+		return false
+	}
+	f.flown = true
 	if !f.begun {
 		f.start, f.begun = l.note(), true
 	}
+	if f.bulk != b {
+		f.bulk.leave() // whose turn has not come
+		f.bulk = nil
+	}
+	return true
 }
 
 // giveUp ends the wait for f, whose time is over. What it may still bring is not
@@ -368,7 +398,7 @@ func (l *local[K, V]) commit(
 	if sh.registeredLocked(f) {
 		kept, pause = l.settleLocked(f, sh, ld, now, o, fresh)
 	}
-	if f.begun {
+	if f.ran {
 		sh.counters.loaded(took, !o.known, !kept && o.known && o.ttl > 0)
 	}
 	return pause

@@ -47,7 +47,8 @@ func (t *lifetimes) tick(at int64) uint32 { return uint32(at>>t.idleShift) & tic
 // IdleTTL, or up to a tick less.
 //
 // The bits that are cut off tell ticks apart that are half of tickMask from each
-// other, thousands of IdleTTLs. The sweeper comes by much more often.
+// other, thousands of IdleTTLs. The sweeper comes by much more often, and takes out
+// what is idle.
 func (t *lifetimes) isIdle(note uint32, at int64) bool {
 	ticks := (t.tick(at) - note>>tickShift) & tickMask
 	if ticks > tickMask/2 {
@@ -81,8 +82,7 @@ func (l *local[K, V]) renew(e *entry[K, V], now int64) {
 }
 
 // claim reports whether the caller may refresh e. Nobody else may until disclaim, or
-// until the entry's value is replaced. (Or until the policy loses the note: of two
-// refreshes one joins the other.)
+// until the entry's value is replaced.
 func (l *local[K, V]) claim(e *entry[K, V]) bool {
 	note := e.Note()
 	return note&refreshing == 0 && e.SwapNote(note, note|refreshing)

@@ -58,9 +58,13 @@ func newLoader[K comparable, V any](
 // places bounds the loads under way: each takes a place and gives it back. Nil has
 // room for any number.
 //
-// A load that is called by another of the same cache needs no place of its own: if
-// all places were taken by loads that wait for others, none would ever be free.
+// A load that another one waits for, which has a place in this cache or in any other,
+// needs none of its own: if all places were taken by loads that wait for others, none
+// would ever be free.
 type places chan struct{}
+
+// placedKey is what the contexts of loads answer to that have a place, or need none.
+type placedKey struct{}
 
 func newPlaces(n int) places {
 	if n == 0 {
@@ -69,16 +73,8 @@ func newPlaces(n int) places {
 	return make(places, n)
 }
 
-// key is what the contexts of loads that have a place, or need none, answer to.
-func (p places) key() any {
-	if p == nil {
-		return nil
-	}
-	return p
-}
-
 // needed reports whether a load that is called with ctx has to take a place.
-func (p places) needed(ctx context.Context) bool { return p != nil && ctx.Value(p) == nil }
+func (p places) needed(ctx context.Context) bool { return p != nil && ctx.Value(placedKey{}) == nil }
 
 // take waits for a place, and reports whether there was one before ctx ended.
 func (p places) take(ctx context.Context) bool {
@@ -106,19 +102,33 @@ func (p places) tryTake() bool {
 // give gives a place back.
 func (p places) give() { <-p }
 
-// fly runs a load in its own goroutine, keeps its result if nothing overtook it,
-// and hands it to the callers. It waits for a place first, if one is needed, and
-// placed says that it is not because the flight has one.
-func (l *local[K, V]) fly(f *flight[K, V], ld *loader[K, V], placed bool) {
-	placed = placed || ld.places.needed(f.ctx.values) && ld.places.take(&f.ctx)
-	if placed {
-		defer ld.places.give()
+// fly runs a load in its own goroutine, when there is a place if a load that is called
+// with ctx needs one.
+func (l *local[K, V]) fly(ctx context.Context, f *flight[K, V], ld *loader[K, V]) {
+	if ld.places.needed(ctx) && ld.places.take(&f.ctx) {
+		l.flyPlaced(f, ld)
+	} else {
+		l.flyNow(f, ld) // or nobody waits for it any more
 	}
-	if f.ctx.Err() != nil { // nobody waits for it any more
-		l.land(f, ld, &outcome[V]{}, 0)
+}
+
+// flyPlaced is flyNow with a place, and gives it back.
+func (l *local[K, V]) flyPlaced(f *flight[K, V], ld *loader[K, V]) {
+	defer ld.places.give()
+	l.flyNow(f, ld)
+}
+
+// flyNow runs a load that nobody else has run, keeps its result if nothing overtook
+// it, and hands it to the callers.
+func (l *local[K, V]) flyNow(f *flight[K, V], ld *loader[K, V]) {
+	if !l.takeOff(f, nil) {
 		return
 	}
-	l.takeOff(f)
+	if f.ctx.Err() != nil {
+		l.landUnwanted(f, ld)
+		return
+	}
+	f.ran = true
 	began := l.lease.read().at
 	var o outcome[V]
 	returned := false
@@ -132,6 +142,12 @@ func (l *local[K, V]) fly(f *flight[K, V], ld *loader[K, V], placed bool) {
 	l.run(f, ld, &o)
 	returned = true
 	l.land(f, ld, &o, time.Duration(l.lease.read().at-began))
+}
+
+// landUnwanted lands a flight that nobody waits for any more.
+func (l *local[K, V]) landUnwanted(f *flight[K, V], ld *loader[K, V]) {
+	f.err = context.Canceled
+	l.land(f, ld, &outcome[V]{}, 0)
 }
 
 // run calls the loader.

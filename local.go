@@ -243,7 +243,9 @@ func (l *local[K, V]) fate(e *entry[K, V], m moment) fate {
 	switch {
 	case it.scope != &l.current.Load().plain && l.isCleared(it.scope):
 		return cleared
-	case m.at >= it.expires.Load() || l.idle > 0 && l.isIdle(e.Note(), m.at):
+	case l.idle > 0 && l.isIdle(e.Note(), m.at):
+		return expired
+	case m.at >= it.expires.Load():
 		if l.staleIfError > 0 && m.at < deadline(it.expires.Load(), l.staleIfError) && it.scope.err == nil {
 			return stale
 		}

@@ -19,9 +19,9 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 	if !c.holds(key) {
 		return c.options.Load(ctx, key)
 	}
-	f, launched := c.local.anew(ctx, key, c.loader, c.launch(ctx))
-	if launched {
-		go c.local.fly(f, c.loader, false)
+	f, mine := c.local.anew(ctx, key, c.loader, c.launch(ctx))
+	if mine {
+		go c.local.fly(ctx, f, c.loader)
 	}
 	if _, err := c.local.wait(ctx, f, nil); err != nil {
 		var zero V
@@ -45,7 +45,11 @@ func (c *Cache[K, V]) attend(ctx context.Context, e *entry[K, V], at int64) {
 		return
 	}
 	c.stats.refreshes.Add(1)
-	go l.fly(f, c.loader, placed)
+	if placed {
+		go l.flyPlaced(f, c.loader)
+	} else {
+		go l.flyNow(f, c.loader)
+	}
 }
 
 // ahead returns a flight that is to replace e in time, or nil if there is no need or

@@ -122,8 +122,7 @@ func (l Limits) check(entries int, weight int64) error {
 type Node[T any] struct {
 	// state is the caller's note, below it the queueID, and below that the marks. Any
 	// reader sets usedBit and the note, without a lock. All else is for the holder of
-	// the caller's lock, by atomic operations too. It alone changes the queue, so it
-	// may store a whole state: that loses no more than a racing reader's mark or note.
+	// the caller's lock, by atomic operations too: that may lose a racing reader's mark.
 	state atomic.Uint32
 
 	weight uint32 // as Add was told
@@ -164,8 +163,7 @@ func (n *Node[T]) Use() {
 func (n *Node[T]) Note() uint32 { return n.state.Load() >> noteShift }
 
 // SwapNote makes the note new if it is old, and reports whether it was. Like Use, it
-// may be called by any number of goroutines, and may be lost if the policy moves the
-// node meanwhile.
+// may be called by any number of goroutines, at any time.
 func (n *Node[T]) SwapNote(old, new uint32) bool {
 	for {
 		state := n.state.Load()
@@ -192,7 +190,8 @@ func (n *Node[T]) queue() queueID {
 
 // enter marks the node as in a queue and clears its marks.
 func (n *Node[T]) enter(queue queueID) {
-	n.state.Store(n.Note()<<noteShift | uint32(queue)<<queueShift)
+	n.state.And(^uint32(1<<noteShift - 1)) // a racing reader's note is not lost
+	n.state.Or(uint32(queue) << queueShift)
 }
 
 func (n *Node[T]) used() bool     { return n.state.Load()&usedBit != 0 }
