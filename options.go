@@ -155,16 +155,19 @@ type Options[K comparable, V any] struct {
 
 	// LoadTimeout bounds how long one call of Load or LoadMany is waited for. Then its
 	// context ends, the callers get an error that wraps context.DeadlineExceeded,
-	// whether Load returns or not, and the next Get begins another load. The time that a load waits for its turn,
-	// see MaxConcurrentLoads, does not count. Negative is an error. Defaults to 0: no
-	// bound but that of the callers' contexts.
+	// whether Load returns or not, and the next Get begins another load. A Load that
+	// does not heed its context keeps its place (see MaxConcurrentLoads) until it
+	// returns. The time that a load waits for its turn does not count. Negative is an
+	// error. Defaults to 0: no bound but that of the callers' contexts.
 	LoadTimeout time.Duration
 
 	// MaxConcurrentLoads bounds how many calls of Load and LoadMany are under way at a
 	// time, so that a cold start, a clear, or an outage of Redis does not ask too much
 	// of the source. Others wait for their turn, first come, first served, as long as
-	// anyone waits for them. A load that is called by another load of the same cache
-	// (its context tells) takes no turn. Negative is an error. Defaults to 0: no bound.
+	// anyone waits for them. A load that is waited for by another load with a turn, of
+	// this cache or of another one, takes none, so that they do not wait for each
+	// other: Load has to pass its context on. Without memory, after Close for instance,
+	// Get and Refresh do not count. Negative is an error. Defaults to 0: no bound.
 	MaxConcurrentLoads int
 
 	// Capacity bounds the number of items held in memory, exactly. Negative is an
@@ -214,51 +217,54 @@ type Options[K comparable, V any] struct {
 
 	// ErrorTTL is how long a load's error is kept, exactly, so that a source that fails
 	// is not asked at every Get: meanwhile Get returns the same error. It is evicted as
-	// the item would be, and by the clear of any region. While there is an item to
-	// serve its place is not taken by an error, see StaleIfError. Not-founds
-	// have NotFoundTTL; a panic, a load that nobody waited for any more, and an error
-	// that wraps context.Canceled or, without LoadTimeout, context.DeadlineExceeded,
-	// are never kept. Negative is an error. Defaults to 0: an error is not kept.
+	// the item would be, and by the clear of any region. While an item is held its
+	// place is not taken by an error, see StaleIfError. Not-founds have NotFoundTTL; a
+	// panic, a load that nobody waited for any more, and an error that wraps
+	// context.Canceled or, without LoadTimeout, context.DeadlineExceeded, are never
+	// kept. Negative is an error. Defaults to 0: an error is not kept.
 	ErrorTTL time.Duration
 
 	// RefreshAfter is the age of an item from which on a hit has it loaded anew in the
-	// background, and returns at once what is held ("stale while revalidate", RFC 5861):
-	// what is asked for often is then never waited for. Counted from the start of the
-	// load or write that put it here; it should be less than TTL by more than a load
-	// takes. Each item is refreshed by one load at a time, and a cache by 16; with MaxConcurrentLoads
-	// a refresh begins only if it does not have to wait. If it fails, the item stays
-	// until it expires, and the next try waits for 50 to 100 ms, then twice as long each time,
+	// background, and returns at once what is held ("stale while revalidate", RFC
+	// 5861): what is asked for often is then never waited for. Counted from the start
+	// of the load or write that put it here; it should be less than TTL by more than a
+	// load takes. Each item is refreshed by one load at a time, and a cache by 16; with
+	// MaxConcurrentLoads a refresh begins only if it does not have to wait. If it
+	// fails, or panics, which CacheStats.LoadErrors counts, the item stays until it
+	// expires, and the next try waits for 50 to 100 ms, then twice as long each time,
 	// up to 10 s. Negative is an error. Defaults to 0: nothing is refreshed ahead.
 	RefreshAfter time.Duration
 
 	// StaleIfError is for how long after it has expired an item may still be served,
 	// if its load fails ("stale if error", RFC 5861), so that an outage of the source
-	// is not one of the service. Get waits for the load first; after a failure
-	// there is no other for 50 to 100 ms, then twice as long each time, up to 10 s, and the item
-	// is served at once. A panic is no failure of the source, and is raised. An item that was
-	// invalidated is never served, and the bound on staleness holds as ever. Negative is
-	// an error. Defaults to 0: what has expired is not served.
+	// is not one of the service. Get waits for the load first; after a failure there
+	// is no other for 50 to 100 ms, then twice as long each time, up to 10 s, and the
+	// item is served at once. A panic is no failure of the source, and is raised. An
+	// item that was invalidated is never served, and the bound on staleness holds as
+	// ever. Nor is one that was idle, see IdleTTL. Negative is an error. Defaults to 0:
+	// what has expired is not served.
 	StaleIfError time.Duration
 
 	// StaleWithoutLease puts availability before the bound on staleness, when Redis and
 	// the source are both gone: an item whose load fails is served also if there is no
 	// lease and its load began MaxStaleness ago, until it expires (and for StaleIfError
 	// after that). With it, MaxStaleness does not bound the staleness of this cache
-	// while its source fails: an instance that is cut off from Redis may then serve what others have invalidated.
-	// Defaults to false.
+	// while its source fails: an instance that is cut off from Redis may then serve
+	// what others have invalidated. Defaults to false.
 	StaleWithoutLease bool
 
-	// SoftTimeout is how long a Get waits for a load if there is an item that
-	// StaleIfError or StaleWithoutLease lets it serve in its place. Then it serves
-	// that, and the load goes on and is kept as ever; until it ends, other Gets of the
-	// key need not wait. LoadTimeout should bound such loads, as no caller's context
-	// does. Negative is an error, and so is SoftTimeout without either of them.
-	// Defaults to 0: Get waits for the load's end.
+	// SoftTimeout is how long a Get, or a GetMany in all, waits for a load if there is
+	// an item that StaleIfError or StaleWithoutLease lets it serve in its place. Then
+	// it serves that, and the load goes on and is kept as ever; until it ends, other
+	// Gets of the key need not wait. LoadTimeout should bound such loads, as no
+	// caller's context does. Negative is an error, and so is SoftTimeout without either
+	// of them. Defaults to 0: Get waits for the load's end.
 	SoftTimeout time.Duration
 
 	// IdleTTL is how long an item is kept that nobody asks for, beside TTL or Expiry:
-	// each hit, but no Peek, begins it anew. Up to a sixteenth is taken off, so that hits on an item
-	// need not be noted more often than that. Less than a millisecond is an error. Defaults to 0: for any time.
+	// each hit, but no Peek, begins it anew. Up to a sixteenth is taken off, so that
+	// hits on an item need not be noted more often than that. Less than a millisecond
+	// is an error. Defaults to 0: for any time.
 	IdleTTL time.Duration
 
 	// MaxStaleness is the bound on staleness for this cache, shorter or longer than
