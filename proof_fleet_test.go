@@ -170,6 +170,9 @@ func (run *proofRun) loadMany(
 				failed = err
 			}
 		}
+		if ctx.Err() != nil { // at the moment of LoadTimeout, whether some are in time is a matter of chance
+			return nil, ctx.Err()
+		}
 		return got, failed
 	}
 }
