@@ -24,6 +24,7 @@ type flight[K comparable, V any] struct {
 	hash   uint64
 	ctx    loadContext
 	cancel context.CancelFunc // of ctx
+	inTurn bool               // it does not begin at once, see takeOff
 	bulk   *bulk              // the load of many keys that it is a part of, or nil
 	ahead  *entry[K, V]       // the entry that it is to refresh in time, or nil
 
@@ -191,7 +192,8 @@ func (l *local[K, V]) launchLocked(
 func (l *local[K, V]) newFlight(
 	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
 ) *flight[K, V] {
-	f := &flight[K, V]{key: key, hash: hash, start: l.begin(sh), begun: !how.inTurn, queued: how.queued, bulk: how.bulk, waiters: 1}
+	f := &flight[K, V]{key: key, hash: hash, start: l.begin(sh), waiters: 1,
+		inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
 	f.ctx = loadContext{values: ctx, flight: f, placed: ld.places != nil}
 	if how.bulk != nil {
 		f.ctx.flight = how.bulk
@@ -334,6 +336,9 @@ func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 // whether it has not taken off before. All that was invalidated before is no concern
 // of its.
 func (l *local[K, V]) takeOff(f *flight[K, V], b *bulk) bool {
+	if !f.inTurn {
+		return true // nobody else flies it
+	}
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -341,9 +346,7 @@ func (l *local[K, V]) takeOff(f *flight[K, V], b *bulk) bool {
 		return false
 	}
 	f.flown = true
-	if !f.begun {
-		f.start, f.begun = l.note(), true
-	}
+	f.start, f.begun = l.note(), true
 	if f.bulk != b {
 		f.bulk.leave() // whose turn has not come
 		f.bulk = nil
