@@ -147,7 +147,7 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 		case found[i].launched:
 			launched = append(launched, found[i].flight)
 		case found[i].hurried:
-			go c.local.fly(ctx, found[i].flight, c.loader)
+			c.local.fly(ctx, found[i].flight, c.loader)
 		}
 	}
 	switch {
@@ -238,14 +238,11 @@ func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K
 	if len(wanted) == 0 {
 		return
 	}
-	began := l.lease.read().at
 	r := results[K, V]{err: errGoexit}
 	defer func() { // also after runtime.Goexit
-		took := time.Duration(l.lease.read().at-began) / time.Duration(len(wanted))
 		for _, f := range wanted {
-			var o outcome[V]
-			r.give(f, ld, &o)
-			l.land(f, ld, &o, took)
+			r.give(f, ld)
+			l.land(f, ld, len(wanted))
 		}
 	}()
 	r.load(b, ld, keys, func() {
@@ -280,12 +277,12 @@ func (r *results[K, V]) load(b *bulk, ld *loader[K, V], keys []K, giveUp func())
 
 // give makes a flight's part of the results its own. A key that is not there is not
 // found, if nothing else was wrong.
-func (r *results[K, V]) give(f *flight[K, V], ld *loader[K, V], o *outcome[V]) {
-	defer f.catch(o)
+func (r *results[K, V]) give(f *flight[K, V], ld *loader[K, V]) {
+	defer f.catch()
 	value, found := r.values[f.key]
 	switch {
 	case r.panic != nil:
-		f.fail(r.panic, o)
+		f.fail(r.panic)
 		return
 	case found:
 		f.value = value
@@ -294,7 +291,7 @@ func (r *results[K, V]) give(f *flight[K, V], ld *loader[K, V], o *outcome[V]) {
 	default:
 		f.err = ErrNotFound
 	}
-	*o = ld.outcome(f.key, f.value, f.err)
+	ld.outcome(f.key, f.value, f.err, &f.outcome)
 }
 
 // loadOne makes a Load of a LoadMany.

@@ -78,7 +78,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	}
 	j := c.local.join(ctx, key, c.loader, c.launch(ctx))
 	if j.launched || j.hurried {
-		go c.local.fly(ctx, j.flight, c.loader)
+		c.local.fly(ctx, j.flight, c.loader)
 	}
 	return c.await(ctx, key, j, 0)
 }
@@ -196,7 +196,8 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 			c.enqueue(inv)
 		}
 	}()
-	o := c.outcome(key, value, nil)
+	var o outcome[V]
+	c.outcome(key, value, nil, &o)
 	decided = true
 	c.local.put(hash, key, start, &o)
 	if c.alone() {
@@ -255,7 +256,9 @@ func (c *Cache[K, V]) Update(
 	}()
 	value, err = write(ctx)
 	if err == nil && w != nil {
-		o = c.outcome(key, value, nil)
+		var decided outcome[V] // to be o only if nothing panics
+		c.outcome(key, value, nil, &decided)
+		o = decided
 	}
 	returned = true
 	return value, err
@@ -378,38 +381,46 @@ func (c *Cache[K, V]) Close() error {
 	return nil
 }
 
-// outcome decides what to keep of a load, or of a write that succeeded.
-func (c *Cache[K, V]) outcome(key K, value V, err error) outcome[V] {
-	switch {
-	case err != nil && c.options.NotFound(err):
-		return outcome[V]{known: true, err: ErrNotFound, ttl: c.options.NotFoundTTL, weight: 1}
-	case err != nil:
-		o := outcome[V]{err: err, weight: 1}
-		if c.keepsError(err) {
-			o.ttl = c.options.ErrorTTL
-		}
-		return o
+// outcome decides what to keep of a load, or of a write that succeeded, and says it in
+// o, which is zero. If one of the cache's functions panics o is of no use.
+//
+// This is the deepest that a load's goroutine gets, but for the loader, and it keeps
+// to the stack that goroutines begin with: a larger one costs as much as the load.
+func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
+	o.weight = 1
+	if err != nil {
+		c.outcomeOfError(err, o)
+		return
 	}
-	o := outcome[V]{known: true, value: value, weight: 1}
+	o.known, o.value = true, value
 	if c.options.Expiry != nil {
 		o.ttl = c.options.Expiry(key, value)
 	} else {
 		o.ttl = c.jittered(c.options.TTL)
 	}
 	if o.ttl <= 0 {
-		return o
+		return
 	}
 	if c.options.Weigh != nil {
 		o.weight = c.options.Weigh(key, value)
 		if int64(o.weight) > c.options.MaxWeight {
 			c.stats.tooHeavy.Add(1)
-			return outcome[V]{known: true}
+			o.ttl = 0
+			return
 		}
 	}
 	if c.options.Regions != nil {
 		o.regions = c.options.Regions(key, value)
 	}
-	return o
+}
+
+func (c *Cache[K, V]) outcomeOfError(err error, o *outcome[V]) {
+	switch {
+	case c.options.NotFound(err):
+		o.known, o.err, o.ttl = true, ErrNotFound, c.options.NotFoundTTL
+	case c.keepsError(err):
+		o.err, o.ttl = err, c.options.ErrorTTL
+	}
 }
 
 // keepsError reports whether a load's error is one of the source. That of a caller

@@ -151,7 +151,7 @@ func TestCornerLetGoAfterRemove(t *testing.T) {
 				require.NoError(t, err)
 				defer c.Close()
 				j := c.local.join(t.Context(), "k", c.loader, launch{})
-				go c.local.fly(t.Context(), j.flight, c.loader)
+				c.local.fly(t.Context(), j.flight, c.loader)
 				synctest.Wait()
 				during(c)
 				c.local.letGo(t.Context(), j.flight)
@@ -264,7 +264,7 @@ func TestCornerJoinAfterClose(t *testing.T) {
 		require.NoError(t, c.Close())
 		j := c.local.join(t.Context(), "k", c.loader, c.launch(t.Context()))
 		if j.launched {
-			go c.local.fly(t.Context(), j.flight, c.loader)
+			c.local.fly(t.Context(), j.flight, c.loader)
 		}
 		v, err := c.await(t.Context(), "k", j, 0)
 		assert.NoError(t, err)

@@ -24,20 +24,22 @@ type flight[K comparable, V any] struct {
 	hash   uint64
 	ctx    loadContext
 	cancel context.CancelFunc // of ctx
-	inTurn bool               // it does not begin at once, see takeOff
-	bulk   *bulk              // the load of many keys that it is a part of, or nil
 	ahead  *entry[K, V]       // the entry that it is to refresh in time, or nil
+	inTurn bool               // it does not begin at once, see takeOff
 
 	// Guarded by the shard's mu.
-	start   start
 	begun   bool
-	flown   bool // some goroutine runs the load, or has
-	queued  bool // it waits behind others of one GetMany
-	waiters int  // those that wait, and those it goes on for though they do not
-	goesOn  int  // the latter: a hit that had it begun, callers who waited for SoftTimeout
+	flown   bool  // some goroutine runs the load, or has
+	queued  bool  // it waits behind others of one GetMany
+	waiters int32 // those that wait, and those it goes on for though they do not
+	goesOn  int32 // the latter: a hit that had it begun, callers who waited for SoftTimeout
+	start   start
 	older   *flight[K, V]
+	bulk    *bulk // the load of many keys that it is a part of, or nil
 
-	ran bool // the loader was called; the flying goroutine's
+	// The flying goroutine's.
+	outcome outcome[V]
+	ran     bool // the loader was called
 
 	// overdue says that LoadTimeout has passed: callers wait no longer.
 	overdue atomic.Bool
@@ -46,9 +48,9 @@ type flight[K comparable, V any] struct {
 	// the callers wait: it saves a channel. It is also cancelled when all of them
 	// have gone, and when it is overdue.
 	landed atomic.Bool
+	failed bool // err is no not-found
 	value  V
 	err    error
-	failed bool // err is no not-found
 	panic  *loaderPanic
 }
 
@@ -367,48 +369,37 @@ func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
 	f.cancel()
 }
 
-// land takes the flight out of its shard, keeps its outcome, and lets the callers
-// go. took is its part of the time that the load took.
-func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], o *outcome[V], took time.Duration) {
+// land takes the flight out of its shard, keeps its outcome if nothing overtook it,
+// counts it, and lets the callers go. So many flights share the time that the load
+// took.
+func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
+	o := &f.outcome
 	f.failed = !o.known
-	sh := l.shard(f.hash)
-	pause := l.commit(f, sh, ld, o, took)
-	l.end(sh)
-	f.landed.Store(true)
-	f.cancel()
-	if f.ahead != nil {
-		ld.refreshes.Add(-1)
-		if pause > 0 {
-			// It keeps the entry alive for as long, at most, which we accept.
-			time.AfterFunc(pause, func() { l.disclaim(f.ahead) })
-		} else {
-			l.disclaim(f.ahead)
-		}
-	}
-}
-
-// commit takes the flight out of its shard, keeps its outcome if nothing overtook
-// it, and counts it. It returns how long the next load should wait, if this one
-// failed and there is something to serve meanwhile.
-func (l *local[K, V]) commit(
-	f *flight[K, V], sh *shard[K, V], ld *loader[K, V], o *outcome[V], took time.Duration,
-) (pause time.Duration) {
-	kept := false
 	now := l.lease.read().at
 	fresh := l.prepare(o, f.hash, f.key, f.start.at)
+	kept, pause := false, time.Duration(0)
+
+	sh := l.shard(f.hash)
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
 	if sh.registeredLocked(f) {
 		kept, pause = l.settleLocked(f, sh, ld, now, o, fresh)
 	}
 	if f.ran {
-		sh.counters.loaded(took, !o.known, !kept && o.known && o.ttl > 0)
+		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(share), f.failed, !kept && o.known && o.ttl > 0)
 	}
-	return pause
+	sh.mu.Unlock()
+
+	l.end(sh)
+	f.landed.Store(true)
+	f.cancel()
+	if f.ahead != nil {
+		l.refreshed(f, ld, pause)
+	}
 }
 
 // settleLocked takes f, which is registered, out of its key's flights, and does to
-// what is held what o says.
+// what is held what o says. It returns whether o was kept, and how long the next load
+// should wait, if this one failed and there is something to serve meanwhile.
 func (l *local[K, V]) settleLocked(
 	f *flight[K, V], sh *shard[K, V], ld *loader[K, V], now int64, o *outcome[V], fresh *entry[K, V],
 ) (kept bool, pause time.Duration) {

@@ -33,7 +33,7 @@ func (p *loaderPanic) Unwrap() error {
 type loader[K comparable, V any] struct {
 	load     func(context.Context, K) (V, error)
 	loadMany func(context.Context, []K) (map[K]V, error) // may be nil
-	outcome  func(K, V, error) outcome[V]                // what to keep of a load's result
+	outcome  func(K, V, error, *outcome[V])              // what to keep of a load's result
 	random   random
 
 	timeout    time.Duration // of a call; 0: none
@@ -45,7 +45,7 @@ type loader[K comparable, V any] struct {
 }
 
 func newLoader[K comparable, V any](
-	o Options[K, V], outcome func(K, V, error) outcome[V], random random,
+	o Options[K, V], outcome func(K, V, error, *outcome[V]), random random,
 ) *loader[K, V] {
 	return &loader[K, V]{
 		load: o.Load, loadMany: o.LoadMany, outcome: outcome, random: random, places: newPlaces(o.MaxConcurrentLoads),
@@ -102,13 +102,22 @@ func (p places) tryTake() bool {
 // give gives a place back.
 func (p places) give() { <-p }
 
-// fly runs a load in its own goroutine, when there is a place if a load that is called
-// with ctx needs one.
+// fly runs a load in a goroutine of its own, when there is a place if a load that is
+// called with ctx needs one.
 func (l *local[K, V]) fly(ctx context.Context, f *flight[K, V], ld *loader[K, V]) {
-	if ld.places.needed(ctx) && ld.places.take(&f.ctx) {
+	if ld.places.needed(ctx) {
+		go l.flyInPlace(f, ld)
+	} else {
+		go l.flyNow(f, ld) // no deeper than needs be, see Cache.outcome
+	}
+}
+
+// flyInPlace is flyNow as soon as there is a place.
+func (l *local[K, V]) flyInPlace(f *flight[K, V], ld *loader[K, V]) {
+	if ld.places.take(&f.ctx) {
 		l.flyPlaced(f, ld)
 	} else {
-		l.flyNow(f, ld) // or nobody waits for it any more
+		l.flyNow(f, ld) // nobody waits for it any more
 	}
 }
 
@@ -129,52 +138,56 @@ func (l *local[K, V]) flyNow(f *flight[K, V], ld *loader[K, V]) {
 		return
 	}
 	f.ran = true
-	began := l.lease.read().at
-	var o outcome[V]
 	returned := false
 	defer func() {
 		if !returned { // runtime.Goexit
 			var zero V
-			f.value, f.err = zero, errGoexit
-			l.land(f, ld, &outcome[V]{}, time.Duration(l.lease.read().at-began))
+			f.value, f.err, f.outcome = zero, errGoexit, outcome[V]{}
+			l.land(f, ld, 1)
 		}
 	}()
-	l.run(f, ld, &o)
+	l.run(f, ld)
 	returned = true
-	l.land(f, ld, &o, time.Duration(l.lease.read().at-began))
+	l.land(f, ld, 1)
 }
 
 // landUnwanted lands a flight that nobody waits for any more.
 func (l *local[K, V]) landUnwanted(f *flight[K, V], ld *loader[K, V]) {
 	f.err = context.Canceled
-	l.land(f, ld, &outcome[V]{}, 0)
+	l.land(f, ld, 1)
 }
 
 // run calls the loader.
-func (l *local[K, V]) run(f *flight[K, V], ld *loader[K, V], o *outcome[V]) {
-	defer f.catch(o)
+func (l *local[K, V]) run(f *flight[K, V], ld *loader[K, V]) {
+	defer f.catch()
 	if ld.timeout == 0 {
 		f.value, f.err = ld.load(&f.ctx, f.key)
 	} else {
-		ctx, cancel := context.WithTimeoutCause(&f.ctx, ld.timeout, ld.errTimeout)
-		defer cancel()
-		defer onTimeout(ctx, func() { l.giveUp(f, ld) })()
-		f.value, f.err = ld.load(ctx, f.key)
+		l.runInTime(f, ld)
 	}
-	*o = ld.outcome(f.key, f.value, f.err)
+	ld.outcome(f.key, f.value, f.err, &f.outcome)
+}
+
+// runInTime calls the loader, and does not have callers wait for it longer than
+// LoadTimeout.
+func (l *local[K, V]) runInTime(f *flight[K, V], ld *loader[K, V]) {
+	ctx, cancel := context.WithTimeoutCause(&f.ctx, ld.timeout, ld.errTimeout)
+	defer cancel()
+	defer onTimeout(ctx, func() { l.giveUp(f, ld) })()
+	f.value, f.err = ld.load(ctx, f.key)
 }
 
 // catch turns a panic into the flight's result. It is deferred.
-func (f *flight[K, V]) catch(o *outcome[V]) {
+func (f *flight[K, V]) catch() {
 	if r := recover(); r != nil {
-		f.fail(&loaderPanic{value: r, stack: debug.Stack()}, o)
+		f.fail(&loaderPanic{value: r, stack: debug.Stack()})
 	}
 }
 
 // fail makes a panic the flight's result.
-func (f *flight[K, V]) fail(p *loaderPanic, o *outcome[V]) {
+func (f *flight[K, V]) fail(p *loaderPanic) {
 	var zero V
-	f.value, f.err, f.panic, *o = zero, p, p, outcome[V]{}
+	f.value, f.err, f.panic, f.outcome = zero, p, p, outcome[V]{}
 }
 
 // onTimeout calls f, in a goroutine of its own, when ctx's time is over; stop keeps

@@ -1,6 +1,9 @@
 package nearcache
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // refreshesAtOnce bounds a cache's loads that nobody waits for.
 const refreshesAtOnce = 16
@@ -21,7 +24,7 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 	}
 	f, mine := c.local.anew(ctx, key, c.loader, c.launch(ctx))
 	if mine {
-		go c.local.fly(ctx, f, c.loader)
+		c.local.fly(ctx, f, c.loader)
 	}
 	if _, err := c.local.wait(ctx, f, nil); err != nil {
 		var zero V
@@ -82,4 +85,15 @@ func (l *local[K, V]) ahead(ctx context.Context, e *entry[K, V], ld *loader[K, V
 	f = l.launchLocked(sh, ctx, hash, e.Item.key, ld, launch{})
 	f.ahead, f.goesOn = e, 1
 	return f, placed
+}
+
+// refreshed ends a refresh. If it failed, the next one waits.
+func (l *local[K, V]) refreshed(f *flight[K, V], ld *loader[K, V], pause time.Duration) {
+	ld.refreshes.Add(-1)
+	if pause > 0 {
+		// It keeps the entry alive for as long, at most, which we accept.
+		time.AfterFunc(pause, func() { l.disclaim(f.ahead) })
+	} else {
+		l.disclaim(f.ahead)
+	}
 }

@@ -214,7 +214,7 @@ func TestLoadThatBeginsWhileClosingIsNotKept(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, cache.Close())
 	j := cache.local.join(t.Context(), "a", cache.loader, cache.launch(t.Context()))
-	go cache.local.fly(t.Context(), j.flight, cache.loader)
+	cache.local.fly(t.Context(), j.flight, cache.loader)
 	v, err := cache.await(t.Context(), "a", j, 0)
 	require.NoError(t, err)
 	require.Equal(t, "value", v)
