@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -379,62 +378,6 @@ func (c *Cache[K, V]) Close() error {
 	c.local.close() // first: it must serve nothing once it hears no messages
 	c.backplane.unregister(c.options.Name, c)
 	return nil
-}
-
-// outcome decides what to keep of a load, or of a write that succeeded, and says it in
-// o, which is zero. If one of the cache's functions panics o is of no use.
-//
-// This is the deepest that a load's goroutine gets, but for the loader, and it keeps
-// to the stack that goroutines begin with: a larger one costs as much as the load.
-func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
-	o.weight = 1
-	if err != nil {
-		c.outcomeOfError(err, o)
-		return
-	}
-	o.known, o.value = true, value
-	if c.options.Expiry != nil {
-		o.ttl = c.options.Expiry(key, value)
-	} else {
-		o.ttl = c.jittered(c.options.TTL)
-	}
-	if o.ttl <= 0 {
-		return
-	}
-	if c.options.Weigh != nil {
-		o.weight = c.options.Weigh(key, value)
-		if int64(o.weight) > c.options.MaxWeight {
-			c.stats.tooHeavy.Add(1)
-			o.ttl = 0
-			return
-		}
-	}
-	if c.options.Regions != nil {
-		o.regions = c.options.Regions(key, value)
-	}
-}
-
-func (c *Cache[K, V]) outcomeOfError(err error, o *outcome[V]) {
-	switch {
-	case c.options.NotFound(err):
-		o.known, o.err, o.ttl = true, ErrNotFound, c.options.NotFoundTTL
-	case c.keepsError(err):
-		o.err, o.ttl = err, c.options.ErrorTTL
-	}
-}
-
-// keepsError reports whether a load's error is one of the source. That of a caller
-// who has gone, or whose time was over, is not.
-func (c *Cache[K, V]) keepsError(err error) bool {
-	return !errors.Is(err, context.Canceled) && (c.options.LoadTimeout > 0 || !errors.Is(err, context.DeadlineExceeded))
-}
-
-// jittered takes a random part of up to a tenth off ttl, unless it is endless.
-func (c *Cache[K, V]) jittered(ttl time.Duration) time.Duration {
-	if ttl == NoExpiry {
-		return ttl
-	}
-	return ttl - time.Duration(c.backplane.random(int64(ttl)/10+1))
 }
 
 // The local halves of the writes, which serve this instance's own calls and the

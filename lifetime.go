@@ -98,26 +98,6 @@ func (l *local[K, V]) due(e *entry[K, V], at int64) bool {
 	return l.refreshAfter > 0 && at-e.Item.started.Load() >= l.refreshAfter && e.Item.scope.err == nil
 }
 
-// servesOnError reports whether a read that began at m may have e, which is stale or
-// unleased, in place of an error. What was invalidated is neither.
-func (l *local[K, V]) servesOnError(e *entry[K, V], m moment) bool {
-	return l.stale && e.Item.scope.err == nil && (l.unleased || m.leaseAge < l.fresh || l.covered(e, m))
-}
-
-// lastResort returns the entry of key if it may be served in place of an error, or
-// nil.
-//
-//  1. an item has expired, and a Get waits for its load   2. the item is invalidated
-//  3. the load fails. It is asked for again here, and has gone.
-func (l *local[K, V]) lastResort(key K) *entry[K, V] {
-	m := l.lease.read() // first
-	e := l.find(key)
-	if e == nil || l.fate(e, m).dead() || !l.servesOnError(e, m) {
-		return nil
-	}
-	return e
-}
-
 // failures says how often the load of an item failed that is still held, since one
 // did not, and when the next may begin for its own sake.
 type failures struct {

@@ -312,7 +312,7 @@ var mutations = []mutation{
 	}, {
 		name:  "expired items without a lease",
 		fence: "what is served in place of an error is within the bound on staleness",
-		file:  "lifetime.go",
+		file:  "fate.go",
 		old:   "(l.unleased || m.leaseAge < l.fresh || l.covered(e, m))",
 		new:   "true",
 		tests: []string{"TestStaleIfErrorWithoutALease", "TestProof"},
