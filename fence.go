@@ -143,11 +143,11 @@ func (l *local[K, V]) keepLocked(
 	if o.err != nil && s.clears != l.clears.count.Load() {
 		return false
 	}
-	scope, attached := l.scopeLocked(sh, o, s)
+	e := sh.table.Load().find(hash, key)
+	scope, attached := l.scopeLocked(sh, o, s, e)
 	if !attached {
 		return false
 	}
-	e := sh.table.Load().find(hash, key)
 	if e != nil && l.replaceLocked(sh, e, scope, o, s.at, expires, now) {
 		sh.releaseLocked(scope) // it was a member already
 	} else {
@@ -168,12 +168,16 @@ func (l *local[K, V]) keepLocked(
 }
 
 // scopeLocked returns the scope of what a load or write that began at s ended with,
-// unless one of its regions was cleared since.
-func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s start) (*scope, bool) {
+// unless one of its regions was cleared since. What is held of the key is e, or nil.
+func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s start, e *entry[K, V]) (*scope, bool) {
 	if o.err != nil {
 		return &scope{generation: s.generation, err: o.err, clears: s.clears}, true
 	}
-	return l.attachLocked(sh, o.regions, s)
+	var held *scope
+	if e != nil {
+		held = e.Item.scope
+	}
+	return l.attachLocked(sh, o.regions, s, held)
 }
 
 // never is the deadline of an entry that does not expire.

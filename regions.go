@@ -19,8 +19,9 @@ type region struct {
 // attachLocked returns the scope of an item that belongs to the regions of those
 // names, and counts it as their member. It reports false if one of them was
 // cleared after the item's load or write had noted its start s, whose generation
-// is the shard's.
-func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s start) (*scope, bool) {
+// is the shard's. An item that is held has the scope held, which saves a look-up if
+// the new one's is the same.
+func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s start, held *scope) (*scope, bool) {
 	if len(names) == 0 {
 		return &s.generation.plain, true
 	}
@@ -31,6 +32,10 @@ func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s start) (*s
 		return nil, false
 	}
 	if len(names) == 1 {
+		if held.isOf(names[0]) {
+			held.regions[0].members++
+			return held, true
+		}
 		return &sh.joinLocked(names[0]).scope, true
 	}
 	regions := make([]*region, 0, len(names))
@@ -43,6 +48,12 @@ func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s start) (*s
 		return &regions[0].scope, true
 	}
 	return &scope{generation: s.generation, regions: regions}, true
+}
+
+// isOf reports whether s, which may be nil, is that of one region alone, which has
+// that name and was not cleared.
+func (s *scope) isOf(name string) bool {
+	return s != nil && len(s.regions) == 1 && s.regions[0].name == name && !s.cleared.Load()
 }
 
 // joinLocked returns the region of that name with one more member.
