@@ -60,10 +60,11 @@ func (bp *Backplane) ClearAll(ctx context.Context) error {
 		return fmt.Errorf("%w: backplane", ErrClosed)
 	}
 	defer bp.leave()
-	for _, m := range bp.snapshotMembers() {
-		m.clearLocal()
-	}
-	return bp.publish(ctx, invalidation{all: true})
+	return bp.publish(ctx, invalidation{all: true}, func() {
+		for _, m := range bp.snapshotMembers() {
+			m.clearLocal()
+		}
+	})
 }
 
 // Flush waits until Redis has accepted everything that was queued when it was
@@ -207,19 +208,23 @@ func (bp *Backplane) leave() {
 	}
 }
 
-// publish tells the other instances and waits for Redis to accept it.
-func (bp *Backplane) publish(ctx context.Context, inv invalidation) error {
+// publish does the local part of a write, tells the other instances, and waits for
+// Redis to accept it.
+func (bp *Backplane) publish(ctx context.Context, inv invalidation, local func()) error {
 	if bp.publisher == nil {
+		local()
 		return nil
 	}
-	return bp.publisher.publish(ctx, inv)
+	return bp.publisher.publish(ctx, inv, local)
 }
 
-// enqueue tells the other instances and waits for nothing.
-func (bp *Backplane) enqueue(inv invalidation) {
-	if bp.publisher != nil {
-		_, _ = bp.publisher.enqueue(inv) // nobody is there to be told
+// enqueue is publish, and waits for nothing.
+func (bp *Backplane) enqueue(inv invalidation, local func()) {
+	if bp.publisher == nil {
+		local()
+		return
 	}
+	_, _ = bp.publisher.enqueue(inv, local) // nobody is there to be told
 }
 
 // silence is called when no echo has come for the life of a lease. The connections
@@ -231,8 +236,12 @@ func (bp *Backplane) silence() {
 		Event{Kind: EventState, State: StateNoLease})
 }
 
-// redial has the next invalidation go over a new connection.
-func (bp *Backplane) redial() { bp.bus.Redial() }
+// redial has the next invalidation, and the next look at a value, go over a new
+// connection.
+func (bp *Backplane) redial() {
+	bp.bus.Redial()
+	bp.bus.Values().Redial()
+}
 
 // afterRound is called by the publisher when Redis has accepted messages or has
 // not, with what was wrong before that and what is now.
@@ -279,6 +288,6 @@ func (bp *Backplane) notReached(err error) { bp.publisher.notReached(err) }
 func (bp *Backplane) newHistory() {
 	bp.redial()
 	if bp.publisher.takeAttempted() {
-		bp.enqueue(invalidation{all: true})
+		bp.enqueue(invalidation{all: true}, nothing) // the local part is done
 	}
 }

@@ -103,6 +103,20 @@ func (b *batch) merge(other *batch) {
 	}
 }
 
+// concerns reports whether b evicts a key of a cache, or may: in what regions its item
+// is nobody knows here.
+func (b *batch) concerns(cache, key string) bool {
+	if b.all {
+		return true
+	}
+	c := b.caches[cache]
+	if c == nil {
+		return false
+	}
+	_, removed := c.keys[key]
+	return removed || c.clear || len(c.regions) > 0
+}
+
 func (b *batch) empty() bool { return !b.all && len(b.caches) == 0 }
 
 // entries returns how many keys, regions, and cleared caches b holds.

@@ -223,7 +223,6 @@ func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K
 		defer ld.places.give()
 	}
 	var wanted []*flight[K, V]
-	var keys []K
 	for _, f := range flights {
 		if !l.takeOff(f, b) {
 			continue // somebody was in a hurry
@@ -232,11 +231,73 @@ func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K
 			l.landUnwanted(f, ld)
 			continue
 		}
-		f.ran = true
-		wanted, keys = append(wanted, f), append(keys, f.key)
+		wanted = append(wanted, f)
 	}
+	if ld.shared != nil {
+		l.flySharedTogether(wanted, b, ld)
+	} else {
+		l.runTogether(wanted, b, ld)
+	}
+}
+
+// flySharedTogether is flyTogether from where the shared level is asked first. What
+// others load is waited for last.
+func (l *local[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
+	errands := ld.shared.errands(flights)
+	defer func() { ld.shared.settle(errands) }()
+	busy := len(errands) > 0 && ld.shared.seek(&b.ctx, errands)
+	left := flights
+	defer func() {
+		for _, f := range left { // LoadMany called runtime.Goexit
+			f.err = errGoexit
+			l.land(f, ld, 1)
+		}
+	}()
+	left = l.runUnshared(left, errands, b, ld)
+	if busy {
+		ld.shared.wait(&b.ctx, errands)
+		for _, e := range errands {
+			e.busy = false
+		}
+		left = l.runUnshared(left, errands, b, ld)
+	}
+}
+
+// runUnshared lands those of flights whose value was found, loads those that are
+// nobody else's, and returns the others.
+func (l *local[K, V]) runUnshared(
+	flights []*flight[K, V], errands []*errand[K, V], b *bulk, ld *loader[K, V],
+) (left []*flight[K, V]) {
+	found, busy := map[*flight[K, V]]bool{}, map[*flight[K, V]]bool{}
+	for _, e := range errands {
+		found[e.flight], busy[e.flight] = e.found, e.busy
+	}
+	var wanted []*flight[K, V]
+	for _, f := range flights {
+		switch {
+		case found[f]:
+			l.land(f, ld, 1)
+		case busy[f]:
+			left = append(left, f)
+		case f.ctx.Err() != nil:
+			l.landUnwanted(f, ld)
+		default:
+			wanted = append(wanted, f)
+		}
+	}
+	l.runTogether(wanted, b, ld)
+	return left
+}
+
+// runTogether calls LoadMany, whatever becomes of it.
+func (l *local[K, V]) runTogether(wanted []*flight[K, V], b *bulk, ld *loader[K, V]) {
 	if len(wanted) == 0 {
 		return
+	}
+	keys := make([]K, len(wanted))
+	for i, f := range wanted {
+		f.ran = true
+		keys[i] = f.key
 	}
 	r := results[K, V]{err: errGoexit}
 	defer func() { // also after runtime.Goexit

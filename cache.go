@@ -50,6 +50,9 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 		stats:     stats,
 	}
 	c.loader = newLoader(o, c.outcome, bp.random)
+	if o.Shared != nil && bp.bus != nil {
+		c.loader.shared = newShared(c)
+	}
 	if err := bp.register(o.Name, c); err != nil {
 		return nil, err
 	}
@@ -180,8 +183,7 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	if !c.alone() {
 		var keyErr error
 		if inv, keyErr = c.removal(key); keyErr != nil {
-			c.clearLocal()
-			return joined(keyErr, c.publish(ctx, inv))
+			return joined(keyErr, c.publish(ctx, inv, c.clearLocal))
 		}
 	}
 	hash := c.local.hash(key)
@@ -191,18 +193,17 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	decided := false
 	defer func() {
 		if !decided { // a callback panicked
-			c.removeLocal(key)
-			c.enqueue(inv)
+			c.enqueue(inv, func() { c.removeLocal(key) })
 		}
 	}()
 	var o outcome[V]
 	c.outcome(key, value, nil, &o)
 	decided = true
-	c.local.put(hash, key, start, &o)
 	if c.alone() {
+		c.local.put(hash, key, start, &o)
 		return nil
 	}
-	return c.publish(ctx, inv)
+	return c.publish(ctx, inv, func() { c.local.put(hash, key, start, &o) })
 }
 
 // alone reports whether nobody is to hear of a write, and its key cannot be at
@@ -239,17 +240,19 @@ func (c *Cache[K, V]) Update(
 	}
 	var o outcome[V]
 	returned := false
-	defer func() {
+	localPart := func() {
 		if w != nil {
 			c.local.endWrite(key, w, &o)
 		} else {
 			c.clearLocal()
 		}
+	}
+	defer func() {
 		if !returned { // by a panic: whoever recovers it expects no wait
-			c.enqueue(inv)
+			c.enqueue(inv, localPart)
 			return
 		}
-		if published := c.publish(ctx, inv); err == nil {
+		if published := c.publish(ctx, inv, localPart); err == nil {
 			err = joined(keyErr, published)
 		}
 	}()
@@ -286,12 +289,13 @@ func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
 		return nil
 	}
 	inv, keyErr := c.removal(keys...)
-	if inv.clear {
-		c.clearLocal()
-	} else {
-		c.removeLocal(keys...)
-	}
-	return joined(keyErr, c.publish(ctx, inv))
+	return joined(keyErr, c.publish(ctx, inv, func() {
+		if inv.clear {
+			c.clearLocal()
+		} else {
+			c.removeLocal(keys...)
+		}
+	}))
 }
 
 // ClearRegion evicts every item of the regions, here and in every other
@@ -306,8 +310,8 @@ func (c *Cache[K, V]) ClearRegion(ctx context.Context, regions ...string) error 
 	if len(regions) == 0 {
 		return nil
 	}
-	c.clearRegionsLocal(regions)
-	return c.publish(ctx, invalidation{cache: c.options.Name, regions: regions})
+	return c.publish(ctx, invalidation{cache: c.options.Name, regions: regions},
+		func() { c.clearRegionsLocal(regions) })
 }
 
 // Clear evicts every item of this cache, here and in every other instance, in a
@@ -318,8 +322,7 @@ func (c *Cache[K, V]) Clear(ctx context.Context) error {
 		return err
 	}
 	defer c.backplane.leave()
-	c.clearLocal()
-	return c.publish(ctx, invalidation{cache: c.options.Name, clear: true})
+	return c.publish(ctx, invalidation{cache: c.options.Name, clear: true}, c.clearLocal)
 }
 
 // enter refuses a write to a closed cache, and is the announcer's otherwise.
@@ -330,16 +333,21 @@ func (c *Cache[K, V]) enter() error {
 	return c.announcer.enter()
 }
 
-// publish tells the other instances, and waits for Redis to accept it.
-func (c *Cache[K, V]) publish(ctx context.Context, inv invalidation) error {
-	c.tellSuccessor(inv)
-	return c.backplane.publish(ctx, inv)
+// publish does the local part of a write, tells the other instances, and waits for
+// Redis to accept it.
+func (c *Cache[K, V]) publish(ctx context.Context, inv invalidation, local func()) error {
+	return c.backplane.publish(ctx, inv, func() {
+		local()
+		c.tellSuccessor(inv)
+	})
 }
 
-// enqueue tells the other instances, and waits for nothing.
-func (c *Cache[K, V]) enqueue(inv invalidation) {
-	c.tellSuccessor(inv)
-	c.backplane.enqueue(inv)
+// enqueue is publish, and waits for nothing.
+func (c *Cache[K, V]) enqueue(inv invalidation, local func()) {
+	c.backplane.enqueue(inv, func() {
+		local()
+		c.tellSuccessor(inv)
+	})
 }
 
 // tellSuccessor does the local part of a write for the cache that has this one's

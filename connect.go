@@ -125,7 +125,7 @@ func (bp *Backplane) greet(ctx context.Context, disconnected bool) error {
 		return nil
 	}
 	if err := bp.bus.First(ctx, func(ctx context.Context) error {
-		if err := bp.bus.Publish(ctx, greeting); err != nil {
+		if err := bp.bus.Publish(ctx, greeting, nil); err != nil {
 			return fmt.Errorf("an empty message was not accepted: %w", err)
 		}
 		return nil

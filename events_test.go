@@ -186,15 +186,15 @@ func withToldPublisher(t *testing.T, test func(*testing.T, *Backplane, *fakeRedi
 func TestCollapsedQueueIsAnEvent(t *testing.T) {
 	withToldPublisher(t, func(t *testing.T, bp *Backplane, redis *fakeRedis, log *eventLog) {
 		redis.refuse(errRefused)
-		bp.enqueue(removal("first"))
+		bp.enqueue(removal("first"), nothing)
 		synctest.Wait()
 		for i := range maxBatchEntries + 10 {
-			bp.enqueue(removal(strconv.Itoa(i)))
+			bp.enqueue(removal(strconv.Itoa(i)), nothing)
 		}
 		synctest.Wait()
 		require.Equal(t, []Event{{Kind: EventCollapsed, Cache: "p"}}, log.of(EventCollapsed))
 		for i := range maxBatchCaches {
-			bp.enqueue(invalidation{cache: strconv.Itoa(i), keys: []string{"a"}})
+			bp.enqueue(invalidation{cache: strconv.Itoa(i), keys: []string{"a"}}, nothing)
 		}
 		synctest.Wait()
 		require.Equal(t, []Event{{Kind: EventCollapsed, Cache: "p"}, {Kind: EventCollapsed}}, log.of(EventCollapsed))
@@ -205,12 +205,12 @@ func TestCollapsedQueueIsAnEvent(t *testing.T) {
 func TestCollapseOfAMergeIsAnEvent(t *testing.T) {
 	withToldPublisher(t, func(t *testing.T, bp *Backplane, redis *fakeRedis, log *eventLog) {
 		redis.refuse(errRefused)
-		bp.enqueue(removal("first"))
+		bp.enqueue(removal("first"), nothing)
 		synctest.Wait()
 		release := redis.holdUp()
 		for _, half := range []string{"a", "b"} {
 			for i := range maxBatchEntries/2 + 1 {
-				bp.enqueue(removal(half + strconv.Itoa(i)))
+				bp.enqueue(removal(half+strconv.Itoa(i)), nothing)
 			}
 			time.Sleep(time.Second) // the first half is being sent
 			synctest.Wait()
@@ -287,7 +287,7 @@ func TestCloseWithOnEvent(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			log := &eventLog{}
 			_, bp := onFakeBus(t, BackplaneOptions{PublishOnly: true, OnEvent: log.add, CloseTimeout: time.Second})
-			bp.enqueue(removal("a"))
+			bp.enqueue(removal("a"), nothing)
 			before := time.Now()
 			err := bp.Close()
 			require.ErrorIs(t, err, ErrUnconfirmed)
@@ -304,7 +304,7 @@ func TestCloseWithOnEvent(t *testing.T) {
 			in.Heal(true)
 			become(t, bp, StateLive)
 			in.Partition()
-			bp.enqueue(removal("a")) // fails after Close was called, and before it ends
+			bp.enqueue(removal("a"), nothing) // fails after Close was called, and before it ends
 			err := bp.Close()
 			require.ErrorIs(t, err, ErrUnconfirmed)
 			require.Len(t, log.of(EventPublishFailed), 1)

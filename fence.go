@@ -103,6 +103,7 @@ type outcome[V any] struct {
 	value   V
 	err     error         // is kept in place of a value
 	ttl     time.Duration // zero or less: not to be kept
+	life    time.Duration // the same, but for what is too heavy to be kept here
 	weight  uint32
 	regions []string
 }

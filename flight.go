@@ -30,6 +30,7 @@ type flight[K comparable, V any] struct {
 	// Guarded by the shard's mu.
 	begun   bool
 	flown   bool  // some goroutine runs the load, or has
+	anew    bool  // it asks the source, and not the shared level
 	queued  bool  // it waits behind others of one GetMany
 	waiters int32 // those that wait, and those it goes on for though they do not
 	goesOn  int32 // the latter: a hit that had it begun, callers who waited for SoftTimeout
@@ -216,9 +217,12 @@ func (l *local[K, V]) anew(
 	defer sh.mu.Unlock()
 	if f := sh.flights[key]; f != nil && !f.begun && !f.loads(ctx) {
 		f.waiters++
+		f.anew = true
 		return f, f.hurryLocked(ctx, ld)
 	}
-	return l.launchLocked(sh, ctx, hash, key, ld, how), true
+	f = l.launchLocked(sh, ctx, hash, key, ld, how)
+	f.anew = true
+	return f, true
 }
 
 // wait returns the flight's result, and reports whether there is one: ctx or soft,

@@ -89,8 +89,7 @@ func (i *Invalidator[K]) Clear(ctx context.Context) error {
 //  3. the message comes back as one of this instance's own, and is passed over as
 //     work that was done before it was queued: so it has to be done now.
 func (i *Invalidator[K]) publish(ctx context.Context, inv invalidation) error {
-	i.backplane.applyHere(inv)
-	return i.backplane.publish(ctx, inv)
+	return i.backplane.publish(ctx, inv, func() { i.backplane.applyHere(inv) })
 }
 
 // announcer is the part of a write that Cache and Invalidator share: which cache

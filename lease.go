@@ -31,6 +31,9 @@ type lease struct {
 	// sent is when the newest probe was sent whose echo came. Every hit reads it.
 	sent atomic.Int64
 
+	// followed is the history id that the newest echo showed.
+	followed atomic.Pointer[string]
+
 	// floor is when the clocks were last found to disagree: what was loaded before
 	// may be older than the monotonic clock says.
 	floor atomic.Int64
@@ -98,6 +101,18 @@ func newLocalLease() *lease {
 	l.sent.Store(alwaysHeld)
 	return l
 }
+
+// history returns the server's history id as the newest echo showed it; empty: it is
+// unknown.
+func (l *lease) history() string {
+	if id := l.followed.Load(); id != nil {
+		return *id
+	}
+	return ""
+}
+
+// follow notes the history id that an echo has shown.
+func (l *lease) follow(history string) { l.followed.Store(&history) }
 
 // now reads the monotonic clock, in nanoseconds.
 func (l *lease) now() int64 { return l.clock.Now() }

@@ -40,6 +40,8 @@ type loader[K comparable, V any] struct {
 	errTimeout error         // what callers get then
 	errorTTL   time.Duration // for how long it is kept
 
+	shared *shared[K, V] // nil: there is none
+
 	places    places
 	refreshes atomic.Int64 // in the background, under way
 }
@@ -70,8 +72,9 @@ func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
 	if c.options.Expiry != nil {
 		o.ttl = c.options.Expiry(key, value)
 	} else {
-		o.ttl = c.jittered(c.options.TTL)
+		o.ttl = c.backplane.jittered(c.options.TTL)
 	}
+	o.life = o.ttl
 	if o.ttl <= 0 {
 		return
 	}
@@ -91,7 +94,7 @@ func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
 func (c *Cache[K, V]) outcomeOfError(err error, o *outcome[V]) {
 	switch {
 	case c.options.NotFound(err):
-		o.known, o.err, o.ttl = true, ErrNotFound, c.options.NotFoundTTL
+		o.known, o.err, o.ttl, o.life = true, ErrNotFound, c.options.NotFoundTTL, c.options.NotFoundTTL
 	case c.keepsError(err):
 		o.err, o.ttl = err, c.options.ErrorTTL
 	}
@@ -104,11 +107,11 @@ func (c *Cache[K, V]) keepsError(err error) bool {
 }
 
 // jittered takes a random part of up to a tenth off ttl, unless it is endless.
-func (c *Cache[K, V]) jittered(ttl time.Duration) time.Duration {
+func (bp *Backplane) jittered(ttl time.Duration) time.Duration {
 	if ttl == NoExpiry {
 		return ttl
 	}
-	return ttl - time.Duration(c.backplane.random(int64(ttl)/10+1))
+	return ttl - time.Duration(bp.random(int64(ttl)/10+1))
 }
 
 // places bounds the loads under way: each takes a place and gives it back. Nil has
@@ -193,6 +196,31 @@ func (l *local[K, V]) flyNow(f *flight[K, V], ld *loader[K, V]) {
 		l.landUnwanted(f, ld)
 		return
 	}
+	if ld.shared != nil {
+		l.flyShared(f, ld)
+		return
+	}
+	l.runAndLand(f, ld)
+}
+
+// flyShared is flyNow from where the shared level is asked first.
+func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V]) {
+	e := ld.shared.fetch(f)
+	if e != nil {
+		defer ld.shared.settle([]*errand[K, V]{e})
+	}
+	switch {
+	case e != nil && e.found:
+		l.land(f, ld, 1)
+	case f.ctx.Err() != nil:
+		l.landUnwanted(f, ld)
+	default:
+		l.runAndLand(f, ld)
+	}
+}
+
+// runAndLand calls the loader, whatever becomes of it.
+func (l *local[K, V]) runAndLand(f *flight[K, V], ld *loader[K, V]) {
 	f.ran = true
 	returned := false
 	defer func() {

@@ -174,6 +174,27 @@ func decodeEcho(body string) (history, nonce string, err error) {
 	return history, nonce, r.err
 }
 
+// changesOf returns what a body means for the values in Redis.
+func changesOf(body string) ([]transport.Change, error) {
+	ops, err := decodeBody(body)
+	changes := make([]transport.Change, len(ops))
+	for i, o := range ops {
+		c := &changes[i]
+		c.Cache = o.cache
+		switch o.op {
+		case opRemoveKeys:
+			c.Keys = o.values
+		case opClearRegions:
+			c.Regions = o.values
+		case opClearCache:
+			c.Clear = true
+		case opClearAll:
+			c.All = true
+		}
+	}
+	return changes, err
+}
+
 func appendString(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)

@@ -41,8 +41,8 @@ func (b *proofBus) Subscribe(ctx context.Context) (transport.Subscription, error
 	return &proofSubscription{s, b}, nil
 }
 
-func (b *proofBus) Publish(ctx context.Context, body string) error {
-	err := b.Bus.Publish(ctx, body)
+func (b *proofBus) Publish(ctx context.Context, body string, changes []transport.Change) error {
+	err := b.Bus.Publish(ctx, body, changes)
 	if err != nil {
 		b.journal.log(b.actor+"/pub", "publishes in vain")
 	}

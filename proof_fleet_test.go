@@ -44,6 +44,7 @@ type proofTotals struct {
 	schedules, reads, accepted                                uint64
 	hits, joins, warm, notFounds, updates, gaps, lost, paused uint64
 	stale, refreshes, bulk, events                            uint64
+	sharedHits, sharedWaits, sharedStores, sharedOvertaken    uint64
 }
 
 func (t *proofTotals) add(o proofTotals) {
@@ -62,6 +63,10 @@ func (t *proofTotals) add(o proofTotals) {
 	t.refreshes += o.refreshes
 	t.bulk += o.bulk
 	t.events += o.events
+	t.sharedHits += o.sharedHits
+	t.sharedWaits += o.sharedWaits
+	t.sharedStores += o.sharedStores
+	t.sharedOvertaken += o.sharedOvertaken
 }
 
 // runProof runs one schedule inside a bubble.
@@ -79,6 +84,7 @@ func runProof(seed uint64, journal *proofJournal) *proofRun {
 	run.bus = fakebus.New(fakebus.Options{
 		Seed: seed, Instances: p.instances,
 		ConnectTimeout: p.commandTimeout, CommandTimeout: p.commandTimeout, OutputLimit: p.outputLimit,
+		ClearsLimit: p.clearsLimit,
 		OnAccept: func(i int, body string, sent, accepted time.Time) {
 			run.history.accept(i, body, sent.Sub(journal.start))
 		},
@@ -143,6 +149,11 @@ func (run *proofRun) cacheOptions(in *proofInstance, c int) Options[int, *proofV
 			o.Load = nil
 		}
 	}
+	if f.shared {
+		o.Shared = &SharedOptions[*proofValue]{
+			Codec: proofCodec{}, TTL: f.sharedTTL, Timeout: f.sharedTimeout, LoadWait: f.sharedWait,
+		}
+	}
 	if c == 0 {
 		o.NotFoundTTL = run.plan.notFoundTTL
 		o.Regions = func(key int, v *proofValue) []string { return proofRegions(key, v.version) }
@@ -150,6 +161,19 @@ func (run *proofRun) cacheOptions(in *proofInstance, c int) Options[int, *proofV
 		o.MaxStaleness = run.plan.maxStaleness[1]
 	}
 	return o
+}
+
+// proofCodec has values in Redis say when they were loaded, too.
+type proofCodec struct{}
+
+func (proofCodec) Marshal(v *proofValue) ([]byte, error) {
+	return fmt.Appendf(nil, "%d %s %d", v.version, v.by, v.began), nil
+}
+
+func (proofCodec) Unmarshal(data []byte) (*proofValue, error) {
+	v := &proofValue{}
+	_, err := fmt.Sscanf(string(data), "%d %s %d", &v.version, &v.by, &v.began)
+	return v, err
 }
 
 var errProofLoad = errors.New("the source is not well")
@@ -371,6 +395,10 @@ func (run *proofRun) count(in *proofInstance) {
 		t.hits += c.Hits
 		t.stale += c.Stale
 		t.refreshes += c.Refreshes
+		t.sharedHits += c.Shared.Hits
+		t.sharedWaits += c.Shared.Waited
+		t.sharedStores += c.Shared.Stored
+		t.sharedOvertaken += c.Shared.Overtaken
 		t.joins += c.Misses.Total() - min(c.Loads, c.Misses.Total())
 	}
 }

@@ -24,6 +24,7 @@ type proofPlan struct {
 	writePause      time.Duration
 	commandTimeout  time.Duration
 	outputLimit     int
+	clearsLimit     int
 	connectedStart  bool
 	info            bool
 	features        [2]proofFeatures
@@ -38,6 +39,9 @@ type proofFeatures struct {
 	refreshAfter, staleIfError, softTimeout time.Duration
 	errorTTL, idleTTL, loadTimeout          time.Duration
 	concurrentLoads                         int
+
+	shared                               bool
+	sharedTTL, sharedTimeout, sharedWait time.Duration
 }
 
 // planFeatures has each of them every other time, or all of them at once.
@@ -60,6 +64,10 @@ func planFeatures(r *rand.Rand, limit time.Duration) (f proofFeatures) {
 	f.idleTTL = some(limit/4, 2*limit)
 	f.loadTimeout = some(limit/10, 3*limit)
 	f.concurrentLoads = int(some(1, 4))
+	f.shared = r.IntN(3) > 0 || all
+	f.sharedTTL = []time.Duration{20 * limit, between(r, limit/4, 2*limit)}[r.IntN(2)]
+	f.sharedTimeout = between(r, 10*time.Millisecond, limit)
+	f.sharedWait = between(r, 5*time.Millisecond, 2*limit)
 	return f
 }
 
@@ -75,6 +83,7 @@ func planProof(r *rand.Rand) proofPlan {
 		writePause:     between(r, 60*time.Millisecond, 500*time.Millisecond),
 		commandTimeout: between(r, limit/2, 4*limit),
 		outputLimit:    []int{8, 30, 1000}[r.IntN(3)],
+		clearsLimit:    []int{8, 16, 1024}[r.IntN(3)],
 		connectedStart: r.IntN(4) > 0,
 		info:           r.IntN(8) > 0,
 		faultPause:     between(r, 100*time.Millisecond, 1500*time.Millisecond),

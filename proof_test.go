@@ -71,6 +71,10 @@ func TestProof(t *testing.T) {
 		require.NotZero(t, totals.stale, "expired items, served as their load failed or was slow")
 		require.NotZero(t, totals.refreshes, "refreshes ahead")
 		require.NotZero(t, totals.events, "events")
+		require.NotZero(t, totals.sharedHits, "values found in Redis")
+		require.NotZero(t, totals.sharedWaits, "values that another instance was waited for")
+		require.NotZero(t, totals.sharedStores, "values put into Redis")
+		require.NotZero(t, totals.sharedOvertaken, "values that were invalidated before they were put into Redis")
 		require.NotZero(t, totals.bulk, "items that were asked for with others")
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 var (
@@ -24,9 +26,13 @@ var (
 // A group that Redis does not accept goes back into the queue, with whatever
 // gathered behind it, and is sent again until Redis does accept it.
 type publisher struct {
-	send   func(ctx context.Context, body string) error // one attempt at one message
+	send   func(ctx context.Context, body string, changes []transport.Change) error // one attempt at one message
 	random random
 	target publisherTarget
+
+	// announcing counts writes between the beginning of their local part and the
+	// queueing of their message.
+	announcing atomic.Int64
 
 	// attempted reports whether any message was sent since takeAttempted was called.
 	attempted atomic.Bool
@@ -81,7 +87,7 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 // newPublisher starts a publisher. It takes Redis to be unreachable until reached
 // is called or a round succeeds.
 func newPublisher(
-	send func(context.Context, string) error, random random, target publisherTarget,
+	send func(context.Context, string, []transport.Change) error, random random, target publisherTarget,
 ) *publisher {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &publisher{
@@ -99,10 +105,10 @@ func newPublisher(
 	return p
 }
 
-// publish queues inv and waits until Redis has accepted it, ctx ends, or Redis
-// is found to be unreachable.
-func (p *publisher) publish(ctx context.Context, inv invalidation) error {
-	g, err := p.enqueue(inv)
+// publish is enqueue, and waits until Redis has accepted inv, ctx ends, or Redis is
+// found to be unreachable.
+func (p *publisher) publish(ctx context.Context, inv invalidation, local func()) error {
+	g, err := p.enqueue(inv, local)
 	if err != nil {
 		return err
 	}
@@ -114,9 +120,13 @@ func (p *publisher) publish(ctx context.Context, inv invalidation) error {
 	}
 }
 
-// enqueue queues inv and returns its group. The error is ErrUnconfirmed if there
+// enqueue does the local part of a write and then queues inv: this instance passes
+// over its own messages. It returns inv's group. The error is ErrUnconfirmed if there
 // is no point in waiting, and ErrClosed as well if nothing was queued.
-func (p *publisher) enqueue(inv invalidation) (*group, error) {
+func (p *publisher) enqueue(inv invalidation, local func()) (*group, error) {
+	p.announcing.Add(1)
+	defer p.announcing.Add(-1)
+	local()
 	p.mu.Lock()
 	g, down := p.gathering, p.down
 	if p.closing { // the caller began before, and took longer than close could wait
@@ -239,11 +249,15 @@ func (p *publisher) next() *group {
 // round sends g's messages.
 func (p *publisher) round(ctx context.Context, g *group) error {
 	if g.batch.empty() {
-		return p.send(ctx, greeting)
+		return p.send(ctx, greeting, nil)
 	}
 	for _, body := range g.batch.bodies(maxMessageBytes) {
+		changes, err := changesOf(body)
+		if err != nil {
+			return err // cannot be: it was written here
+		}
 		p.attempted.Store(true) // before: the answer may be lost
-		if err := p.send(ctx, body); err != nil {
+		if err := p.send(ctx, body, changes); err != nil {
 			return err
 		}
 		p.mu.Lock()
@@ -305,6 +319,20 @@ func (p *publisher) settle(g *group, err error, ended bool) (fallen []string, wa
 		close(failed.done)
 	}
 	return again.batch.takeFallen(), wasDown
+}
+
+// nothing is the local part of a write that has none.
+func nothing() {}
+
+// pending reports whether an invalidation concerns a key of a cache, or may, whose
+// local part was begun here and which Redis has not accepted yet, as far as is known.
+func (p *publisher) pending(cache, key string) bool {
+	if p.announcing.Load() > 0 { // first: what was announced is queued
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gathering.batch.concerns(cache, key) || p.sending != nil && p.sending.batch.concerns(cache, key)
 }
 
 // flush waits until everything queued before it was accepted.

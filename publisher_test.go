@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // fakeRedis takes messages as Redis would, or refuses them.
@@ -26,7 +28,7 @@ type fakeRedis struct {
 	attempts int
 }
 
-func (r *fakeRedis) send(ctx context.Context, body string) error {
+func (r *fakeRedis) send(ctx context.Context, body string, _ []transport.Change) error {
 	r.mu.Lock()
 	hold := r.hold
 	r.attempts++
@@ -112,7 +114,7 @@ func TestPublishWaitsForAcceptance(t *testing.T) {
 	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 		release := redis.holdUp()
 		result := make(chan error, 1)
-		go func() { result <- p.publish(t.Context(), removal("a")) }()
+		go func() { result <- p.publish(t.Context(), removal("a"), nothing) }()
 		synctest.Wait()
 		select {
 		case err := <-result:
@@ -132,7 +134,7 @@ func TestPublishGroups(t *testing.T) {
 		release := redis.holdUp()
 		var callers sync.WaitGroup
 		call := func(key string) {
-			callers.Go(func() { require.NoError(t, p.publish(t.Context(), removal(key))) })
+			callers.Go(func() { require.NoError(t, p.publish(t.Context(), removal(key), nothing)) })
 			synctest.Wait()
 		}
 		call("first")
@@ -153,7 +155,7 @@ func TestPublishDoesNotFoldIntoAnAttemptUnderWay(t *testing.T) {
 		release := redis.holdUp()
 		var callers sync.WaitGroup
 		for range 2 {
-			callers.Go(func() { require.NoError(t, p.publish(t.Context(), removal("a"))) })
+			callers.Go(func() { require.NoError(t, p.publish(t.Context(), removal("a"), nothing)) })
 			synctest.Wait()
 		}
 		release()
@@ -167,7 +169,7 @@ func TestPublishCancelledIsQueued(t *testing.T) {
 		release := redis.holdUp()
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		err := p.publish(ctx, removal("a"))
+		err := p.publish(ctx, removal("a"), nothing)
 		require.ErrorIs(t, err, ErrUnconfirmed)
 		require.ErrorIs(t, err, context.Canceled)
 		release()
@@ -179,7 +181,7 @@ func TestPublishCancelledIsQueued(t *testing.T) {
 func TestPublishWhileUnreachable(t *testing.T) {
 	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 		redis.refuse(errRefused)
-		err := p.publish(t.Context(), removal("a"))
+		err := p.publish(t.Context(), removal("a"), nothing)
 		require.ErrorIs(t, err, ErrUnconfirmed)
 		require.ErrorIs(t, err, errRefused)
 
@@ -187,7 +189,7 @@ func TestPublishWhileUnreachable(t *testing.T) {
 		release := redis.holdUp()
 		before := time.Now()
 		for i := range 100 {
-			require.ErrorIs(t, p.publish(t.Context(), removal(fmt.Sprint(i%10))), errRefused)
+			require.ErrorIs(t, p.publish(t.Context(), removal(fmt.Sprint(i%10)), nothing), errRefused)
 		}
 		require.Equal(t, before, time.Now(), "writers waited")
 		var s BackplaneStats
@@ -201,7 +203,7 @@ func TestPublishWhileUnreachable(t *testing.T) {
 		release()
 		require.NoError(t, p.flush(t.Context()))
 		require.Len(t, redis.keys(), 11, "nothing is dropped, nothing sent twice")
-		require.NoError(t, p.publish(t.Context(), removal("b")), "writers wait again")
+		require.NoError(t, p.publish(t.Context(), removal("b"), nothing), "writers wait again")
 		s = BackplaneStats{}
 		p.snapshot(&s)
 		require.Zero(t, s.Queued)
@@ -218,7 +220,7 @@ func TestPublishBehindAFailure(t *testing.T) {
 		redis.refuse(errRefused)
 		results := make(chan error, 2)
 		for _, key := range []string{"a", "b"} {
-			go func() { results <- p.publish(t.Context(), removal(key)) }()
+			go func() { results <- p.publish(t.Context(), removal(key), nothing) }()
 			synctest.Wait()
 		}
 		release()
@@ -234,7 +236,7 @@ func TestPublishBehindAFailure(t *testing.T) {
 func TestPublishRetriesWithBackoff(t *testing.T) {
 	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 		redis.refuse(errRefused)
-		require.Error(t, p.publish(t.Context(), removal("a")))
+		require.Error(t, p.publish(t.Context(), removal("a"), nothing))
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		// Full jitter of at most 2 s: 600 attempts in 10 minutes.
@@ -255,21 +257,21 @@ func TestPublishBeforeRedisWasReached(t *testing.T) {
 		release := redis.holdUp()
 		p := newPublisher(redis.send, rand.Int64N, quietBackplane())
 		defer p.close(0)
-		require.ErrorIs(t, p.publish(t.Context(), removal("a")), errNotReached)
+		require.ErrorIs(t, p.publish(t.Context(), removal("a"), nothing), errNotReached)
 		release()
 		require.NoError(t, p.flush(t.Context()))
-		require.NoError(t, p.publish(t.Context(), removal("b")))
+		require.NoError(t, p.publish(t.Context(), removal("b"), nothing))
 	})
 }
 
 func TestQueueCollapses(t *testing.T) {
 	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 		redis.refuse(errRefused)
-		require.Error(t, p.publish(t.Context(), removal("first")))
+		require.Error(t, p.publish(t.Context(), removal("first"), nothing))
 		for i := range maxBatchEntries + 10 {
-			require.Error(t, p.publish(t.Context(), removal(fmt.Sprint(i))))
+			require.Error(t, p.publish(t.Context(), removal(fmt.Sprint(i)), nothing))
 		}
-		require.Error(t, p.publish(t.Context(), invalidation{cache: "other", keys: []string{"x"}}))
+		require.Error(t, p.publish(t.Context(), invalidation{cache: "other", keys: []string{"x"}}, nothing))
 		var s BackplaneStats
 		p.snapshot(&s)
 		require.Equal(t, 2, s.Queued)
@@ -291,7 +293,7 @@ func TestFlush(t *testing.T) {
 	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 		require.NoError(t, p.flush(t.Context()), "nothing queued")
 		redis.refuse(errRefused)
-		require.Error(t, p.publish(t.Context(), removal("a")))
+		require.Error(t, p.publish(t.Context(), removal("a"), nothing))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		err := p.flush(ctx)
@@ -305,12 +307,12 @@ func TestFlush(t *testing.T) {
 func TestFlushEndsUnderLoad(t *testing.T) {
 	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 		release := redis.holdUp()
-		_, err := p.enqueue(removal("a"))
+		_, err := p.enqueue(removal("a"), nothing)
 		require.NoError(t, err)
 		flushed := make(chan error, 1)
 		go func() { flushed <- p.flush(t.Context()) }()
 		synctest.Wait()
-		_, err = p.enqueue(removal("b"))
+		_, err = p.enqueue(removal("b"), nothing)
 		require.NoError(t, err)
 		release()
 		release = redis.holdUp() // "b" may be held up here
@@ -347,7 +349,7 @@ func TestGreeting(t *testing.T) {
 			redis.refuse(errRefused)
 			p.greet()
 			synctest.Wait()
-			require.ErrorIs(t, p.publish(t.Context(), removal("a")), errRefused)
+			require.ErrorIs(t, p.publish(t.Context(), removal("a"), nothing), errRefused)
 			redis.refuse(nil)
 			require.NoError(t, p.flush(t.Context()))
 			require.Equal(t, 1, redis.messages)
@@ -370,17 +372,17 @@ func TestPublisherClose(t *testing.T) {
 	t.Run("delivers what is queued", func(t *testing.T) {
 		withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 			redis.refuse(errRefused)
-			require.Error(t, p.publish(t.Context(), removal("a")))
+			require.Error(t, p.publish(t.Context(), removal("a"), nothing))
 			time.AfterFunc(2*time.Second, func() { redis.refuse(nil) })
 			require.NoError(t, p.close(time.Minute))
 			require.Equal(t, []string{"a"}, redis.keys())
-			require.ErrorIs(t, p.publish(t.Context(), removal("b")), ErrClosed)
+			require.ErrorIs(t, p.publish(t.Context(), removal("b"), nothing), ErrClosed)
 		})
 	})
 	t.Run("reports what it cannot deliver", func(t *testing.T) {
 		withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 			redis.refuse(errRefused)
-			require.Error(t, p.publish(t.Context(), removal("secret-key-1", "secret-key-2")))
+			require.Error(t, p.publish(t.Context(), removal("secret-key-1", "secret-key-2"), nothing))
 			before := time.Now()
 			err := p.close(3 * time.Second)
 			require.ErrorIs(t, err, ErrUnconfirmed)
@@ -394,7 +396,7 @@ func TestPublisherClose(t *testing.T) {
 		withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 			redis.holdUp()
 			result := make(chan error, 1)
-			go func() { result <- p.publish(t.Context(), removal("a")) }()
+			go func() { result <- p.publish(t.Context(), removal("a"), nothing) }()
 			synctest.Wait()
 			require.ErrorIs(t, p.close(time.Second), ErrUnconfirmed)
 			require.ErrorIs(t, <-result, ErrUnconfirmed, "its writer is told")
@@ -427,7 +429,7 @@ func TestPublisherNeverDrops(t *testing.T) {
 			writers.Go(func() {
 				for i := range 200 {
 					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i%7)*time.Millisecond)
-					_ = p.publish(ctx, removal(fmt.Sprintf("%d-%d", w, i)))
+					_ = p.publish(ctx, removal(fmt.Sprintf("%d-%d", w, i)), nothing)
 					cancel()
 					time.Sleep(5 * time.Millisecond)
 				}

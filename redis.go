@@ -17,8 +17,9 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// This file and redislink.go are the only ones that know go-redis: here are the
-// scripts and what they are run for, there the connections.
+// This file, redislink.go and redisvalues.go are the only ones that know go-redis:
+// here are the scripts and what they are run for, in redislink.go the connections,
+// and in redisvalues.go what has to do with the shared level.
 
 const (
 	defaultConnectTimeout = 5 * time.Second
@@ -32,13 +33,19 @@ const (
 // message goes out, so that a server that takes no writes (out of memory, a
 // replica, a demoted master) sends no message either.
 //
-// KEYS: position. ARGV: channel, nonce, head of the envelope, body.
+// What is shared is changed in between; that it can be is seen first. If the message
+// cannot go out, values have gone that would have gone a little later.
+//
+// KEYS: position, and those of changeValues. ARGV: channel, nonce, head of the
+// envelope, body, and those of changeValues.
 var publishScript = redis.NewScript(`
+local epoch = redis.call('HGET', KEYS[2], 'epoch')
 local before = redis.call('GET', KEYS[1])
 local previous = before
 if not previous or #previous ~= 40 then previous = '' end
 local own = redis.sha1hex(previous .. ARGV[2])
 redis.call('SET', KEYS[1], own)
+` + changeValues + `
 local sent = redis.pcall('PUBLISH', ARGV[1],
   ARGV[3] .. string.char(#previous) .. previous .. string.char(#own) .. own .. ARGV[4])
 if type(sent) == 'table' and sent['err'] then
@@ -52,9 +59,10 @@ return own
 // position, which it makes if there is none, and the server's history id, which
 // changes when a replica is promoted and when a server restarts; without the right
 // to INFO it is empty. The position is written in any case, so that a probe fails
-// wherever publishing would.
+// wherever publishing would. What was shared in another history is void: a replica
+// that took over may have values that are gone.
 //
-// KEYS: position. ARGV: own channel, nonce, head of the envelope, nonce of a
+// KEYS: position, clears. ARGV: own channel, nonce, head of the envelope, nonce of a
 // position.
 var probeScript = redis.NewScript(`
 local position = redis.call('GET', KEYS[1])
@@ -62,6 +70,8 @@ if not position or #position ~= 40 then position = redis.sha1hex(ARGV[4]) end
 redis.call('SET', KEYS[1], position)
 local info = redis.pcall('INFO', 'replication')
 local history = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+local of = history ~= '' and redis.call('HGET', KEYS[2], 'history')
+if of and of ~= history then redis.call('DEL', KEYS[2]) end
 return redis.call('PUBLISH', ARGV[1], ARGV[3] .. '\0' .. string.char(#position) .. position ..
   '\1' .. string.char(#history) .. history .. string.char(#ARGV[2]) .. ARGV[2])
 `)
@@ -83,9 +93,12 @@ type redisServer struct {
 	echoHead    []byte // of every echo
 	channel     string // as it is named in Redis
 	ownChannel  string // for echoes
+	keyPrefix   string // of all keys
 	positionKey string
+	clearsKey   string // see redisvalues.go
 
 	publishing keptLink
+	values     redisValues
 }
 
 // newRedisServer reads the options. It does not connect.
@@ -107,9 +120,11 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, _ = rand.Read(s.self[:])                    // never fails
-	s.positionKey = "{" + s.channel + "}:position" // with the prefix: each channel has its own chain
-	s.ownChannel = fmt.Sprintf("{%s}:%x", s.channel, s.self)
+	_, _ = rand.Read(s.self[:])          // never fails
+	s.keyPrefix = "{" + s.channel + "}:" // with the string's prefix: each channel has its own chain
+	s.positionKey = s.keyPrefix + "position"
+	s.clearsKey = s.keyPrefix + "clears"
+	s.ownChannel = fmt.Sprintf("%s%x", s.keyPrefix, s.self)
 	if s.options.DB != 0 {
 		// Pub/Sub knows no databases and keys do: two databases are two backplanes.
 		s.channel = fmt.Sprintf("%s@%d", s.channel, s.options.DB)
@@ -130,6 +145,7 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 	s.head = appendHead(nil, kindInvalidation, s.self)
 	s.echoHead = appendHead(nil, kindEcho, s.self)
 	s.publishing.server = s
+	s.values.server = s
 	return s, nil
 }
 
@@ -196,22 +212,30 @@ func (s *redisServer) readConnectionString(text string) error {
 
 // Publish runs the publish script once. The connection outlives ctx: it lasts until
 // it is dropped.
-func (s *redisServer) Publish(ctx context.Context, body string) error {
+func (s *redisServer) Publish(ctx context.Context, body string, changes []transport.Change) error {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout+s.commandTimeout)
 	defer cancel()
 	return s.publishing.run(ctx, context.Background(), func(ctx context.Context, conn *redis.Conn) error {
-		return publishScript.Run(ctx, conn, []string{s.positionKey}, s.channel, nonce(), s.head, body).Err()
+		keys, args := s.appendChanges(
+			[]string{s.positionKey, s.clearsKey}, []any{s.channel, nonce(), s.head, body}, changes)
+		return publishScript.Run(ctx, conn, keys, args...).Err()
 	})
 }
 
+// Redial closes the connection that Publish keeps.
 func (s *redisServer) Redial() { s.publishing.drop() }
-func (s *redisServer) Close()  { s.publishing.drop() }
+
+// Close closes all but subscriptions.
+func (s *redisServer) Close() {
+	s.publishing.drop()
+	s.values.drop(true)
+}
 
 // explain says what Redis was asked for when it answered with an error.
 func (s *redisServer) explain(err error) error {
 	switch {
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return fmt.Errorf("the key %s is not nearcache's, delete it: %w", s.positionKey, err)
+		return fmt.Errorf("the key %s or %s is not nearcache's, delete it: %w", s.positionKey, s.clearsKey, err)
 	case redis.HasErrorPrefix(err, "OOM"), redis.HasErrorPrefix(err, "READONLY"),
 		redis.HasErrorPrefix(err, "NOREPLICAS"), redis.HasErrorPrefix(err, "MISCONF"):
 		return fmt.Errorf("the key %s has to be written, and Redis takes no writes: %w", s.positionKey, err)
@@ -332,7 +356,7 @@ func (r *redisSubscription) confirm(ctx context.Context, channels ...string) err
 func (r *redisSubscription) Probe(ctx context.Context, probeNonce string) error {
 	s := r.server
 	return r.probing.run(ctx, r.lifetime, func(ctx context.Context, conn *redis.Conn) error {
-		return probeScript.Run(ctx, conn, []string{s.positionKey}, s.ownChannel, probeNonce, s.echoHead, nonce()).Err()
+		return probeScript.Run(ctx, conn, []string{s.positionKey, s.clearsKey}, s.ownChannel, probeNonce, s.echoHead, nonce()).Err()
 	})
 }
 

@@ -36,7 +36,7 @@ func TestPublishScriptRunTwice(t *testing.T) {
 	defer sub.Close()
 	run := func() string {
 		nonce := "the same both times"
-		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey}, server.channel, nonce, server.head, "body").Text()
+		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey, server.clearsKey}, server.channel, nonce, server.head, "body").Text()
 		require.NoError(t, err)
 		payload, err := sub.Receive()
 		require.NoError(t, err)
@@ -108,13 +108,13 @@ func TestDialThatWasOvertaken(t *testing.T) {
 		return net.Dial("tcp", to)
 	}
 	published := make(chan error, 1)
-	go func() { published <- server.Publish(context.Background(), "body") }()
+	go func() { published <- server.Publish(context.Background(), "body", nil) }()
 	<-dialing
 	address.Store(fresh.Addr())
 	server.Redial()
 	close(goOn)
 	require.ErrorIs(t, <-published, errGivenUp)
-	require.NoError(t, server.Publish(t.Context(), "body"))
+	require.NoError(t, server.Publish(t.Context(), "body", nil))
 	require.False(t, old.Exists(server.positionKey))
 	require.True(t, fresh.Exists(server.positionKey))
 }

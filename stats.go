@@ -151,6 +151,25 @@ type CacheStats struct {
 
 	Evictions     EvictionStats
 	Invalidations InvalidationStats
+
+	Shared SharedStats // all zero without Options.Shared
+}
+
+// SharedStats counts what became of loads at the shared level, see
+// [SharedOptions]. A load may count more than once: one that waits for another
+// instance's looks several times.
+type SharedStats struct {
+	Hits    uint64 // looks that found a value, which then was not loaded from the source
+	Misses  uint64 // looks that found none, or none that is valid
+	Waited  uint64 // of Hits, those that waited for another instance's load
+	Skipped uint64 // loads that did not ask Redis: no lease, no history, an own invalidation not accepted yet, or after failures
+
+	Stored      uint64 // values put into Redis
+	Overtaken   uint64 // values that were not: invalidated during their load, or LoadWait had passed
+	TooLarge    uint64 // values that were not: larger than MaxValueBytes
+	Unencodable uint64 // values that were not: the codec refused them
+	Undecodable uint64 // values found that are of another Version or format, or that the codec refused
+	Errors      uint64 // requests that Redis refused, or did not answer within Timeout
 }
 
 // MissStats counts Gets that were not answered from memory, by cause. A Get that
@@ -191,6 +210,21 @@ type cacheCounters struct {
 	hits *striped.Counter
 
 	stale, refreshes, tooHeavy, regionsCleared, clears, missedMessages, undecodable atomic.Uint64
+
+	shared sharedCounters
+}
+
+type sharedCounters struct {
+	hits, misses, waited, skipped                                 atomic.Uint64
+	stored, overtaken, tooLarge, unencodable, undecodable, errors atomic.Uint64
+}
+
+func (c *sharedCounters) snapshot() SharedStats {
+	return SharedStats{
+		Hits: c.hits.Load(), Misses: c.misses.Load(), Waited: c.waited.Load(), Skipped: c.skipped.Load(),
+		Stored: c.stored.Load(), Overtaken: c.overtaken.Load(), TooLarge: c.tooLarge.Load(),
+		Unencodable: c.unencodable.Load(), Undecodable: c.undecodable.Load(), Errors: c.errors.Load(),
+	}
 }
 
 // shardCounters are one shard's part of a cache's counters, under its lock.
@@ -260,5 +294,6 @@ func (c *cacheCounters) snapshot(shards *shardCounters) CacheStats {
 
 			Undecodable: c.undecodable.Load(),
 		},
+		Shared: c.shared.snapshot(),
 	}
 }

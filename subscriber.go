@@ -296,6 +296,7 @@ func (s *subscriber) echo(e envelope) {
 	if why != CauseNone {
 		s.clear(why, nil)
 	}
+	s.lease.follow(history)
 	if s.lease.grant(nonce) && s.connected.Load() {
 		s.target.tell(slog.LevelInfo, "nearcache: lease regained", Event{Kind: EventState, State: StateLive})
 	}

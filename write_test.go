@@ -35,14 +35,14 @@ func TestNewHistoryClearsEverywhere(t *testing.T) {
 		synctest.Wait()
 		require.Empty(t, redis.accepted, "nothing was sent under the old history")
 
-		bp.enqueue(removal("a"))
+		bp.enqueue(removal("a"), nothing)
 		synctest.Wait()
 		bp.newHistory()
 		synctest.Wait()
 		require.Equal(t, everything, redis.accepted[len(redis.accepted)-1])
 
 		redis.refuse(errRefused) // perhaps it was taken, and the answer was lost
-		bp.enqueue(removal("b"))
+		bp.enqueue(removal("b"), nothing)
 		synctest.Wait()
 		redis.refuse(nil)
 		bp.newHistory()
@@ -493,10 +493,10 @@ func TestLogHandlerMayAskForStats(t *testing.T) {
 			p.snapshot(&BackplaneStats{})
 		}})})
 		redis.refuse(errRefused)
-		require.Error(t, p.publish(t.Context(), removal("a")))
+		require.Error(t, p.publish(t.Context(), removal("a"), nothing))
 		redis.refuse(nil)
 		require.NoError(t, p.flush(t.Context()))
-		require.NoError(t, p.publish(t.Context(), removal("a"))) // after the log of the round before
+		require.NoError(t, p.publish(t.Context(), removal("a"), nothing)) // after the log of the round before
 		require.Equal(t, 2, logged)
 	})
 }

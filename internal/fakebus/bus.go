@@ -3,14 +3,15 @@
 // a seed. It is for tests inside a testing/synctest bubble, where its waits are
 // durable and its latencies cost nothing.
 //
-// It knows what the publish and the probe script do, what Redis Pub/Sub promises
-// (nothing but the order within one connection), and a good many ways in which
-// such a deployment fails; each fault is a method.
+// It knows what the scripts do, those that publish and probe and those for values,
+// what Redis Pub/Sub promises (nothing but the order within one connection), and a
+// good many ways in which such a deployment fails; each fault is a method.
 //
 // Every latency is a random number of nanoseconds, so that two events hardly ever
 // fall on one instant, and comes from a stream of its own for each instance and
-// purpose. So the order in which goroutines run at one instant changes nothing,
-// and a seed gives the same history again.
+// purpose; those of values, which many goroutines ask for, follow from what is asked
+// and when. So the order in which goroutines run at one instant changes nothing, and
+// a seed gives the same history again.
 package fakebus
 
 import (
@@ -21,10 +22,18 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // ErrRefused is what a script returns while Redis takes no writes.
 var ErrRefused = errors.New("OOM command not allowed when used memory > 'maxmemory'")
+
+// ErrReadOnly is what a script returns that has reached a replica.
+var ErrReadOnly = errors.New("READONLY You can't write against a read only replica")
+
+// ErrNoInfo is what a command returns that needs INFO, while it is refused.
+var ErrNoInfo = errors.New("NOPERM this user has no permissions to run the 'info' command")
 
 // ErrReset is what an instance gets from a connection that the other end, or the
 // instance itself, has closed.
@@ -50,6 +59,11 @@ type Options struct {
 	// closes its connection. Defaults to 1000.
 	OutputLimit int
 
+	// ClearsLimit is how many fields the hash of clears may have, at least, before
+	// those of regions are removed that no value is left of. Defaults to 1024, as in
+	// Redis.
+	ClearsLimit int
+
 	// OnAccept is called when the publish script was executed, for each time that
 	// it is: with the instance and the body of its message, when Publish was called
 	// and the present time. It is called in the middle of things and must not call
@@ -66,10 +80,9 @@ type Bus struct {
 
 	mu       sync.Mutex // guards everything below, and all of the network
 	closed   bool
-	server   *rand.Rand // positions and histories
-	position string     // "": there is none
-	replica  string     // the position that the replica knows
-	lagging  bool       // the replica hears of nothing new
+	server   *rand.Rand // histories
+	data     *data
+	replica  *data // what a replica has that hears of nothing new; nil: it has all
 	history  string
 	noInfo   bool // INFO is refused
 	refusing bool // no writes
@@ -94,7 +107,10 @@ func New(o Options) *Bus {
 	if o.OutputLimit == 0 {
 		o.OutputLimit = 1000
 	}
-	b := &Bus{options: o, server: stream(o.Seed, -1, 0)}
+	if o.ClearsLimit == 0 {
+		o.ClearsLimit = 1024
+	}
+	b := &Bus{options: o, server: stream(o.Seed, -1, 0), data: newData()}
 	b.history = b.name()
 	for i := range o.Instances {
 		in := &Instance{bus: b, number: i}
@@ -159,13 +175,16 @@ func sha1hex(s string) string {
 }
 
 // runPublishLocked executes the publish script.
-func (b *Bus) runPublishLocked(in *Instance, head, nonce, body string, sent time.Time) error {
+func (b *Bus) runPublishLocked(
+	in *Instance, head, nonce, body string, changes []transport.Change, sent time.Time,
+) error {
 	if b.refusing {
 		return ErrRefused
 	}
-	previous := b.position
+	b.data.change(changes, b.options.ClearsLimit)
+	previous := b.data.position
 	own := sha1hex(previous + nonce)
-	b.moveLocked(own)
+	b.data.position = own
 	payload := head + short(previous) + short(own) + body
 	for _, to := range b.instances {
 		if to != in && to.dropInvalidations > 0 {
@@ -185,22 +204,16 @@ func (b *Bus) runProbeLocked(in *Instance, head, nonce string) error {
 	if b.refusing {
 		return ErrRefused
 	}
-	if b.position == "" {
-		b.moveLocked(sha1hex(nonce))
+	if b.data.position == "" {
+		b.data.position = sha1hex(nonce)
 	}
 	history := b.history
 	if b.noInfo {
 		history = ""
 	}
-	in.deliverLocked(head + short("") + short(b.position) + "\x01" + long(history) + long(nonce))
+	b.data.probe(history)
+	in.deliverLocked(head + short("") + short(b.data.position) + "\x01" + long(history) + long(nonce))
 	return nil
-}
-
-func (b *Bus) moveLocked(position string) {
-	b.position = position
-	if !b.lagging {
-		b.replica = position
-	}
 }
 
 // short is a string behind one byte of its length, long one behind a uvarint.
@@ -211,14 +224,38 @@ func long(s string) string  { return string(binary.AppendUvarint(nil, uint64(len
 func (b *Bus) LosePosition() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.moveLocked("")
+	b.data.position = ""
 }
 
-// HoldReplica makes the replica fall behind from here on, until a Failover.
+// EvictValues removes all values, as running out of memory may do to some.
+func (b *Bus) EvictValues() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.data.values)
+}
+
+// EvictTokens removes all tokens: no load is claimed any more.
+func (b *Bus) EvictTokens() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.data.tokens)
+}
+
+// EvictClears removes the hash of clears, which leaves no value valid.
+func (b *Bus) EvictClears() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.data.clears = nil
+}
+
+// HoldReplica makes the replica fall behind from here on, until it is promoted. It
+// keeps the position, the values, the tokens and the clears of this moment.
 func (b *Bus) HoldReplica() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.lagging = true
+	if b.replica == nil {
+		b.replica = b.data.clone()
+	}
 }
 
 // Failover promotes the replica, which may have fallen behind, and begins a new
@@ -227,9 +264,55 @@ func (b *Bus) HoldReplica() {
 func (b *Bus) Failover(keepConnections bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.position, b.lagging, b.history = b.replica, false, b.name()
+	if b.replica != nil {
+		b.data, b.replica = b.replica, nil
+	}
+	b.history = b.name()
 	if !keepConnections {
 		b.cutAllLocked()
+	}
+}
+
+// Demote promotes the replica, as Failover does, but lets the old master live on as
+// a replica, and the connections for values with it, until Redial or Heal; others
+// break. It answers reads from what it had, and knows the new history after a
+// moment; it hears of nothing new, and refuses scripts.
+func (b *Bus) Demote() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := &demoted{data: b.data, before: b.history, history: b.name()}
+	old.joined = time.Now().Add(time.Duration(b.server.Int64N(int64(b.RoundTrip()))))
+	if b.replica == nil {
+		b.replica = b.data.clone()
+	}
+	b.data, b.replica, b.history = b.replica, nil, old.history
+	for _, in := range b.instances {
+		in.cutScriptsLocked()
+		for c := range in.open {
+			if c.values != nil && c.demoted == nil {
+				c.demoted = old
+			}
+		}
+	}
+}
+
+// demoted is a server that was the master.
+type demoted struct {
+	data            *data
+	before, history string
+	joined          time.Time // when it knows history
+}
+
+// answererLocked returns what the server at the other end of c has.
+func (b *Bus) answererLocked(c *conn) (d *data, history string, master bool) {
+	old := c.demoted
+	switch {
+	case old == nil:
+		return b.data, b.history, true
+	case time.Now().Before(old.joined):
+		return old.data, old.before, false
+	default:
+		return old.data, old.history, false
 	}
 }
 
@@ -246,18 +329,19 @@ func (b *Bus) Start() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.down {
-		b.down, b.position, b.replica, b.lagging, b.history = false, "", "", false, b.name()
+		b.down, b.data, b.replica, b.history = false, newData(), nil, b.name()
 	}
 }
 
-// RefuseWrites makes every script fail, or work again.
+// RefuseWrites makes every script fail, or work again. Values can be read.
 func (b *Bus) RefuseWrites(refuse bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.refusing = refuse
 }
 
-// RefuseInfo makes INFO fail, which leaves echoes without a history, or work again.
+// RefuseInfo makes INFO fail, which leaves echoes without a history and fails reads
+// of values, or work again.
 func (b *Bus) RefuseInfo(refuse bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -272,11 +356,12 @@ func (b *Bus) InfoRefused() bool {
 }
 
 // Heal ends every fault that lasts, except that INFO is refused. Connections that
-// are broken or dead stay so.
+// are broken or dead stay so, and those to a demoted master break.
 func (b *Bus) Heal() {
 	b.Start()
 	b.RefuseWrites(false)
 	for _, in := range b.instances {
+		in.leaveDemoted()
 		in.Heal(false)
 		in.Resume()
 		in.faultless()

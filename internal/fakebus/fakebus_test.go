@@ -28,7 +28,7 @@ func within(t *testing.T, o Options, test func(*testing.T, *Bus, *Subscription))
 func publish(t *testing.T, b *Bus, bodies ...string) {
 	t.Helper()
 	for _, body := range bodies {
-		require.NoError(t, b.Instance(1).Publish(t.Context(), "head,", body))
+		require.NoError(t, b.Instance(1).Publish(t.Context(), "head,", body, nil))
 	}
 }
 
@@ -219,16 +219,16 @@ func TestFaultsOfScripts(t *testing.T) {
 		in := b.Instance(1)
 		ctx := t.Context()
 		b.RefuseWrites(true)
-		require.ErrorIs(t, in.Publish(ctx, "head,", "refused"), ErrRefused)
+		require.ErrorIs(t, in.Publish(ctx, "head,", "refused", nil), ErrRefused)
 		b.RefuseWrites(false)
 		in.Twice()
-		require.NoError(t, in.Publish(ctx, "head,", "twice"))
+		require.NoError(t, in.Publish(ctx, "head,", "twice", nil))
 		in.LoseReply()
-		require.NoError(t, in.Publish(ctx, "head,", "again")) // over a new connection
+		require.NoError(t, in.Publish(ctx, "head,", "again", nil)) // over a new connection
 		in.Redial()
 		in.Late(time.Minute)
-		require.ErrorIs(t, in.Publish(ctx, "head,", "late"), ErrReset)
-		require.NoError(t, in.Publish(ctx, "head,", "in time"))
+		require.ErrorIs(t, in.Publish(ctx, "head,", "late", nil), ErrReset)
+		require.NoError(t, in.Publish(ctx, "head,", "in time", nil))
 		got, _ := inbox(s, time.Hour)
 		require.Equal(t, "twice twice again again in time late", bodies(got))
 	})
@@ -240,7 +240,7 @@ func TestTimeouts(t *testing.T) {
 		in := b.Instance(1)
 		in.Mute(Up)
 		began := time.Now()
-		require.ErrorIs(t, in.Publish(t.Context(), "head,", "b"), context.DeadlineExceeded)
+		require.ErrorIs(t, in.Publish(t.Context(), "head,", "b", nil), context.DeadlineExceeded)
 		require.Equal(t, 5*time.Second, time.Since(began))
 		_, err := in.Subscribe(t.Context())
 		require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -281,7 +281,7 @@ func TestDropInvalidations(t *testing.T) {
 		in := b.Instance(0)
 		in.DropInvalidations(1)
 		require.NoError(t, s.Probe(t.Context(), "head,", "nonce"))
-		require.NoError(t, in.Publish(t.Context(), "head,", "own"))
+		require.NoError(t, in.Publish(t.Context(), "head,", "own", nil))
 		publish(t, b, "lost", "next")
 		got, err := inbox(s, time.Second)
 		require.NoError(t, err)

@@ -71,9 +71,30 @@ func (in *Instance) Cut() {
 }
 
 func (in *Instance) cutLocked() {
+	in.cutScriptsLocked()
+	for c := range in.open {
+		if c.values != nil {
+			c.cutLocked()
+		}
+	}
+}
+
+// cutScriptsLocked closes all connections but those for values.
+func (in *Instance) cutScriptsLocked() {
 	in.subscriptions = nil
 	for _, c := range in.openLocked() {
 		in.cutConnLocked(c, in.latencyLocked(releasing))
+	}
+}
+
+// leaveDemoted closes the connections to demoted masters.
+func (in *Instance) leaveDemoted() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	for c := range in.open {
+		if c.demoted != nil {
+			c.cutLocked()
+		}
 	}
 }
 

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // Direction is the way that a packet takes between an instance and Redis.
@@ -55,6 +56,11 @@ type conn struct {
 	err    error
 	cut    bool // Redis's end is closed
 	dead   bool // half open: nothing comes through any more, and nobody is told
+
+	values  *values       // whose it is, if it is for values
+	users   int           // how many exchanges go over it, then
+	ready   chan struct{} // closed when it was dialled, then
+	demoted *demoted      // the other end; nil: the master, whichever that is
 }
 
 // packet is something on its way over a connection.
@@ -62,14 +68,17 @@ type packet struct {
 	conn   *conn
 	way    Direction
 	arrive func() // called with Bus.mu held
+	draw   uint64 // for values: what its release follows from, if it gets stuck
 }
 
 // seldomSlower is by how much a packet in a hundred takes longer than the others.
 const seldomSlower = 10
 
 // latencyLocked draws the time that a packet takes one way.
-func (in *Instance) latencyLocked(p purpose) time.Duration {
-	o, r := &in.bus.options, in.random[p]
+func (in *Instance) latencyLocked(p purpose) time.Duration { return in.latency(in.random[p]) }
+
+func (in *Instance) latency(r *rand.Rand) time.Duration {
+	o := &in.bus.options
 	spread := o.MaxLatency - o.MinLatency
 	if r.IntN(100) == 0 {
 		spread *= seldomSlower
@@ -105,6 +114,10 @@ func (in *Instance) releaseLocked() {
 			in.held = append(in.held, p)
 			continue
 		}
+		if p.conn.values != nil {
+			in.sendLocked(p, moment(in.derive(p.draw)))
+			continue
+		}
 		in.sendLocked(p, in.momentLocked())
 	}
 	for _, s := range in.subscriptions {
@@ -114,8 +127,10 @@ func (in *Instance) releaseLocked() {
 
 // momentLocked is a time that is hardly any, so that things which happen at once
 // happen at different instants.
-func (in *Instance) momentLocked() time.Duration {
-	return time.Duration(1 + in.random[releasing].Int64N(int64(20*time.Microsecond)))
+func (in *Instance) momentLocked() time.Duration { return moment(in.random[releasing]) }
+
+func moment(r *rand.Rand) time.Duration {
+	return time.Duration(1 + r.Int64N(int64(20*time.Microsecond)))
 }
 
 // errNoReply is what a command returns that Redis does not answer.
@@ -124,20 +139,25 @@ var errNoReply = errors.New("no reply")
 // exchange sends a command over c and waits for the reply. When it fails the
 // connection is of no more use, and the command may still be executed.
 func (in *Instance) exchange(ctx context.Context, c *conn, p purpose, execute func() error) error {
-	reply := make(chan error, 1)
-	b := in.bus
-	b.mu.Lock()
+	in.bus.mu.Lock()
 	up, down := in.latencyLocked(p), in.latencyLocked(p)
-	in.sendLocked(packet{conn: c, way: Up, arrive: func() {
-		if c.cut || b.down {
-			in.sendLocked(packet{conn: c, way: Down, arrive: func() { c.endLocked(ErrReset) }}, down)
-			return
-		}
+	in.bus.mu.Unlock()
+	return in.converse(ctx, c, up, down, 0, func(answer func(error)) {
 		if err := execute(); err != errNoReply {
-			in.sendLocked(packet{conn: c, way: Down, arrive: func() { reply <- err }}, down)
+			answer(err)
 		}
-	}}, up)
-	b.mu.Unlock()
+	})
+}
+
+// converse is an exchange with the latencies given, of a command that answers when
+// it likes, with Bus.mu held.
+func (in *Instance) converse(
+	ctx context.Context, c *conn, up, down time.Duration, draw uint64, execute func(answer func(error)),
+) error {
+	reply := make(chan error, 1)
+	in.bus.mu.Lock()
+	in.transferLocked(c, up, down, draw, execute, func(err error) { reply <- err })
+	in.bus.mu.Unlock()
 
 	select {
 	case err := <-reply:
@@ -147,6 +167,22 @@ func (in *Instance) exchange(ctx context.Context, c *conn, p purpose, execute fu
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// transferLocked sends a command over c, and what it answers back.
+func (in *Instance) transferLocked(
+	c *conn, up, down time.Duration, draw uint64, execute func(answer func(error)), receive func(error),
+) {
+	send := func(way Direction, d time.Duration, arrive func()) {
+		in.sendLocked(packet{conn: c, way: way, draw: draw, arrive: arrive}, d)
+	}
+	send(Up, up, func() {
+		if c.cut || in.bus.down {
+			send(Down, down, func() { c.endLocked(ErrReset) })
+			return
+		}
+		execute(func(err error) { send(Down, down, func() { receive(err) }) })
+	})
 }
 
 // script is an exchange that faults of scripts apply to.
@@ -207,20 +243,25 @@ func (in *Instance) dial(ctx context.Context, p purpose) (*conn, error) {
 	b.mu.Lock()
 	c := &conn{in: in, serial: in.serial, ended: make(chan struct{})}
 	in.serial++
-	if b.closed {
-		c.endLocked(ErrReset)
-	} else {
-		if in.open == nil {
-			in.open = map[*conn]struct{}{}
-		}
-		in.open[c] = struct{}{}
-	}
+	c.openLocked()
 	b.mu.Unlock()
 	if err := in.exchange(ctx, c, p, func() error { return nil }); err != nil {
 		c.close()
 		return nil, fmt.Errorf("dial: %w", err)
 	}
 	return c, nil
+}
+
+// openLocked adds c to the network, which may be gone.
+func (c *conn) openLocked() {
+	if c.in.bus.closed {
+		c.endLocked(ErrReset)
+		return
+	}
+	if c.in.open == nil {
+		c.in.open = map[*conn]struct{}{}
+	}
+	c.in.open[c] = struct{}{}
 }
 
 // close closes the instance's end of a connection.
@@ -247,14 +288,14 @@ func (in *Instance) cutConnLocked(c *conn, d time.Duration) {
 // Publish makes one attempt at the publish script, over a connection that it
 // keeps. head is what comes before the positions in the payload. It is for one
 // goroutine at a time.
-func (in *Instance) Publish(ctx context.Context, head, body string) error {
+func (in *Instance) Publish(ctx context.Context, head, body string, changes []transport.Change) error {
 	o := &in.bus.options
 	ctx, cancel := context.WithTimeout(ctx, o.ConnectTimeout+o.CommandTimeout)
 	defer cancel()
 	sent := time.Now()
 	return in.publishing.run(ctx, func() error {
 		nonce := fmt.Sprint(in.random[publishing].Uint64())
-		return in.bus.runPublishLocked(in, head, nonce, body, sent)
+		return in.bus.runPublishLocked(in, head, nonce, body, changes, sent)
 	})
 }
 
@@ -327,7 +368,14 @@ func (l *link) dropLocked() {
 	}
 }
 
-// openLocked returns the open connections in the order in which they were made.
-func (in *Instance) openLocked() []*conn {
-	return slices.SortedFunc(maps.Keys(in.open), func(a, b *conn) int { return a.serial - b.serial })
+// openLocked returns the open connections in the order in which they were made, but
+// for those for values.
+func (in *Instance) openLocked() (open []*conn) {
+	for c := range in.open {
+		if c.values == nil {
+			open = append(open, c)
+		}
+	}
+	slices.SortFunc(open, func(a, b *conn) int { return a.serial - b.serial })
+	return open
 }

@@ -11,12 +11,15 @@ import (
 // way is an instance's end of the network as a backplane wants it.
 type way struct {
 	*Instance
-	heads transport.Heads
+	heads  transport.Heads
+	values *values
 }
 
 // Bus returns the instance's end of the network as a backplane wants it, for one
 // backplane at a time.
-func (in *Instance) Bus(heads transport.Heads) transport.Bus { return &way{in, heads} }
+func (in *Instance) Bus(heads transport.Heads) transport.Bus {
+	return &way{in, heads, &values{in: in}}
+}
 
 // First makes one attempt: a test that wants more begins without a connection.
 func (w *way) First(ctx context.Context, attempt func(context.Context) error) error {
@@ -31,11 +34,16 @@ func (w *way) Subscribe(ctx context.Context) (transport.Subscription, error) {
 	return &wayBack{s, w.heads}, nil
 }
 
-func (w *way) Publish(ctx context.Context, body string) error {
-	return w.Instance.Publish(ctx, w.heads.Invalidation, body)
+func (w *way) Publish(ctx context.Context, body string, changes []transport.Change) error {
+	return w.Instance.Publish(ctx, w.heads.Invalidation, body, changes)
 }
 
-func (w *way) Close() { w.Redial() }
+func (w *way) Values() transport.Values { return w.values }
+
+func (w *way) Close() {
+	w.Redial()
+	w.values.drop(true)
+}
 
 type wayBack struct {
 	*Subscription

@@ -24,7 +24,7 @@ func TestBusWritesHeads(t *testing.T) {
 			return err
 		})
 		require.NoError(t, err)
-		require.NoError(t, from.Publish(t.Context(), "body"))
+		require.NoError(t, from.Publish(t.Context(), "body", nil))
 		require.NoError(t, s.Probe(t.Context(), "nonce"))
 		for _, head := range []string{"from0,", "echo1,"} {
 			payload, err := s.Receive()

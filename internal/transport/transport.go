@@ -14,15 +14,19 @@ type Bus interface {
 	Subscribe(ctx context.Context) (Subscription, error)
 
 	// Publish makes one attempt at one invalidation, over a connection that it keeps
-	// until Redial or Close. The end of ctx ends the attempt. It is for one goroutine
-	// at a time.
-	Publish(ctx context.Context, body string) error
+	// until Redial or Close. In the same step, the changes are made to the values in
+	// Redis. The end of ctx ends the attempt. It is for one goroutine at a time.
+	Publish(ctx context.Context, body string, changes []Change) error
 
 	// Redial closes the connection that Publish keeps, under an attempt that waits
 	// too. The next attempt dials, and resolves the address, anew.
 	Redial()
 
-	// Close is called last, when nothing else is under way.
+	// Values returns the way to the values in Redis.
+	Values() Values
+
+	// Close is called last, when nothing else is under way, but for values: their
+	// attempts end.
 	Close()
 }
 

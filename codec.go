@@ -1,0 +1,169 @@
+package nearcache
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/klauspost/compress/s2"
+
+	"github.com/nearcache/nearcache/internal/transport"
+)
+
+// Codec turns values into bytes for Redis, and back. Its methods are called from
+// several goroutines at once. What Unmarshal returns must not share memory with what it was
+// given.
+type Codec[V any] interface {
+	Marshal(value V) ([]byte, error)
+	Unmarshal(data []byte) (V, error)
+}
+
+// jsonCodec is that of encoding/json.
+type jsonCodec[V any] struct{}
+
+func (jsonCodec[V]) Marshal(value V) ([]byte, error) { return json.Marshal(value) }
+
+func (jsonCodec[V]) Unmarshal(data []byte) (value V, err error) {
+	err = json.Unmarshal(data, &value)
+	return value, err
+}
+
+// label is what stands before the bytes of a value in Redis:
+//
+//	format   1 byte
+//	id       16 bytes, unlike those of all other values
+//	flags    1 byte
+//	epoch    string
+//	count    uvarint: of the cache's clears, when its load began
+//	version  uvarint: SharedOptions.Version
+//	loaded   uvarint: milliseconds since 1970, by the clock of the instance; only to be looked at
+//	life     uvarint: milliseconds that it was given
+//
+// Strings are a uvarint of length and that many bytes. Its golden bytes are in
+// testdata/values.
+type label struct {
+	id       string
+	notFound bool // there is no such item
+	packed   bool // the bytes are compressed, as S2 does it
+	epoch    string
+	count    uint64
+	version  uint32
+	loaded   time.Time
+	life     time.Duration
+}
+
+const (
+	valueFormat = 1
+
+	flagNotFound = 1
+	flagPacked   = 2
+
+	// mostUnpacked bounds what a value may claim to unpack to.
+	mostUnpacked = 256 << 20
+)
+
+var (
+	errNoValue      = errors.New("not a value of nearcache, or of another format")
+	errOtherVersion = errors.New("a value of another SharedOptions.Version")
+)
+
+func (l *label) append(b []byte) []byte {
+	b = append(b, valueFormat)
+	b = append(b, l.id...)
+	var flags byte
+	if l.notFound {
+		flags |= flagNotFound
+	}
+	if l.packed {
+		flags |= flagPacked
+	}
+	b = append(b, flags)
+	b = appendString(b, l.epoch)
+	b = binary.AppendUvarint(b, l.count)
+	b = binary.AppendUvarint(b, uint64(l.version))
+	b = binary.AppendUvarint(b, uint64(max(l.loaded.UnixMilli(), 0)))
+	return binary.AppendUvarint(b, uint64(l.life.Milliseconds()))
+}
+
+// readLabel returns a value's label and what comes behind it.
+func readLabel(value []byte) (l label, rest []byte, err error) {
+	const flagsAt = transport.IDAt + transport.IDLength
+	if len(value) <= flagsAt || value[0] != valueFormat || value[flagsAt] > flagNotFound|flagPacked {
+		return l, nil, errNoValue
+	}
+	l.id = string(value[transport.IDAt:flagsAt])
+	l.notFound = value[flagsAt]&flagNotFound != 0
+	l.packed = value[flagsAt]&flagPacked != 0
+	const longest = 64 // of what is left of a label
+	rest = value[flagsAt+1:]
+	r := reader{rest: string(rest[:min(len(rest), longest)])}
+	before := len(r.rest)
+	l.epoch, l.count = r.string(), r.uvarint()
+	version, loaded, life := r.uvarint(), r.uvarint(), r.uvarint()
+	if r.err != nil || version > 1<<32-1 || loaded > 1<<50 || life > uint64(mostSharedTTL/time.Millisecond) {
+		return l, nil, errNoValue
+	}
+	l.version = uint32(version)
+	l.loaded, l.life = time.UnixMilli(int64(loaded)), time.Duration(life)*time.Millisecond
+	return l, rest[before-len(r.rest):], nil
+}
+
+// encodeValue returns the bytes of a value, or of a not-found, behind its label.
+// Others are larger than SharedOptions.MaxValueBytes: then it returns none.
+func encodeValue[V any](o *SharedOptions[V], l label, value V) (bytes []byte, err error) {
+	l.version = o.Version
+	if l.notFound {
+		return l.append(nil), nil
+	}
+	data, err := marshal(o.Codec, value)
+	if err != nil {
+		return nil, err
+	}
+	if o.CompressOver > 0 && len(data) > o.CompressOver && len(data) <= mostUnpacked {
+		if packed := s2.Encode(nil, data); len(packed) < len(data) {
+			data, l.packed = packed, true
+		}
+	}
+	if len(data) > o.MaxValueBytes {
+		return nil, nil
+	}
+	return append(l.append(make([]byte, 0, 64+len(data))), data...), nil
+}
+
+// decodeValue returns the value behind a label.
+func decodeValue[V any](o *SharedOptions[V], l label, data []byte) (value V, err error) {
+	if l.version != o.Version {
+		return value, errOtherVersion
+	}
+	if l.packed {
+		n, err := s2.DecodedLen(data)
+		if err != nil || n > mostUnpacked {
+			return value, errNoValue
+		}
+		if data, err = s2.Decode(nil, data); err != nil {
+			return value, err
+		}
+	}
+	return unmarshal(o.Codec, data)
+}
+
+// marshal and unmarshal call the codec, which may panic: no caller has to hear of
+// what the shared level could not do.
+func marshal[V any](c Codec[V], value V) (data []byte, err error) {
+	defer recovered("Marshal", &err)
+	return c.Marshal(value)
+}
+
+func unmarshal[V any](c Codec[V], data []byte) (value V, err error) {
+	defer recovered("Unmarshal", &err)
+	return c.Unmarshal(data)
+}
+
+// recovered turns a panic into an error. It is deferred.
+func recovered(what string, err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("%s panicked: %v", what, r)
+	}
+}

@@ -1,0 +1,98 @@
+package transport
+
+import (
+	"context"
+	"time"
+)
+
+// Change is what a part of an invalidation means for the values in Redis.
+type Change struct {
+	All     bool   // of every cache; nothing below is set
+	Cache   string // its name
+	Clear   bool   // all of it
+	Keys    []string
+	Regions []string
+}
+
+// Values is one instance's way to the values that all instances share in Redis. Its
+// methods make one attempt each, and may be called from any number of goroutines.
+//
+// A value is valid if nothing has cleared it since its load began. Keys that are
+// removed take their values with them, in the same step as the message goes out; for
+// clears there is a count in each cache that grows with every one of them, and all
+// counts belong to an epoch, which ends when Redis loses them, or may have.
+type Values interface {
+	// Read reads the values of keys, and then, in the same exchange, what they are to be
+	// judged by: who answers, the cache's clears, and those of the regions.
+	Read(ctx context.Context, cache string, keys, regions []string) (Reading, error)
+
+	// Claim claims loads. Life is the longest that a value of the cache lives, and
+	// history the one that this instance follows.
+	Claim(ctx context.Context, cache, history string, life time.Duration, claims []Claim) (Claimed, error)
+
+	// Put stores the values of loads that are still claimed, ends their claims, and
+	// reports of each whether it was stored. Without bytes it only ends the claim.
+	Put(ctx context.Context, cache string, puts []Put) ([]bool, error)
+
+	// Redial closes the connections, for the next attempts to dial anew.
+	Redial()
+}
+
+// Reading is what Read has found.
+type Reading struct {
+	Values []Value // of each key
+
+	Master  bool   // the server is one, by its own account
+	History string // its id; empty: it does not tell
+
+	Epoch   string // empty: there are no counts
+	Count   uint64 // of the cache's clears
+	Cleared uint64 // what the count was after the last clear of the whole cache
+	Regions []uint64
+}
+
+// Value is a value in Redis.
+type Value struct {
+	Found bool
+	Bytes []byte        // empty also if what is there is no value
+	Life  time.Duration // how long it has to live
+}
+
+// IDAt and IDLength say where in a value's bytes its id is, that no other value has.
+const (
+	IDAt     = 1
+	IDLength = 16
+)
+
+// Claim is one of a load, whose value has the id Token.
+type Claim struct {
+	Key   string
+	Token string
+	Seen  string        // the id of the value that is to be replaced; empty: there was none
+	Any   bool          // whatever value there is
+	Life  time.Duration // of the claim
+}
+
+// Claimed is what Claim has come to.
+type Claimed struct {
+	Epoch  string // for the values to be labelled with
+	Count  uint64
+	States []ClaimState // of each claim
+}
+
+// ClaimState is what a claim has come to.
+type ClaimState byte
+
+const (
+	ClaimTaken   ClaimState = 't'
+	ClaimBusy    ClaimState = 'b' // somebody else's
+	ClaimChanged ClaimState = 'c' // there is another value than the one that was seen
+)
+
+// Put is the end of a claim.
+type Put struct {
+	Key   string
+	Token string
+	Bytes []byte        // the value; nil: there is none
+	Life  time.Duration // of the value
+}

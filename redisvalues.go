@@ -1,0 +1,376 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/nearcache/nearcache/internal/transport"
+)
+
+// The keys of the shared level in Redis. All have the channel's hash tag, so that
+// each script touches one slot of a Cluster.
+//
+//	{channel}:value:<cache>:<key>  a value
+//	{channel}:token:<cache>:<key>  whose load is under way, and replaces it
+//	{channel}:clears               a hash: what was cleared, of all caches
+//
+// The hash has these fields. A count is the server's time in microseconds, or one
+// more than the last if that is larger: clears only have to grow, but a region's
+// field can go when no value is left that is older.
+//
+//	epoch              made with the hash
+//	history            the server's history id then
+//	n:<cache>          the cache's count
+//	c:<cache>          the count after the last clear of the whole cache
+//	r:<cache>:<region> the count after the last clear of the region
+//	l:<cache>          the longest life of the cache's values, in milliseconds
+//	limit              how many fields there may be before old ones are looked for
+
+// changeValues is the part of the publish script that changes what is shared. If
+// there is no hash, no value is valid, and nothing has to go.
+//
+// A region's field goes when all values have expired that were stored before, as far
+// as is known; if one has not, it is void from then on, as after a clear of the cache.
+//
+// KEYS: 2 clears, then values and tokens to delete. ARGV: from 5 on, pairs: a cache
+// and the field of a clear, without its count. Two empty ones clear everything.
+const changeValues = `
+if epoch then
+  for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end
+  if #ARGV > 4 then
+    local time = redis.call('TIME')
+    local now = time[1] * 1000000 + time[2]
+    for i = 5, #ARGV, 2 do
+      if ARGV[i] == '' then
+        redis.call('DEL', KEYS[2])
+        break
+      end
+      if redis.call('HGET', KEYS[2], 'l:' .. ARGV[i]) then -- else it has no values
+        local count = math.max((tonumber(redis.call('HGET', KEYS[2], 'n:' .. ARGV[i])) or 0) + 1, now)
+        count = string.format('%.0f', count)
+        redis.call('HSET', KEYS[2], 'n:' .. ARGV[i], count, ARGV[i + 1], count)
+      end
+    end
+    local limit = tonumber(redis.call('HGET', KEYS[2], 'limit')) or 1024
+    if redis.call('HLEN', KEYS[2]) > limit then
+      local all, life = redis.call('HGETALL', KEYS[2]), {}
+      for i = 1, #all, 2 do
+        local cache = string.match(all[i], '^l:(.*)$')
+        if cache then life[cache] = tonumber(all[i + 1]) end
+      end
+      for i = 1, #all, 2 do
+        local cache = string.match(all[i], '^r:([^:]*):')
+        local count = tonumber(all[i + 1])
+        if cache and count + life[cache] * 1000 < now then
+          redis.call('HDEL', KEYS[2], all[i])
+          if count > (tonumber(redis.call('HGET', KEYS[2], 'c:' .. cache)) or 0) then
+            redis.call('HSET', KEYS[2], 'c:' .. cache, all[i + 1])
+          end
+        end
+      end
+      local left = redis.call('HLEN', KEYS[2])
+      if left > 65536 then
+        redis.call('DEL', KEYS[2])
+      else
+        redis.call('HSET', KEYS[2], 'limit', math.max(1024, 2 * left))
+      end
+    end
+  end
+end
+`
+
+// claimScript claims loads. A value that is no value has an empty id, and is
+// replaced as if there were none.
+//
+// KEYS: clears, then value and token of each. ARGV: cache, history, nonce of an
+// epoch, life of values, then of each claim: token, its life, id of the value that
+// was seen, or * for any.
+var claimScript = redis.NewScript(`
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch then
+  epoch = string.sub(redis.sha1hex(ARGV[3]), 1, 16)
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'history', ARGV[2])
+end
+if (tonumber(redis.call('HGET', KEYS[1], 'l:' .. ARGV[1])) or 0) < tonumber(ARGV[4]) then
+  redis.call('HSET', KEYS[1], 'l:' .. ARGV[1], ARGV[4])
+end
+local states = {}
+for i = 0, (#KEYS - 1) / 2 - 1 do
+  local value, token, seen = KEYS[2 + 2 * i], KEYS[3 + 2 * i], ARGV[7 + 3 * i]
+  if redis.call('EXISTS', token) == 1 then
+    states[i + 1] = 'b'
+  else
+    local id = seen ~= '*' and redis.pcall('GETRANGE', value, 1, 16) or ''
+    if type(id) == 'string' and id ~= '' and id ~= seen then
+      states[i + 1] = 'c'
+    else
+      redis.call('SET', token, ARGV[5 + 3 * i], 'PX', ARGV[6 + 3 * i])
+      states[i + 1] = 't'
+    end
+  end
+end
+return {epoch, redis.call('HGET', KEYS[1], 'n:' .. ARGV[1]) or '0', table.concat(states)}
+`)
+
+// putScript stores the values of loads whose claims have lasted, and ends the
+// claims.
+//
+// KEYS: value and token of each. ARGV: of each, token, bytes (none: no value), life.
+var putScript = redis.NewScript(`
+local stored = {}
+for i = 0, #KEYS / 2 - 1 do
+  local value, token = KEYS[1 + 2 * i], KEYS[2 + 2 * i]
+  stored[i + 1] = '0'
+  if redis.call('GET', token) == ARGV[1 + 3 * i] then
+    if ARGV[2 + 3 * i] ~= '' then
+      redis.call('SET', value, ARGV[2 + 3 * i], 'PX', ARGV[3 + 3 * i])
+      stored[i + 1] = '1'
+    end
+    redis.call('DEL', token)
+  end
+end
+return table.concat(stored)
+`)
+
+// redisValues is the way to the values in Redis, over connections of its own: those
+// of a pool, since many ask at once.
+type redisValues struct {
+	server *redisServer
+
+	mu     sync.Mutex // guards everything below
+	client *redis.Client
+	end    context.CancelFunc // of the client's dials
+	closed bool
+}
+
+// Values returns the way to the values in Redis.
+func (s *redisServer) Values() transport.Values { return &s.values }
+
+// pool returns the client, and makes it first if there is none.
+func (v *redisValues) pool() (*redis.Client, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.closed {
+		return nil, ErrClosed
+	}
+	if v.client == nil {
+		o := *v.server.options
+		o.PoolSize = 0 // the default
+		lifetime, end := context.WithCancel(context.Background())
+		o.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(lifetime, cancel)()
+			return v.server.dialRaw(ctx)
+		}
+		v.client, v.end = redis.NewClient(&o), end
+	}
+	return v.client, nil
+}
+
+// Redial closes the connections, for the next attempts to dial anew.
+func (v *redisValues) Redial() { v.drop(false) }
+
+func (v *redisValues) drop(forGood bool) {
+	v.mu.Lock()
+	client, end := v.client, v.end
+	v.client = nil
+	v.closed = v.closed || forGood
+	v.mu.Unlock()
+	if client != nil {
+		end()
+		_ = client.Close()
+	}
+}
+
+func (s *redisServer) valueKey(cache, key string) string {
+	return s.keyPrefix + "value:" + cache + ":" + key
+}
+
+func (s *redisServer) tokenKey(cache, key string) string {
+	return s.keyPrefix + "token:" + cache + ":" + key
+}
+
+// appendChanges appends what changeValues goes by.
+func (s *redisServer) appendChanges(keys []string, args []any, changes []transport.Change) ([]string, []any) {
+	for _, c := range changes {
+		for _, key := range c.Keys {
+			keys = append(keys, s.valueKey(c.Cache, key), s.tokenKey(c.Cache, key))
+		}
+		for _, region := range c.Regions {
+			args = append(args, c.Cache, regionField(c.Cache, region))
+		}
+		switch {
+		case c.All:
+			args = append(args, "", "")
+		case c.Clear:
+			args = append(args, c.Cache, "c:"+c.Cache)
+		}
+	}
+	return keys, args
+}
+
+func regionField(cache, region string) string { return "r:" + cache + ":" + region }
+
+// Read reads values in one pipeline: no script, which would cost Redis more than the
+// rest. A value is read after how long it has to live, and before what it is judged
+// by: whatever happens in between counts against it.
+func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []string) (transport.Reading, error) {
+	var reading transport.Reading
+	client, err := v.pool()
+	if err != nil {
+		return reading, err
+	}
+	s := v.server
+	lives := make([]*redis.DurationCmd, len(keys))
+	values := make([]*redis.StringCmd, len(keys))
+	fields := []string{"epoch", "n:" + cache, "c:" + cache}
+	for _, region := range regions {
+		fields = append(fields, regionField(cache, region))
+	}
+	var clears *redis.SliceCmd
+	var info *redis.StringCmd
+	_, err = client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, key := range keys {
+			lives[i] = p.PTTL(ctx, s.valueKey(cache, key))
+			values[i] = p.Get(ctx, s.valueKey(cache, key))
+		}
+		clears = p.HMGet(ctx, s.clearsKey, fields...)
+		info = p.Info(ctx, "replication")
+		return nil
+	})
+	for _, needed := range []error{clears.Err(), info.Err()} {
+		if needed != nil {
+			return reading, s.explain(errors.Join(needed, err))
+		}
+	}
+	reading.Values = make([]transport.Value, len(keys))
+	for i := range keys {
+		if reading.Values[i], err = readValue(lives[i], values[i]); err != nil {
+			return reading, err
+		}
+	}
+	reading.Master, reading.History = readInfo(info.Val())
+	counts := clears.Val()
+	reading.Epoch, _ = counts[0].(string)
+	reading.Count, reading.Cleared = readCount(counts[1]), readCount(counts[2])
+	for _, c := range counts[3:] {
+		reading.Regions = append(reading.Regions, readCount(c))
+	}
+	return reading, nil
+}
+
+func readValue(life *redis.DurationCmd, value *redis.StringCmd) (v transport.Value, err error) {
+	bytes, err := value.Bytes()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return v, nil
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		v.Found = true
+		return v, nil
+	case err != nil:
+		return v, err
+	case life.Err() != nil:
+		return v, life.Err()
+	}
+	v.Found, v.Bytes, v.Life = true, bytes, life.Val()
+	return v, nil
+}
+
+// readInfo reads the section of INFO on replication.
+func readInfo(info string) (master bool, history string) {
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch name {
+		case "role":
+			master = value == "master"
+		case "master_replid":
+			history = value
+		}
+	}
+	return master, history
+}
+
+// readCount reads a count. One that is none was cleared for ever.
+func readCount(field any) uint64 {
+	text, ok := field.(string)
+	if !ok {
+		return 0
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 1<<64 - 1
+	}
+	return n
+}
+
+// Claim claims loads.
+func (v *redisValues) Claim(
+	ctx context.Context, cache, history string, life time.Duration, claims []transport.Claim,
+) (claimed transport.Claimed, err error) {
+	client, err := v.pool()
+	if err != nil {
+		return claimed, err
+	}
+	s := v.server
+	keys := append(make([]string, 0, 1+2*len(claims)), s.clearsKey)
+	args := append(make([]any, 0, 4+3*len(claims)), cache, history, nonce(), milliseconds(life))
+	for _, c := range claims {
+		seen := c.Seen
+		if c.Any {
+			seen = "*"
+		}
+		keys = append(keys, s.valueKey(cache, c.Key), s.tokenKey(cache, c.Key))
+		args = append(args, c.Token, milliseconds(c.Life), seen)
+	}
+	reply, err := claimScript.Run(ctx, client, keys, args...).StringSlice()
+	if err != nil {
+		return claimed, s.explain(err)
+	}
+	if len(reply) != 3 || len(reply[2]) != len(claims) {
+		return claimed, fmt.Errorf("unexpected reply to a claim")
+	}
+	claimed.Epoch, claimed.Count = reply[0], readCount(reply[1])
+	for _, state := range []byte(reply[2]) {
+		claimed.States = append(claimed.States, transport.ClaimState(state))
+	}
+	return claimed, nil
+}
+
+// Put ends claims.
+func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Put) ([]bool, error) {
+	client, err := v.pool()
+	if err != nil {
+		return nil, err
+	}
+	s := v.server
+	keys := make([]string, 0, 2*len(puts))
+	args := make([]any, 0, 3*len(puts))
+	for _, p := range puts {
+		keys = append(keys, s.valueKey(cache, p.Key), s.tokenKey(cache, p.Key))
+		args = append(args, p.Token, p.Bytes, milliseconds(p.Life))
+	}
+	reply, err := putScript.Run(ctx, client, keys, args...).Text()
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	if len(reply) != len(puts) {
+		return nil, fmt.Errorf("unexpected reply to a put")
+	}
+	stored := make([]bool, len(puts))
+	for i := range stored {
+		stored[i] = reply[i] == '1'
+	}
+	return stored, nil
+}
+
+// milliseconds is at least one: Redis refuses a life of none.
+func milliseconds(d time.Duration) int64 { return max(d.Milliseconds(), 1) }

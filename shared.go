@@ -1,0 +1,544 @@
+package nearcache
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/nearcache/nearcache/internal/transport"
+)
+
+// The shared level keeps values in Redis, between memory and the source: what one
+// instance has loaded the others read there. It takes no writes. Whatever changes an
+// item deletes its value, in the same step in which Redis accepts the message, and
+// the next load stores another.
+//
+// A load claims its key first, by a token in Redis. Who finds it claimed waits for
+// the value. An invalidation takes the token away, too: a value that was loaded
+// before it is stored nowhere. So is one whose load took longer than the token
+// lives.
+//
+// A value's label says how often the cache had been cleared when its load was
+// claimed. Redis alone knows how often that is now, so it is asked with each value.
+//
+// What Redis says counts only if the server is the one that this instance follows: a
+// master, of the history that the last echo showed.
+//
+//  1. a value is removed   2. a replica takes over, which never heard of it and has the
+//     value still   3. an instance that has not probed since reads it under its lease.
+//
+// The probe that renews the lease voids all values of another history.
+//
+// Redis is never in a load's way: what fails, or takes longer than Timeout, is left
+// out, and after some failures for a while altogether.
+type shared[K comparable, V any] struct {
+	values    transport.Values
+	backplane *Backplane
+	local     *local[K, V]
+	cache     string
+	keys      keyCodec[K]
+	options   SharedOptions[V]
+	outcome   func(K, V, error, *outcome[V])
+	regions   func(K, V) []string // may be nil
+	exact     bool                // items have a life of their own, by Expiry
+	notFounds time.Duration       // Options.NotFoundTTL
+	breaker   *gobreaker.CircuitBreaker[any]
+	redialled atomic.Int64 // when connections were last given up here
+	once      sync.Once    // for the log
+	stats     *sharedCounters
+}
+
+const (
+	// The pauses between looks for the value that another instance loads. They grow
+	// with the wait, as what has taken long takes longer.
+	leastPause = time.Millisecond
+	mostPause  = 50 * time.Millisecond
+
+	// After so many failures in a row Redis is left alone for a while.
+	mostFailures = 5
+	breakerPause = time.Second
+
+	// mostTogether bounds how many keys one script is for, and how many bytes: Redis
+	// does nothing else meanwhile.
+	mostTogether      = 256
+	mostBytesTogether = 1 << 20
+
+	redialPause = time.Second
+)
+
+// errOtherServer is why an answer does not count.
+var errOtherServer = errors.New("the server is no master, or not of the history that the last echo showed")
+
+func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
+	o := c.options
+	s := &shared[K, V]{
+		values: c.backplane.bus.Values(), backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
+		options: *o.Shared, outcome: c.outcome, regions: o.Regions, exact: o.Expiry != nil, notFounds: o.NotFoundTTL,
+		stats: &c.stats.shared,
+	}
+	s.breaker = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
+		Name:        o.Name,
+		Timeout:     breakerPause,
+		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= mostFailures },
+		IsExcluded:  func(err error) bool { return errors.Is(err, context.Canceled) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			go s.breakerChanged(from, to) // it is called with the breaker's lock
+		},
+	})
+	return s
+}
+
+func (s *shared[K, V]) breakerChanged(from, to gobreaker.State) {
+	switch {
+	case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
+		s.backplane.logger.Warn("nearcache: the shared level fails; items are loaded from the source until Redis answers",
+			"cache", s.cache)
+	case to == gobreaker.StateClosed:
+		s.backplane.logger.Info("nearcache: the shared level is used again", "cache", s.cache)
+	}
+}
+
+// errand is a flight's business with the shared level.
+type errand[K comparable, V any] struct {
+	flight *flight[K, V]
+	wire   string
+
+	seen  string // the id of the value that was seen, and was no good
+	read  bool   // it is to be looked at
+	busy  bool   // somebody else's load is under way
+	found bool   // the flight has its value
+
+	// Of the claim, if there is a token: how the value will be labelled.
+	token string
+	epoch string
+	count uint64
+}
+
+// fetch answers a flight that has begun from the shared level, or returns with the
+// claim that its load has, if it could get one. Nil: it has nothing to do with it.
+func (s *shared[K, V]) fetch(f *flight[K, V]) *errand[K, V] {
+	errands := s.errands([]*flight[K, V]{f})
+	if len(errands) == 0 {
+		return nil
+	}
+	if s.seek(&f.ctx, errands) {
+		s.wait(&f.ctx, errands)
+	}
+	return errands[0]
+}
+
+// errands returns those of flights that have begun and may use the shared level. The
+// others load.
+func (s *shared[K, V]) errands(flights []*flight[K, V]) []*errand[K, V] {
+	errands := make([]*errand[K, V], 0, len(flights))
+	for _, f := range flights {
+		wire, err := s.keys.wire(f.key)
+		if err != nil || !s.allows(wire) {
+			s.stats.skipped.Add(1)
+			continue
+		}
+		errands = append(errands, &errand[K, V]{flight: f, wire: wire, read: !f.anew})
+	}
+	return errands
+}
+
+// allows reports whether a load that has begun may use the shared level.
+//
+//  1. this instance invalidates a key   2. a Get begins, and reads the old value in
+//     Redis   3. Redis accepts the message, and deletes the value. The message comes
+//     back as work that was done.
+//
+// So from before the local part until Redis has accepted the message it may not. A
+// load that began before the local part is overtaken by that.
+func (s *shared[K, V]) allows(wire string) bool {
+	return !s.local.closed.Load() && s.local.lease.read().leaseAge < s.local.fresh &&
+		!s.backplane.publisher.pending(s.cache, wire)
+}
+
+// seek looks for values, and claims the loads of those that it does not find. It
+// reports whether there are any to wait for.
+func (s *shared[K, V]) seek(ctx context.Context, errands []*errand[K, V]) (busy bool) {
+	history := s.local.lease.history()
+	if history == "" {
+		s.stats.skipped.Add(uint64(len(errands)))
+		return false
+	}
+	for part := range slices.Chunk(errands, mostTogether) {
+		// A value may come between the two steps, to be looked at once more. It does not go
+		// on for ever: the last is taken as it is.
+		for range 3 {
+			if !s.read(ctx, history, part) || !s.claim(ctx, history, part) {
+				for _, e := range errands { // nobody waits for a value through a Redis that fails
+					e.busy = false
+				}
+				return false
+			}
+			if !slices.ContainsFunc(part, func(e *errand[K, V]) bool { return e.read }) {
+				break
+			}
+		}
+	}
+	return slices.ContainsFunc(errands, func(e *errand[K, V]) bool { return e.busy })
+}
+
+// wait waits for the values that others load: for LoadWait, or until ctx ends.
+func (s *shared[K, V]) wait(ctx context.Context, errands []*errand[K, V]) {
+	began := time.Now()
+	for {
+		waited := time.Since(began)
+		if waited >= s.options.LoadWait || !s.pause(ctx, waited) {
+			return
+		}
+		var busy []*errand[K, V]
+		for _, e := range errands {
+			if e.busy {
+				e.busy = false
+				busy = append(busy, e)
+			}
+		}
+		again := s.seek(ctx, busy)
+		for _, e := range busy {
+			if e.found {
+				s.stats.waited.Add(1)
+			}
+		}
+		if !again {
+			return
+		}
+	}
+}
+
+// pause waits for a quarter of what was waited for so far, within bounds, and reports
+// whether ctx is alive.
+func (s *shared[K, V]) pause(ctx context.Context, waited time.Duration) bool {
+	d := min(max(waited/4, leastPause), mostPause)
+	timer := time.NewTimer(d + time.Duration(s.backplane.random(int64(d)/4+1)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// read looks at the values of those errands that are to be read, and answers the
+// flights of those that are valid. It reports whether Redis answered.
+func (s *shared[K, V]) read(ctx context.Context, history string, errands []*errand[K, V]) bool {
+	var sought []*errand[K, V]
+	var wires []string
+	for _, e := range errands {
+		if e.read {
+			e.read = false
+			sought, wires = append(sought, e), append(wires, e.wire)
+		}
+	}
+	if len(sought) == 0 {
+		return true
+	}
+	reading, err := s.look(ctx, history, wires, nil)
+	if err != nil {
+		return false
+	}
+	var doubtful []candidate[K, V] // since something was cleared meanwhile
+	for i, e := range sought {
+		c := candidate[K, V]{errand: e}
+		switch c.judge(s, &reading.Values[i], &reading) {
+		case valid:
+			s.answer(&c)
+		case doubted:
+			doubtful = append(doubtful, c)
+		}
+	}
+	if len(doubtful) > 0 && !s.settleDoubts(ctx, history, reading.Epoch, doubtful) {
+		return false
+	}
+	for _, e := range sought {
+		if e.found {
+			s.stats.hits.Add(1)
+		} else {
+			s.stats.misses.Add(1)
+		}
+	}
+	return true
+}
+
+// look asks Redis, and takes no answer from another server than the one that this
+// instance follows.
+func (s *shared[K, V]) look(ctx context.Context, history string, wires, regions []string) (transport.Reading, error) {
+	var reading transport.Reading
+	err := s.ask(ctx, func(ctx context.Context) (err error) {
+		reading, err = s.values.Read(ctx, s.cache, wires, regions)
+		if err == nil && (!reading.Master || reading.History != history) {
+			s.redial()
+			err = errOtherServer
+		}
+		return err
+	})
+	return reading, err
+}
+
+// ask makes one attempt at Redis, within Timeout and unless it is left alone.
+func (s *shared[K, V]) ask(ctx context.Context, attempt func(context.Context) error) error {
+	_, err := s.breaker.Execute(func() (any, error) {
+		timely, cancel := context.WithTimeout(ctx, s.options.Timeout)
+		defer cancel()
+		err := attempt(timely)
+		if err != nil && ctx.Err() != nil {
+			err = context.Canceled // by whoever waited, which says nothing of Redis
+		}
+		return nil, err
+	})
+	switch {
+	case err == nil || errors.Is(err, context.Canceled):
+	case errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests):
+		s.stats.skipped.Add(1)
+	default:
+		s.stats.errors.Add(1)
+	}
+	return err
+}
+
+// redial gives up the connections, which lead to a server that is none any more, or
+// is not known to this instance yet; now and then, since all who ask find out.
+func (s *shared[K, V]) redial() {
+	last, now := s.redialled.Load(), s.local.lease.now()
+	if (last == 0 || now-last > int64(redialPause)) && s.redialled.CompareAndSwap(last, now) {
+		s.values.Redial()
+	}
+}
+
+// claim claims the loads of errands that have found nothing. It reports whether Redis
+// answered.
+func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*errand[K, V]) bool {
+	var sought []*errand[K, V]
+	var claims []transport.Claim
+	for _, e := range errands {
+		if e.found || e.token != "" || e.busy {
+			continue
+		}
+		sought = append(sought, e)
+		claims = append(claims, transport.Claim{
+			Key: e.wire, Token: newToken(), Seen: e.seen, Any: e.flight.anew, Life: s.options.LoadWait,
+		})
+	}
+	if len(sought) == 0 {
+		return true
+	}
+	var claimed transport.Claimed
+	err := s.ask(ctx, func(ctx context.Context) (err error) {
+		claimed, err = s.values.Claim(ctx, s.cache, history, s.longestLife(), claims)
+		return err
+	})
+	if err != nil {
+		return false
+	}
+	for i, e := range sought {
+		switch claimed.States[i] {
+		case transport.ClaimTaken:
+			e.token, e.epoch, e.count = claims[i].Token, claimed.Epoch, claimed.Count
+		case transport.ClaimBusy:
+			e.busy = !e.flight.anew // which takes nobody else's
+		case transport.ClaimChanged:
+			e.read = true
+		}
+	}
+	return true
+}
+
+// newToken returns what is to be the id of a value.
+func newToken() string {
+	b := make([]byte, transport.IDLength)
+	_, _ = rand.Read(b) // never fails
+	return string(b)
+}
+
+// longestLife is how long a value of this cache can stand in Redis after its claim.
+func (s *shared[K, V]) longestLife() time.Duration { return s.options.TTL + s.options.LoadWait }
+
+// candidate is a value in Redis that may answer a flight.
+type candidate[K comparable, V any] struct {
+	errand *errand[K, V]
+	label  label
+	life   time.Duration // that it has left
+	value  V
+	names  []string // of its regions
+}
+
+type verdict int
+
+const (
+	invalid verdict = iota
+	valid
+	doubted // something was cleared since: it depends on when its regions were
+)
+
+// judge decodes a value, and says what it is worth.
+func (c *candidate[K, V]) judge(s *shared[K, V], v *transport.Value, r *transport.Reading) verdict {
+	e := c.errand
+	if !v.Found {
+		return invalid
+	}
+	l, data, err := readLabel(v.Bytes)
+	if err != nil {
+		s.stats.undecodable.Add(1)
+		if len(v.Bytes) > transport.IDAt {
+			e.seen = string(v.Bytes[transport.IDAt:min(len(v.Bytes), transport.IDAt+transport.IDLength)])
+		}
+		return invalid
+	}
+	e.seen, c.label, c.life = l.id, l, min(v.Life, l.life)
+	switch {
+	case c.life <= 0, l.epoch != r.Epoch, l.count > r.Count, l.count < r.Cleared,
+		l.notFound && (l.count != r.Count || s.notFounds <= 0),
+		e.flight.ahead != nil && !s.isNewer(c):
+		return invalid
+	case l.notFound:
+		return valid
+	}
+	if c.value, err = decodeValue(&s.options, l, data); err != nil {
+		s.stats.undecodable.Add(1)
+		return invalid
+	}
+	if l.count == r.Count || s.regions == nil {
+		return valid
+	}
+	if c.names, err = s.regionsOf(e.flight.key, c.value); err != nil {
+		return invalid // the load will show it
+	}
+	if len(c.names) == 0 {
+		return valid
+	}
+	return doubted
+}
+
+// isNewer reports whether a value is younger than the item that its flight is to
+// refresh.
+func (s *shared[K, V]) isNewer(c *candidate[K, V]) bool {
+	held := s.local.lease.now() - c.errand.flight.ahead.Item.started.Load()
+	return c.label.life-c.life < time.Duration(held)/2
+}
+
+func (s *shared[K, V]) regionsOf(key K, value V) (names []string, err error) {
+	defer recovered("Regions", &err)
+	return s.regions(key, value), nil
+}
+
+// settleDoubts answers the flights of those candidates whose regions were not cleared
+// since their loads were claimed. It asks for the regions after the values were read.
+func (s *shared[K, V]) settleDoubts(ctx context.Context, history, epoch string, doubtful []candidate[K, V]) bool {
+	var names []string
+	for _, c := range doubtful {
+		names = append(names, c.names...)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	reading, err := s.look(ctx, history, nil, names)
+	if err != nil {
+		return false
+	}
+	for i := range doubtful {
+		c := &doubtful[i]
+		outdated := func(name string) bool {
+			at, _ := slices.BinarySearch(names, name)
+			return reading.Regions[at] > c.label.count
+		}
+		if reading.Epoch == epoch && c.label.count >= reading.Cleared && !slices.ContainsFunc(c.names, outdated) {
+			s.answer(c)
+		}
+	}
+	return true
+}
+
+// answer gives a flight its value, and says how it is to be kept: for no longer than
+// it would live in Redis.
+func (s *shared[K, V]) answer(c *candidate[K, V]) {
+	e := c.errand
+	e.found = true
+	f := e.flight
+	defer f.catch()
+	f.value = c.value
+	if c.label.notFound {
+		f.err = ErrNotFound
+	}
+	s.outcome(f.key, f.value, f.err, &f.outcome)
+	f.outcome.ttl = min(f.outcome.ttl, c.life)
+}
+
+// settle ends the claims of errands whose flights have landed: it stores what was
+// loaded, if it is to be kept at all.
+func (s *shared[K, V]) settle(errands []*errand[K, V]) {
+	var puts []transport.Put
+	size := 0
+	for _, e := range errands {
+		if e.token == "" {
+			continue
+		}
+		p := s.put(e)
+		if size += len(p.Bytes); len(puts) == mostTogether || len(puts) > 0 && size > mostBytesTogether {
+			s.store(puts)
+			puts, size = nil, len(p.Bytes)
+		}
+		puts = append(puts, p)
+	}
+	if len(puts) > 0 {
+		s.store(puts)
+	}
+}
+
+func (s *shared[K, V]) store(puts []transport.Put) {
+	var stored []bool
+	if s.ask(context.Background(), func(ctx context.Context) (err error) {
+		stored, err = s.values.Put(ctx, s.cache, puts)
+		return err
+	}) != nil {
+		return // the tokens end by themselves
+	}
+	for i, p := range puts {
+		switch {
+		case p.Bytes == nil:
+		case stored[i]:
+			s.stats.stored.Add(1)
+		default:
+			s.stats.overtaken.Add(1)
+		}
+	}
+}
+
+// put returns what ends the claim of a flight that has landed.
+func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
+	p := transport.Put{Key: e.wire, Token: e.token}
+	f := e.flight
+	o := &f.outcome
+	if !o.known || o.life <= 0 {
+		return p
+	}
+	life := s.backplane.jittered(s.options.TTL)
+	if o.err != nil || s.exact {
+		life = min(life, o.life)
+	}
+	life -= time.Duration(s.local.lease.now() - f.start.at) // it counts from the load's start
+	if life <= 0 {
+		return p
+	}
+	l := label{id: e.token, notFound: o.err != nil, epoch: e.epoch, count: e.count, loaded: time.Now(), life: life}
+	bytes, err := encodeValue(&s.options, l, o.value)
+	switch {
+	case err != nil:
+		s.stats.unencodable.Add(1)
+		s.once.Do(func() {
+			s.backplane.logger.Warn("nearcache: a value cannot be encoded for the shared level; such items are loaded by each instance",
+				"cache", s.cache, "err", err)
+		})
+	case bytes == nil:
+		s.stats.tooLarge.Add(1)
+	default:
+		p.Bytes, p.Life = bytes, life
+	}
+	return p
+}

@@ -1,0 +1,179 @@
+package nearcache
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/fakebus"
+	"github.com/nearcache/nearcache/internal/transport"
+)
+
+// The simulated Redis, on which the bound on staleness is proved, does with values
+// what the scripts do in Redis: whatever is asked of both, in whatever order, has the
+// same answers, but for the time and what an epoch is called.
+func TestSimulatedValuesAreAsInRedis(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	r := rand.New(rand.NewPCG(seed, 0))
+	simulated := fakebus.New(fakebus.Options{Seed: seed, MinLatency: 1, MaxLatency: 2})
+	t.Cleanup(simulated.Close)
+	at := &redis.UniversalOptions{Addrs: []string{redisOnSocket(t)}}
+	real, err := newRedisServer(BackplaneOptions{Redis: at, Channel: "nearcache"})
+	require.NoError(t, err)
+	t.Cleanup(real.Close)
+	// Both take the same commands; epochs are numbered as they come.
+	twins := [2]*twin{{bus: real}, {bus: simulated.Instance(0).Bus(headsOf(instanceID{}))}}
+	for _, twin := range twins {
+		twin.subscription, err = twin.bus.Subscribe(t.Context())
+		require.NoError(t, err)
+		t.Cleanup(twin.subscription.Close)
+	}
+	var done []string
+	for range 3000 {
+		what, do := anything(r)
+		done = append(done, what)
+		var got [2]string
+		for i, twin := range twins {
+			got[i] = do(t, twin)
+		}
+		require.Equal(t, got[0], got[1], "seed %d, after %v", seed, done[max(0, len(done)-20):])
+	}
+}
+
+// redisOnSocket starts a redis-server for the test, and returns its address.
+func redisOnSocket(t *testing.T) string {
+	t.Helper()
+	binary, err := exec.LookPath("redis-server")
+	if err != nil && os.Getenv("NEARCACHE_REQUIRE_REDIS") != "1" {
+		t.Skip("needs redis-server on PATH (NEARCACHE_REQUIRE_REDIS=1 makes this a failure)")
+	}
+	require.NoError(t, err)
+	socket := filepath.Join(t.TempDir(), "redis")
+	server := exec.Command(binary, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no")
+	require.NoError(t, server.Start())
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait() // it was killed
+	})
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	}, 10*time.Second, 10*time.Millisecond)
+	return socket
+}
+
+// twin is one of two Redis that are to be the same.
+type twin struct {
+	bus          transport.Bus
+	subscription transport.Subscription
+	epochs       []string
+}
+
+// epoch returns the number of an epoch.
+func (w *twin) epoch(name string) int {
+	if name == "" {
+		return 0
+	}
+	for i, known := range w.epochs {
+		if known == name {
+			return i + 1
+		}
+	}
+	w.epochs = append(w.epochs, name)
+	return len(w.epochs)
+}
+
+// anything draws something to do with values, that returns what came of it.
+func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
+	cache := []string{"a", "b"}[r.IntN(2)]
+	keys := []string{fmt.Sprint("k", r.IntN(4)), fmt.Sprint("k", r.IntN(4))}[:1+r.IntN(2)]
+	regions := []string{fmt.Sprint("r", r.IntN(3)), fmt.Sprint("r", r.IntN(3))}[:r.IntN(3)]
+	token := func(key string) string { return fmt.Sprintf("%015d%s", r.IntN(3), key[1:]) }
+	switch n := r.IntN(20); {
+	case n < 8:
+		return fmt.Sprintf("read %s %v %v", cache, keys, regions), func(t *testing.T, w *twin) string {
+			got, err := w.bus.Values().Read(t.Context(), cache, keys, regions)
+			require.NoError(t, err)
+			said := fmt.Sprint(got.Master, w.epoch(got.Epoch), got.Count == got.Cleared, got.Count > 0, got.Cleared > 0)
+			for _, v := range got.Values {
+				said += fmt.Sprintf(" %t %q %d", v.Found, v.Bytes, (v.Life+time.Minute/2)/time.Minute)
+			}
+			for _, region := range got.Regions {
+				said += fmt.Sprint(" ", region == got.Count, region > 0, region > got.Cleared)
+			}
+			return said
+		}
+	case n < 12:
+		var claims []transport.Claim
+		for _, key := range keys {
+			c := transport.Claim{Key: key, Token: token(key), Any: r.IntN(3) == 0, Life: time.Hour}
+			if r.IntN(2) == 0 {
+				c.Seen = token(key)
+			}
+			claims = append(claims, c)
+		}
+		return fmt.Sprintf("claim %s %+v", cache, claims), func(t *testing.T, w *twin) string {
+			got, err := w.bus.Values().Claim(t.Context(), cache, "h", time.Hour, claims)
+			require.NoError(t, err)
+			return fmt.Sprint(w.epoch(got.Epoch), got.Count > 0, got.States)
+		}
+	case n < 16:
+		var puts []transport.Put
+		for _, key := range keys {
+			p := transport.Put{Key: key, Token: token(key), Life: time.Duration(1+r.IntN(5)) * time.Hour}
+			if size := []int{-1, 0, 1, 20, 40}[r.IntN(5)]; size >= 0 {
+				p.Bytes = []byte(("\x00" + p.Token + "the value, with \x00 in it")[:size])
+			}
+			puts = append(puts, p)
+		}
+		return fmt.Sprintf("put %s %+v", cache, puts), func(t *testing.T, w *twin) string {
+			got, err := w.bus.Values().Put(t.Context(), cache, puts)
+			require.NoError(t, err)
+			return fmt.Sprint(got)
+		}
+	case n < 19:
+		changes := []transport.Change{{Cache: cache}, {Cache: "a"}}[:1+r.IntN(2)]
+		for i := range changes {
+			switch r.IntN(8) {
+			case 0:
+				changes[i].Clear = true
+			case 1, 2, 3:
+				changes[i].Regions = regions
+			case 4:
+				if r.IntN(8) == 0 {
+					changes[i] = transport.Change{All: true}
+				}
+			default:
+				changes[i].Keys = keys
+			}
+		}
+		if r.IntN(50) == 0 { // more than are kept
+			changes = []transport.Change{{Cache: cache}}
+			for i := range 1100 {
+				changes[0].Regions = append(changes[0].Regions, fmt.Sprint("r", i))
+			}
+		}
+		return fmt.Sprintf("publish %.200s", fmt.Sprintf("%+v", changes)), func(t *testing.T, w *twin) string {
+			require.NoError(t, w.bus.Publish(t.Context(), "body", changes))
+			return ""
+		}
+	default:
+		return "probe", func(t *testing.T, w *twin) string {
+			if r := w.epochs; len(r)%2 == 0 { // often enough, an epoch lasts longer
+				require.NoError(t, w.subscription.Probe(t.Context(), "nonce"))
+			}
+			return ""
+		}
+	}
+}
