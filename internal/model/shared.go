@@ -48,7 +48,8 @@ func (f *flight) toSource() flight {
 }
 
 // readValue emits a load's finding of the value, or of none. What it found is
-// judged when it has read the clears, on the same connection.
+// judged when it has read the clears, on the same connection. (The other order would
+// do as well, but only the value tells whose clears there are to be read.)
 func (m *machine) readValue(s *state, i, k int, with link) {
 	t := *s
 	f := &t.instance[i].flights[k]
@@ -162,7 +163,7 @@ func (f *flight) verdict() string {
 
 // take emits the execution of the script by which a load takes the token: it makes
 // an epoch if there is none, and notes epoch and count with the token. Another
-// load's token is a reason to wait and to ask again.
+// load's token is a reason to wait and to ask again, under the lease of that moment.
 func (m *machine) take(s *state, i, k int) {
 	t := *s
 	f := &t.instance[i].flights[k]
@@ -259,7 +260,9 @@ func (m *machine) deleteShared(t *state, c script) {
 }
 
 // invalidateShared is what an instance does with its own message: a Get between the
-// local part of the write and the script may have read the old version.
+// local part of the write and the script may have read the old version. (If Gets did
+// without the shared level as long as a write of their instance is not known to be
+// accepted, the bound would hold without this.)
 func (m *machine) invalidateShared(t *state, i int, names target) {
 	in := &t.instance[i]
 	if e := &in.entry; m.on(OwnMessageEvicts) && e.held && e.shared && m.evictsHere(names, e.version) {
