@@ -58,6 +58,8 @@ const (
 
 	PutNeedsToken
 	TokenIsOwn
+	TokenMadeInScript
+	EpochMadeInScript
 	StampedWithToken
 	InvalidationDeletesToken
 	DeleteIsPublish
@@ -158,6 +160,10 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 		"else a slow one puts an old version behind the invalidation that was to delete it."},
 	TokenIsOwn: {"TokenIsOwn", "The token must be its own, not any: " +
 		"else a slow load puts an old version by the token of the load that came after the invalidation."},
+	TokenMadeInScript: {"TokenMadeInScript", "Each run of the script that takes a token makes one of its own: " +
+		"else its second run, after a lost reply, brings back the token that an invalidation has deleted, and a slow load puts an old version."},
+	EpochMadeInScript: {"EpochMadeInScript", "The same for the epoch that it makes if there is none: " +
+		"else its second run brings back the one that ClearAll has ended, and with it the values of that."},
 	StampedWithToken: {"StampedWithToken", "A value is stamped with the epoch and the count as they were when its token was taken, not when it is put: " +
 		"else a slow load's old version passes for one that was read after the clear."},
 	InvalidationDeletesToken: {"InvalidationDeletesToken", "An invalidation deletes the token too, not only the value: " +

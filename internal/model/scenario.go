@@ -112,6 +112,7 @@ type Budget struct {
 	Demotions   int8 // failovers that leave the instances with the old master, which takes no more writes
 	Restarts    int8 // of Redis, with nothing in it
 	Evictions   int8 // of the position's key
+	Retakes     int8 // the script that takes a token runs twice, the second time late
 	Losses      int8 // of the shared level's value, token or clears, by eviction or expiry
 	Displaced   int8 // entries of an instance, which make room for others
 	LostReplies int8 // Redis ran the script, and nobody knows

@@ -36,6 +36,16 @@ func sharedScenarios() []Scenario {
 			Shows:  []Event{SharedNotFound, SharedInvalid, NotFoundKept, Put},
 		},
 		{
+			Name: "shared: a token taken twice",
+			Doc:  "The script that takes a token runs twice, as in a client's redirect loop, the second time late.",
+
+			Shared: true, Bound: 1, Until: 1, Instances: 1,
+			Writers: []Writer{{Elsewhere, []Op{Remove, ClearAll}}},
+			Budget:  Budget{Writes: 1, Loads: 2, Probes: 1, Retakes: 1, Losses: 1, Displaced: 1},
+			Needs:   []Rule{TokenMadeInScript, EpochMadeInScript},
+			Shows:   []Event{Put, PutRefused, TokenBusy},
+		},
+		{
 			Name: "shared: lost keys",
 			Doc:  "Redis loses values, tokens and clears, while the item is removed, with or without a region.",
 
@@ -120,6 +130,26 @@ func sharedScenarios() []Scenario {
 			Writers: []Writer{{0, []Op{Remove, Set, Update}}, removes[0]},
 			Budget:  Budget{Writes: 2, Loads: 2, Probes: 1},
 			Shows:   []Event{OwnMessageEvicted, UpdateKept, UpdateDiscarded, Put, PutRefused},
+		},
+		{
+			Name: "shared: a hung load",
+			Doc:  "A load at the shared level takes longer than the bound, and others want to join it, on an instance that writes and is cut off.",
+
+			Shared: true, Bound: 2, Until: 3, Instances: 1, Joiners: true,
+			Writers: []Writer{{0, []Op{Remove}}},
+			Budget:  Budget{Writes: 1, Loads: 2, Probes: 1, Drops: 1},
+			Needs:   []Rule{OwnMessageEvicts, OwnMessageForgets},
+			Shows:   []Event{JoinedServed, ForgottenServed, SharedServedByLease},
+		},
+		{
+			Name: "shared: own writes and a failover",
+			Doc:  "The new master may not know of the instance's own message, which is deleted nowhere then.",
+
+			Shared: true, Bound: 1, Until: 1, Instances: 1,
+			Writers: []Writer{{0, []Op{Remove}}},
+			Budget:  Budget{Writes: 1, Loads: 2, Probes: 1, Failovers: 1},
+			Needs:   []Rule{ProbeDropsClears, SharedOfLeaseHistory, OwnMessageEvicts},
+			Shows:   []Event{OwnMessageEvicted, ClearsDropped},
 		},
 		{
 			Name: "shared: a lost reply",

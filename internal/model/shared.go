@@ -167,28 +167,74 @@ func (f *flight) verdict() string {
 func (m *machine) take(s *state, i, k int) {
 	t := *s
 	f := &t.instance[i].flights[k]
-	if c := &t.master.clears; c.epoch == 0 {
-		t.epochs++
-		*c = clears{epoch: t.epochs, history: t.instance[i].history}
-		m.see(EpochMade)
-	}
-	busy := t.master.token != 0
-	if busy {
+	made := m.makeEpoch(&t, 0, t.instance[i].history)
+	if t.master.token != 0 {
 		m.see(TokenBusy)
-		if !m.ask(&t, i, k) {
-			return // it does without, as it could have done before
+		if m.ask(&t, i, k) { // else it does without, as it could have done before
+			m.emit(&t, func() string {
+				return fmt.Sprintf("%s waits for another, and is about to ask again", loadName(s, i, k))
+			})
 		}
-	} else {
-		t.tokens++
-		t.master.token = t.tokens
-		f.phase, f.token, f.stamp = loading, t.tokens, stamp{t.master.clears.epoch, t.master.clears.count}
+		return
+	}
+	own := t.takeToken(0)
+	f.phase, f.token, f.stamp = loading, own, stamp{t.master.clears.epoch, t.master.clears.count}
+	text := func() string { return fmt.Sprintf("%s takes the token: %v", loadName(s, i, k), f.stamp) }
+	if s.left.Retakes > 0 {
+		again := t
+		again.left.Retakes--
+		again.retake.pending = true
+		if !m.on(TokenMadeInScript) {
+			again.retake.token = own
+		}
+		if !m.on(EpochMadeInScript) {
+			again.retake.epoch = made
+		}
+		m.emit(&again, func() string { return text() + "; the script will run once more" })
+	}
+	m.emit(&t, text)
+}
+
+// takeAgain emits the second execution of a script that takes a token. It does
+// what the first did, for nobody.
+func (m *machine) takeAgain(s *state) {
+	if !s.retake.pending {
+		return
+	}
+	t := *s
+	t.retake = retake{}
+	m.makeEpoch(&t, s.retake.epoch, t.master.history)
+	if t.master.token == 0 {
+		t.takeToken(s.retake.token)
 	}
 	m.emit(&t, func() string {
-		if busy {
-			return fmt.Sprintf("%s waits for another, and is about to ask again", loadName(s, i, k))
-		}
-		return fmt.Sprintf("%s takes the token: %v", loadName(s, i, k), f.stamp)
+		return fmt.Sprintf("Redis runs the script for a token once more: token %d, clears: %v", t.master.token, t.master.clears)
 	})
+}
+
+// makeEpoch makes an epoch if there is none, and returns it: the given one, or else
+// a new one.
+func (m *machine) makeEpoch(t *state, e epoch, h history) (made epoch) {
+	if t.master.clears.epoch != 0 {
+		return 0
+	}
+	if e == 0 {
+		t.epochs++
+		e = t.epochs
+	}
+	t.master.clears = clears{epoch: e, history: h}
+	m.see(EpochMade)
+	return e
+}
+
+// takeToken puts a token: the given one, or else a new one.
+func (t *state) takeToken(k token) token {
+	if k == 0 {
+		t.tokens++
+		k = t.tokens
+	}
+	t.master.token = k
+	return k
 }
 
 // put emits the execution of the script that puts what a load has read, if its

@@ -57,6 +57,7 @@ type state struct {
 	left     Budget              // of what may still happen
 	instance [maxInstances]instance
 	writer   [maxWriters]writer
+	retake   retake
 }
 
 // server is a Redis server.
@@ -241,6 +242,13 @@ type script struct {
 	version  version
 	names    target
 	all      bool // ClearAll
+}
+
+// retake is a second execution of a script that takes a token, on its way to Redis.
+type retake struct {
+	pending bool
+	token   token // that the script takes; zero: it makes one
+	epoch   epoch // that it makes; zero: a new one
 }
 
 type scriptPhase uint8

@@ -39,6 +39,7 @@ func (m *machine) start() state {
 func (m *machine) steps(s *state) {
 	m.tick(s)
 	m.failMaster(s)
+	m.takeAgain(s)
 	for i := range m.Instances {
 		m.connection(s, i)
 		m.receive(s, i)
