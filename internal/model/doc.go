@@ -78,5 +78,6 @@
 // through them all.
 //
 // With NEARCACHE_MODEL=large in the environment the tests give each scenario one
-// more tick and one more probe, which takes some minutes and about 7 GB.
+// more tick, and one more probe if it has no shared level, which takes some minutes
+// and about 7 GB.
 package model
