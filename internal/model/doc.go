@@ -34,6 +34,11 @@
 //   - Writes: Remove, Set, Update, ClearRegion, Clear, and changes of other items,
 //     which matter for their place in the chain.
 //   - Items whose regions depend on the version, and kept not-founds.
+//   - The shared level: a load asks for the value and the clears, takes the token,
+//     loads, and puts, each in a step of its own; on the master, or on an old one
+//     that still answers. Invalidations, which delete; own messages; probes, which
+//     end the epoch of a former history. Lost values, tokens and clears, those that
+//     a replica that lags brings back, and loads that do without, after an error.
 //
 // Connections that look alive and carry nothing need no step of their own: a
 // message may wait in them for any time, and is lost when they break. Nor does
@@ -41,8 +46,12 @@
 //
 // # What is not
 //
-//   - The shared level.
 //   - Times to live, capacity, eviction: they can only make an entry go earlier.
+//     (Where there is a shared level the old version may be found there then, so
+//     that scenarios with one let entries and keys go.)
+//   - Of the shared level: the number of regions, whose clears are forgotten when no
+//     value can be older; loads that fail, and give their token back; the look that
+//     a load has at the value when it takes the token, which saves loads.
 //   - A master that is cut off and goes on accepting, and with it the ClearAll by
 //     which an instance cleans up after one. See [NotCovered].
 //   - Whatever is atomic in this process under a lock: look-up, registration and
@@ -57,16 +66,18 @@
 // [Result.Violation] is the shortest interleaving that shows how. A line is a
 // step, with the time of the clock; a position is p1, p2, … in the order in
 // which they were made, a history h1, h2, …, a version of the item v0, v1, …;
-// instances are called A and B. The last line says who was served what. The
-// example of [Check] shows one.
+// instances are called A and B; at the shared level, an epoch is e1, e2, …. The last
+// line says who was served what. The examples of [Check] show two.
 //
 // # Reading order
 //
-// scenario.go and scenarios.go have the worlds, rules.go the rules, state.go what
-// there is in a world; property.go has the bound. The steps are in steps.go
-// (time), writes.go, publish.go, subscribe.go (messages, echoes, probes), loads.go
-// (Gets) and faults.go. explore.go goes through them all.
+// scenario.go, scenarios.go and scenarios_shared.go have the worlds, rules.go the
+// rules, state.go what there is in a world; property.go has the bound. The steps are
+// in steps.go (time), writes.go, publish.go, subscribe.go (messages, echoes, probes),
+// loads.go (Gets), shared.go (the shared level) and faults.go. explore.go goes
+// through them all.
 //
 // With NEARCACHE_MODEL=large in the environment the tests give each scenario one
-// more tick and one more probe, which takes some minutes and about 7 GB.
+// more tick, and one more probe if it has no shared level, which takes some minutes
+// and about 7 GB.
 package model

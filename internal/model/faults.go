@@ -4,10 +4,10 @@ import "fmt"
 
 // failMaster emits what can happen to Redis.
 func (m *machine) failMaster(s *state) {
-	if m.Budget.Failovers > 0 && s.replica != s.master.position {
+	if (m.Budget.Failovers > 0 || m.Lagging) && s.replica != s.master.data {
 		t := *s
-		t.replica = t.master.position
-		m.emit(&t, func() string { return fmt.Sprintf("the replica catches up: %v", t.replica) })
+		t.replica = t.master.data
+		m.emit(&t, func() string { return fmt.Sprintf("the replica catches up: %v", t.replica.position) })
 	}
 	if s.left.Failovers > 0 {
 		t := *s
@@ -24,20 +24,32 @@ func (m *machine) failMaster(s *state) {
 		t := *s
 		t.left.Demotions--
 		t.demoted = t.master
-		m.promote(&t, t.master.position)
+		if m.Lagging {
+			m.promote(&t, t.replica)
+		} else {
+			m.promote(&t, t.master.data)
+		}
 		for i := range m.Instances {
 			if t.instance[i].link == toMaster {
 				t.instance[i].link = toDemoted
+			}
+			for k := range t.instance[i].flights {
+				if f := &t.instance[i].flights[k]; f.with == toMaster {
+					f.with = toDemoted
+				}
 			}
 		}
 		m.emit(&t, func() string {
 			return fmt.Sprintf("failover: %v; connections stay with the old master", t.master)
 		})
 	}
+	if m.Shared && s.demoted.history != 0 && !m.Isolated {
+		m.oldMaster(s)
+	}
 	if s.left.Restarts > 0 {
 		t := *s
 		t.left.Restarts--
-		m.promote(&t, absent)
+		m.promote(&t, data{})
 		m.breakAll(&t)
 		m.emit(&t, func() string { return fmt.Sprintf("Redis restarts empty: %v", t.master) })
 	}
@@ -47,11 +59,46 @@ func (m *machine) failMaster(s *state) {
 		t.master.position = absent
 		m.emit(&t, func() string { return "Redis evicts the position" })
 	}
+	if s.left.Losses > 0 {
+		m.loseShared(s)
+	}
 }
 
-// promote makes a server the master: one that has the given position.
-func (m *machine) promote(t *state, p position) {
-	t.master.position, t.replica = p, p
+// oldMaster emits what can happen to a demoted master that knows that it is one: it
+// becomes a copy of the new one, with its history, or the master again.
+func (m *machine) oldMaster(s *state) {
+	if s.demoted != s.master {
+		t := *s
+		t.demoted = t.master
+		m.emit(&t, func() string { return fmt.Sprintf("the old master becomes a copy of the new one: %v", t.demoted) })
+	}
+	if s.left.Failovers > 0 {
+		t := *s
+		t.left.Failovers--
+		m.promote(&t, t.demoted.data)
+		t.demoted = server{}
+		for i := range m.Instances {
+			in := &t.instance[i]
+			if in.link == toMaster {
+				disconnect(in)
+			} else if in.link == toDemoted {
+				in.link = toMaster
+			}
+			for k := range in.flights {
+				if f := &in.flights[k]; f.with == toDemoted {
+					f.with = toMaster
+				}
+			}
+		}
+		m.emit(&t, func() string {
+			return fmt.Sprintf("failover to the old master: %v, was %v", t.master, s.master)
+		})
+	}
+}
+
+// promote makes a server the master: one that has the given data.
+func (m *machine) promote(t *state, d data) {
+	t.master.data, t.replica = d, d
 	if !m.NoHistory {
 		t.master.history++
 	}
@@ -140,11 +187,20 @@ func (m *machine) deliver(t *state, i int, msg message) {
 }
 
 // String describes a server.
-func (s server) String() string {
-	if s.history == 0 {
-		return s.position.String()
+func (s server) String() string { return place{s.position, s.history}.String() }
+
+// place is a position and the history in which it is one.
+type place struct {
+	position position
+	history  history
+}
+
+// String describes a place.
+func (p place) String() string {
+	if p.history == 0 {
+		return p.position.String()
 	}
-	return fmt.Sprintf("%v in history h%d", s.position, s.history)
+	return fmt.Sprintf("%v in history h%d", p.position, p.history)
 }
 
 // String names a position.
@@ -161,7 +217,7 @@ func (msg message) String() string {
 	case invalidation:
 		return fmt.Sprintf("message (%v → %v)", msg.previous, msg.own)
 	case echo:
-		return fmt.Sprintf("echo (%v, sent at %d)", server{msg.own, msg.history}, msg.sent)
+		return fmt.Sprintf("echo (%v, sent at %d)", place{msg.own, msg.history}, msg.sent)
 	}
 	return "undecodable message"
 }

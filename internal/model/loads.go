@@ -3,22 +3,39 @@ package model
 import "fmt"
 
 // loads emits the steps of the loads of instance i: a Get misses and starts one,
-// another Get joins it, it reads the source, it ends.
+// another Get joins it, it consults the shared level, it reads the source, it ends,
+// it puts what it has read.
 func (m *machine) loads(s *state, i int) {
+	m.displace(s, i)
 	m.startLoad(s, i)
 	for k := range s.instance[i].flights {
+		m.join(s, i, k)
 		switch s.instance[i].flights[k].phase {
+		case asking, found, foundBefore, missed:
+			m.consult(s, i, k)
 		case loading:
-			m.join(s, i, k)
 			t := *s
 			f := &t.instance[i].flights[k]
 			f.phase, f.version = loaded, t.source
 			m.emit(&t, func() string { return fmt.Sprintf("%s reads the source: v%d", loadName(s, i, k), f.version) })
 		case loaded:
-			m.join(s, i, k)
 			m.land(s, i, k)
+			m.put(s, i, k)
+		case putting:
+			m.put(s, i, k)
 		}
 	}
+}
+
+// displace emits the eviction of an entry that makes room for another.
+func (m *machine) displace(s *state, i int) {
+	if s.left.Displaced == 0 || !s.instance[i].entry.held {
+		return
+	}
+	t := *s
+	t.left.Displaced--
+	t.instance[i].entry = entry{}
+	m.emit(&t, func() string { return fmt.Sprintf("%s's entry makes room for another item's", name(i)) })
 }
 
 // startLoad emits the start of a load by a Get that finds nothing to serve and no
@@ -34,6 +51,7 @@ func (m *machine) startLoad(s *state, i int) {
 			t := *s
 			t.left.Loads--
 			t.instance[i].flights[k] = flight{phase: loading, start: t.now, lastRead: t.now}
+			m.ask(&t, i, k)
 			m.emit(&t, func() string { return fmt.Sprintf("a Get misses on %s, and starts a load", name(i)) })
 			return
 		}
@@ -45,10 +63,10 @@ func (m *machine) startLoad(s *state, i int) {
 
 // joinable reports whether a Get that starts now may have the load's result.
 func (m *machine) joinable(in *instance, f *flight, now int8) bool {
-	if f.fence != 0 && m.on(FlightForgotten) {
+	if f.phase == putting || f.fence != 0 && m.on(FlightForgotten) {
 		return false
 	}
-	return m.serves(in, f.start, now) || !m.on(FlightJoinableByLease)
+	return m.serves(in, m.since(f), now) || !m.on(FlightJoinableByLease)
 }
 
 // join emits a Get's joining of a load, if that makes a difference: if none that
@@ -56,7 +74,7 @@ func (m *machine) joinable(in *instance, f *flight, now int8) bool {
 func (m *machine) join(s *state, i, k int) {
 	in := &s.instance[i]
 	f := &in.flights[k]
-	if !m.Joiners || f.lastRead == s.now || !m.joinable(in, f, s.now) {
+	if !m.Joiners || f.phase == noFlight || f.lastRead == s.now || !m.joinable(in, f, s.now) {
 		return
 	}
 	t := *s
@@ -70,8 +88,16 @@ func (m *machine) land(s *state, i, k int) {
 	t := *s
 	in := &t.instance[i]
 	f := in.flights[k]
-	in.flights[k] = in.flights[1]
-	in.flights[1] = flight{}
+	if !m.stillCounts(in, &f, t.now) {
+		in.flights[k] = f.toSource()
+		m.emit(&t, func() string { return fmt.Sprintf("%s does not trust what it has read", loadName(s, i, k)) })
+		return
+	}
+	if f.token == 0 {
+		in.endFlight(k)
+	} else {
+		in.flights[k] = flight{phase: putting, version: f.version, stamp: f.stamp, token: f.token}
+	}
 
 	m.read(&t, i, f.version, f.lastRead, "from a load")
 	if f.lastRead > f.start && f.start != never {
@@ -80,12 +106,19 @@ func (m *machine) land(s *state, i, k int) {
 	if f.fence != 0 {
 		m.see(ForgottenServed)
 	}
+	if f.shared {
+		m.see(SharedServed)
+		if m.notFound(f.version) {
+			m.see(SharedNotFound)
+		}
+	}
 	kept := m.mayKeep(f.fence, f.version)
 	if kept {
+		start := m.since(&f)
 		if !m.on(LoadStartIsRegistration) {
-			f.start = t.now
+			start = t.now
 		}
-		in.entry = entry{held: true, version: f.version, start: f.start}
+		in.entry = entry{held: true, shared: f.shared, version: f.version, start: start}
 		if f.fence != 0 {
 			m.see(LoadKeptBesideClear)
 		}
@@ -115,6 +148,12 @@ func (m *machine) mayKeep(fence target, v version) bool {
 		return fence&anyRegion == 0 || !m.on(FenceNotFounds)
 	}
 	return fence&m.regions(v) == 0 || !m.on(FenceRegions)
+}
+
+// endFlight forgets a flight that is over. The oldest stays the first.
+func (in *instance) endFlight(k int) {
+	in.flights[k] = in.flights[1]
+	in.flights[1] = flight{}
 }
 
 func loadName(s *state, i, k int) string {

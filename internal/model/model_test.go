@@ -17,7 +17,9 @@ func TestProtocolHolds(t *testing.T) {
 	for _, s := range Scenarios() {
 		if os.Getenv("NEARCACHE_MODEL") == "large" {
 			s.Until++
-			s.Budget.Probes++
+			if !s.Shared {
+				s.Budget.Probes++
+			}
 		}
 		if raceEnabled {
 			s.Limit = raceLimit

@@ -60,6 +60,9 @@ func (m *machine) checkHits(s *state) {
 			if in.entry.written {
 				m.see(WrittenServedByLease)
 			}
+			if in.entry.shared {
+				m.see(SharedServedByLease)
+			}
 		}
 		m.read(s, i, in.entry.version, s.now, how)
 	}
@@ -83,24 +86,36 @@ type Event uint8
 
 // The events.
 const (
-	ServedByLease        Event = iota // a hit on an entry that is too old to be served without a lease
-	ServedByAge                       // a hit without a lease
-	WrittenServedByLease              // a hit on what an Update or Set kept, as ServedByLease
-	WarmReconnect                     // a new subscription's first echo keeps an entry, which is served from then on by its lease
-	LateEcho                          // Redis answers a probe to a newer subscription than it was sent for
-	PositionMinted                    // by a probe
-	GapCleared                        // an entry was cleared because something was missed
-	Kicked                            // Redis disconnected a slow instance
-	AcceptedTwice                     // the script ran twice for one write
-	LoadDiscarded                     // a load ended and was not kept
-	LoadKeptBesideClear               // a load was kept, though a region was cleared under way
-	NotFoundKept                      // a load found nothing, and that was kept
-	JoinedServed                      // a load's result went to a Get that joined it later than it started
-	ForgottenServed                   // a load's result went to its callers, and was not for others
-	UpdateKept                        // an Update's value
-	UpdateDiscarded                   // an Update's value was not kept
-	SlowHit                           // a slow reader's hit
-	Refused                           // a server that takes no writes refused a script
+	ServedByLease         Event = iota // a hit on an entry that is too old to be served without a lease
+	ServedByAge                        // a hit without a lease
+	WrittenServedByLease               // a hit on what an Update or Set kept, as ServedByLease
+	WarmReconnect                      // a new subscription's first echo keeps an entry, which is served from then on by its lease
+	LateEcho                           // Redis answers a probe to a newer subscription than it was sent for
+	PositionMinted                     // by a probe
+	GapCleared                         // an entry was cleared because something was missed
+	Kicked                             // Redis disconnected a slow instance
+	AcceptedTwice                      // the script ran twice for one write
+	LoadDiscarded                      // a load ended and was not kept
+	LoadKeptBesideClear                // a load was kept, though a region was cleared under way
+	NotFoundKept                       // a load found nothing, and that was kept
+	JoinedServed                       // a load's result went to a Get that joined it later than it started
+	ForgottenServed                    // a load's result went to its callers, and was not for others
+	UpdateKept                         // an Update's value
+	UpdateDiscarded                    // an Update's value was not kept
+	SlowHit                            // a slow reader's hit
+	Refused                            // a server that takes no writes refused a script
+	SharedServed                       // a load's result came from the shared level
+	SharedServedByLease                // a hit on what came from the shared level, as ServedByLease
+	SharedInvalid                      // a value at the shared level was not valid
+	SharedUsedBesideClear              // one was, though some other region was cleared since
+	SharedNotFound                     // a not-found came from the shared level
+	Put                                // a load put what it had read
+	PutRefused                         // a load's token was gone
+	TokenBusy                          // another load had the token
+	EpochMade                          // the clears had been lost, and a load made new ones
+	ClearsDropped                      // by a probe
+	ReplicaAvoided                     // a read did not count since it came from a replica
+	OwnMessageEvicted                  // something that had come from the shared level
 	eventCount
 )
 
@@ -108,6 +123,8 @@ var eventNames = [eventCount]string{
 	"ServedByLease", "ServedByAge", "WrittenServedByLease", "WarmReconnect", "LateEcho", "PositionMinted",
 	"GapCleared", "Kicked", "AcceptedTwice", "LoadDiscarded", "LoadKeptBesideClear", "NotFoundKept", "JoinedServed",
 	"ForgottenServed", "UpdateKept", "UpdateDiscarded", "SlowHit", "Refused",
+	"SharedServed", "SharedServedByLease", "SharedInvalid", "SharedUsedBesideClear", "SharedNotFound", "Put", "PutRefused", "TokenBusy",
+	"EpochMade", "ClearsDropped", "ReplicaAvoided", "OwnMessageEvicted",
 }
 
 // String returns the event's name.

@@ -27,7 +27,7 @@ func (m *machine) send(t *state, w int) {
 		u.position = t.mint()
 	}
 	k := u.freeScript()
-	u.scripts[k] = script{phase: onItsWay, awaited: true, own: u.position, version: u.version, names: ops[u.op].names}
+	u.scripts[k] = script{phase: onItsWay, awaited: true, own: u.position, version: u.version, names: ops[u.op].names, all: u.op == ClearAll}
 }
 
 func (u *writer) freeScript() int {
@@ -66,11 +66,17 @@ func (m *machine) readPosition(s *state, w, k int) {
 }
 
 // runScript emits the execution of a script: it reads the position, makes and
-// writes the next one, and sends the message to whoever is subscribed.
+// writes the next one, deletes from the shared level, and sends the message to
+// whoever is subscribed.
 func (m *machine) runScript(s *state, w, k int) {
 	t := *s
 	c := t.writer[w].scripts[k]
 	t.writer[w].scripts[k] = script{}
+	if c.phase == published {
+		m.deleteShared(&t, c)
+		m.answer(s, &t, w, c, func() string { return m.writerName(w) + "'s commands delete from the shared level" })
+		return
+	}
 	previous := t.master.position
 	if c.phase == halfRun {
 		previous = c.previous
@@ -80,6 +86,16 @@ func (m *machine) runScript(s *state, w, k int) {
 		own = t.mint()
 	}
 	t.master.position = own
+	if m.Shared && !m.on(DeleteIsPublish) {
+		m.accept(&t, w, c, toMaster, message{kind: invalidation, previous: previous, own: own})
+		c.phase = published
+		t.writer[w].scripts[k] = c
+		m.emit(&t, func() string {
+			return fmt.Sprintf("%s's commands publish: %v → %v%s", m.writerName(w), previous, own, versionText(c.version))
+		})
+		return
+	}
+	m.deleteShared(&t, c)
 	m.accept(&t, w, c, toMaster, message{kind: invalidation, previous: previous, own: own})
 	m.answer(s, &t, w, c, func() string {
 		return fmt.Sprintf("Redis runs the script of %s: %v → %v%s", m.writerName(w), previous, own, versionText(c.version))

@@ -54,6 +54,40 @@ const (
 	UpdateEndInvalidates
 	UpdateStartIsFence
 
+	// The shared level: what is put there.
+
+	PutNeedsToken
+	TokenIsOwn
+	TokenMadeInScript
+	EpochMadeInScript
+	StampedWithToken
+	InvalidationDeletesToken
+	DeleteIsPublish
+
+	// The shared level: what is valid there.
+
+	ClearsChecked
+	SharedNotFoundIsLatest
+	EpochChecked
+	RegionsReadWithEpoch
+	ProbeDropsClears
+
+	// The shared level: which reads count.
+
+	SharedFromMaster
+	SharedOfLeaseHistory
+	SharedNeedsHistory
+	HistoryNotedFirst
+	ServerCheckedLast
+	RegionsReadCounts
+	SharedNeedsLease
+	SharedAgeFromLease
+
+	// The shared level: own messages.
+
+	OwnMessageEvicts
+	OwnMessageForgets
+
 	ruleCount
 )
 
@@ -121,6 +155,54 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 		"else a load that read the source before the write ends after it and is kept."},
 	UpdateStartIsFence: {"UpdateStartIsFence", "The age of what an Update keeps counts from its fence: " +
 		"else a write that took long yields an old version that counts as fresh."},
+
+	PutNeedsToken: {"PutNeedsToken", "A load puts what it has read only if its token is still there: " +
+		"else a slow one puts an old version behind the invalidation that was to delete it."},
+	TokenIsOwn: {"TokenIsOwn", "The token must be its own, not any: " +
+		"else a slow load puts an old version by the token of the load that came after the invalidation."},
+	TokenMadeInScript: {"TokenMadeInScript", "Each run of the script that takes a token makes one of its own: " +
+		"else its second run, after a lost reply, brings back the token that an invalidation has deleted, and a slow load puts an old version."},
+	EpochMadeInScript: {"EpochMadeInScript", "The same for the epoch that it makes if there is none: " +
+		"else its second run brings back the one that ClearAll has ended, and with it the values of that."},
+	StampedWithToken: {"StampedWithToken", "A value is stamped with the epoch and the count as they were when its token was taken, not when it is put: " +
+		"else a slow load's old version passes for one that was read after the clear."},
+	InvalidationDeletesToken: {"InvalidationDeletesToken", "An invalidation deletes the token too, not only the value: " +
+		"else a load that is under way puts the old version after it."},
+	DeleteIsPublish: {"DeleteIsPublish", "An invalidation is published and the value deleted in one step: " +
+		"else an instance that has evicted it reads it again in between, and no message is left that would evict it."},
+
+	ClearsChecked: {"ClearsChecked", "A value is valid only if neither its cache nor one of its regions was cleared since its stamp: " +
+		"else a clear, which deletes no values, is none at the shared level."},
+	SharedNotFoundIsLatest: {"SharedNotFoundIsLatest", "A not-found is valid only if there was no clear at all since its stamp: " +
+		"else it outlives the clear of the region that the item has come to be in."},
+	EpochChecked: {"EpochChecked", "A value is valid only in the epoch of its stamp: " +
+		"else the hash of the clears is lost, counting starts anew, and what was cleared is valid again."},
+	RegionsReadWithEpoch: {"RegionsReadWithEpoch", "If the regions' clears are read by a command of their own, it reads the epoch once more: " +
+		"else the hash is lost between the two, and there was no clear as it seems."},
+	ProbeDropsClears: {"ProbeDropsClears", "A probe that finds clears of another history than the server's deletes them, which ends their epoch: " +
+		"else a replica that lags becomes master and brings back what was invalidated, for those who know its history."},
+
+	SharedFromMaster: {"SharedFromMaster", "A read counts only if the server says that it is a master: " +
+		"else one that was demoted answers, and lags behind the new master whose history it has."},
+	SharedOfLeaseHistory: {"SharedOfLeaseHistory", "A read counts only if the server's history is that of the instance's last echo: " +
+		"else a replica that lags becomes master, and what it brings back is read before the first probe there."},
+	SharedNeedsHistory: {"SharedNeedsHistory", "Where the server does not tell its history, the shared level is not used: " +
+		"else a failover is as invisible as without SharedOfLeaseHistory."},
+	HistoryNotedFirst: {"HistoryNotedFirst", "That history and the lease are noted before the read is sent, not compared when its answer comes: " +
+		"else the first probe's echo overtakes the answer, and what was read before the probe seems to be from after it."},
+	ServerCheckedLast: {"ServerCheckedLast", "The server tells its role and history after the value and the clears, on one connection: " +
+		"else it is demoted in between, and answers with what a new master that lagged has made it a copy of."},
+	RegionsReadCounts: {"RegionsReadCounts", "If the regions' clears are read by a command of their own, the server tells its role and history once more: " +
+		"else there is a failover between the two, and the new master does not know of the clear."},
+	SharedNeedsLease: {"SharedNeedsLease", "The shared level is read only under a lease: " +
+		"else a master that is cut off and takes no writes, but does not know that it was demoted, answers for ever."},
+	SharedAgeFromLease: {"SharedAgeFromLease", "The age of what was read at the shared level counts from the lease that it was read under: " +
+		"else such a master's old version, read late under a lease, counts as fresh when that has expired."},
+
+	OwnMessageEvicts: {"OwnMessageEvicts", "An instance's own message evicts what it has from the shared level: " +
+		"else a Get between the local part of a write and its acceptance has read the old version there, and it stays."},
+	OwnMessageForgets: {"OwnMessageForgets", "It also overtakes the loads that have read, or may yet have read, from the shared level: " +
+		"else such a load ends after it and is kept."},
 }
 
 // String returns the rule's name.

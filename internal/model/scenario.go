@@ -26,6 +26,9 @@ type Scenario struct {
 	Joiners     bool // a Get can join a load under way
 	RacingSets  bool // others write the source while a Set is under way
 	SlowReaders bool // a Get takes its time between its look at the lease and its look at the entry
+	Shared      bool // the instances use the shared level
+	Lagging     bool // a master is demoted in favour of a replica that lags
+	Isolated    bool // a demoted master does not know that it is one, but takes no writes: too few replicas
 
 	Needs []Rule  // without any of which the bound breaks here
 	Shows []Event // that happen here, in some interleaving
@@ -67,6 +70,7 @@ const (
 	ClearRegionR // of the region R
 	ClearRegionS // of the region S
 	Clear        // of the whole cache
+	ClearAll     // of all caches
 	RemoveOther  // matters for its place in the chain
 )
 
@@ -80,6 +84,7 @@ var ops = [...]struct {
 	ClearRegionR: {"ClearRegion(R)", regionR},
 	ClearRegionS: {"ClearRegion(S)", regionS},
 	Clear:        {"Clear", wholeCache},
+	ClearAll:     {"ClearAll", wholeCache},
 	RemoveOther:  {"Remove of another item", 0},
 }
 
@@ -107,6 +112,9 @@ type Budget struct {
 	Demotions   int8 // failovers that leave the instances with the old master, which takes no more writes
 	Restarts    int8 // of Redis, with nothing in it
 	Evictions   int8 // of the position's key
+	Retakes     int8 // the script that takes a token runs twice, the second time late
+	Losses      int8 // of the shared level's value, token or clears, by eviction or expiry
+	Displaced   int8 // entries of an instance, which make room for others
 	LostReplies int8 // Redis ran the script, and nobody knows
 	Delays      int8 // the publisher gives up a script that will run later
 	BusLosses   int8 // a message does not reach one instance

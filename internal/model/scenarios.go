@@ -5,7 +5,7 @@ func Scenarios() []Scenario {
 	removes := []Writer{{Elsewhere, []Op{Remove}}}
 	changes := []Writer{{Elsewhere, []Op{Remove, RemoveOther}}}
 	clears := []Writer{{Elsewhere, []Op{ClearRegionR, ClearRegionS}}}
-	return []Scenario{
+	return append([]Scenario{
 		{
 			Name: "a dropped connection",
 			Doc:  "An instance misses messages while it is cut off, and comes back warm if there were none.",
@@ -210,7 +210,7 @@ func Scenarios() []Scenario {
 			Budget:  Budget{Writes: 2, Probes: 1, Drops: 1},
 			Shows:   []Event{UpdateKept, UpdateDiscarded, WrittenServedByLease, GapCleared},
 		},
-	}
+	}, sharedScenarios()...)
 }
 
 // NotCovered returns scenarios in which the bound breaks although every rule is

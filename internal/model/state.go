@@ -49,19 +49,62 @@ type state struct {
 	named    [maxVersions]target // what the invalidation of each version names
 	accepted [maxVersions]int8   // when Redis accepted it; never: it has not yet
 	master   server              // where messages are accepted
-	replica  position            // what a replica has of the master's position
+	replica  data                // what a replica has of the master's data
 	demoted  server              // a former master that takes no writes; no history: there is none
 	minted   position            // the newest position that was made
+	epochs   epoch               // the newest epoch that was made
+	tokens   token               // the newest token that was made
 	left     Budget              // of what may still happen
 	instance [maxInstances]instance
 	writer   [maxWriters]writer
+	retake   retake
 }
 
 // server is a Redis server.
 type server struct {
-	position position
-	history  history
+	data
+	history history
 }
+
+// data is what a server holds for the channel, and what a replica gets of it: the
+// position and the shared level.
+type data struct {
+	position position
+	value    value
+	token    token
+	clears   clears
+}
+
+// value is the item at the shared level. No epoch: there is none.
+type value struct {
+	version version
+	stamp   stamp
+}
+
+// stamp says when a value belongs to: by it the clears are judged.
+type stamp struct {
+	epoch epoch
+	count count
+}
+
+// clears is the hash of the clears. No epoch: there is none.
+type clears struct {
+	epoch   epoch
+	history history  // of the server, when the epoch was made
+	count   count    // of all clears
+	cache   count    // at the last one of the cache
+	regions [2]count // at the last one of R, and of S
+}
+
+// epoch is the id of a hash of clears; every one that is made is new.
+type epoch uint8
+
+// count counts clears.
+type count uint8
+
+// token is the mark of a load that may put what it has read; every one that is
+// made is new. Zero: there is none.
+type token uint8
 
 // link is where an instance's subscription leads.
 type link uint8
@@ -124,6 +167,7 @@ type probe struct {
 type entry struct {
 	held    bool
 	written bool // by an Update or Set, not a load
+	shared  bool // read from the shared level
 	version version
 	start   int8 // of its load
 }
@@ -135,14 +179,26 @@ type flight struct {
 	start    int8
 	lastRead int8 // when the read started whose caller joined last
 	fence    target
+
+	shared  bool    // the version comes from the shared level
+	lease   int8    // under which it reads the shared level
+	history history // that it wants to find there
+	with    link    // found: the server that it has the value from
+	stamp   stamp   // of the value that it has found, or of its token
+	token   token   // with which it may put what it reads from the source
 }
 
 type flightPhase uint8
 
 const (
-	noFlight flightPhase = iota
-	loading              // has not read the source yet
-	loaded               // has read it
+	noFlight    flightPhase = iota
+	asking                  // is about to ask the shared level
+	found                   // has the value there, and is about to read the clears
+	foundBefore             // there were clears since, and it is about to read those of its regions
+	missed                  // has found nothing that is valid, and is about to take the token
+	loading                 // has not read the source yet
+	loaded                  // has read it, or what is at the shared level
+	putting                 // has ended, but for what it puts
 )
 
 // reader is a Get that takes its time between its two looks: at clock and lease,
@@ -185,6 +241,14 @@ type script struct {
 	own      position // chosen by the publisher; absent: the script makes one
 	version  version
 	names    target
+	all      bool // ClearAll
+}
+
+// retake is a second execution of a script that takes a token, on its way to Redis.
+type retake struct {
+	pending bool
+	token   token // that the script takes; zero: it makes one
+	epoch   epoch // that it makes; zero: a new one
 }
 
 type scriptPhase uint8
@@ -192,5 +256,6 @@ type scriptPhase uint8
 const (
 	noScript scriptPhase = iota
 	onItsWay
-	halfRun // has read the position, if reading and writing are two steps
+	halfRun   // has read the position, if reading and writing are two steps
+	published // has sent the message, if it deletes in a step of its own
 )

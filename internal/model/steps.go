@@ -3,15 +3,22 @@ package model
 import "fmt"
 
 // start returns the first state. Every instance is subscribed and has had the
-// echo of a probe that it sent at 0, and a caller has loaded the item.
+// echo of a probe that it sent at 0, and a caller has loaded the item; the shared
+// level has it too.
 func (m *machine) start() state {
-	s := state{left: m.Budget, master: server{1, 1}, replica: 1, minted: 1}
+	s := state{left: m.Budget, master: server{data{position: 1}, 1}, minted: 1}
 	if m.NoHistory {
 		s.master.history = 0
 	}
 	if m.NoPosition {
-		s.master.position, s.replica = absent, absent
+		s.master.position = absent
 	}
+	if m.Shared {
+		s.epochs = 1
+		s.master.clears = clears{epoch: 1, history: s.master.history}
+		s.master.value = value{stamp: stamp{epoch: 1}}
+	}
+	s.replica = s.master.data
 	for v := range s.accepted {
 		s.accepted[v] = never
 	}
@@ -32,6 +39,7 @@ func (m *machine) start() state {
 func (m *machine) steps(s *state) {
 	m.tick(s)
 	m.failMaster(s)
+	m.takeAgain(s)
 	for i := range m.Instances {
 		m.connection(s, i)
 		m.receive(s, i)
@@ -70,6 +78,9 @@ func (m *machine) tick(s *state) {
 		for k := range in.flights {
 			if in.flights[k].phase != noFlight {
 				lapse(&in.flights[k].start)
+			}
+			if in.flights[k].readsShared() {
+				lapse(&in.flights[k].lease)
 			}
 		}
 	}

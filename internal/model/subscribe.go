@@ -34,7 +34,7 @@ func (m *machine) receive(s *state, i int) {
 	m.emit(&t, func() string {
 		text := fmt.Sprintf("%s receives the %v", name(i), msg)
 		if missed {
-			text += fmt.Sprintf("; it was at %v: something was missed", server{s.instance[i].position, s.instance[i].history})
+			text += fmt.Sprintf("; it was at %v: something was missed", place{s.instance[i].position, s.instance[i].history})
 		}
 		if t.instance[i].toClear {
 			text += ", it renews its lease and is about to clear"
@@ -50,8 +50,10 @@ func (m *machine) follow(t *state, i int, msg message) (missed bool) {
 	in.position = msg.own
 	if missed {
 		m.clear(t, i)
-	} else if int(msg.from) != i { // its own local part is done
+	} else if int(msg.from) != i {
 		m.invalidate(t, i, msg.names)
+	} else { // its own local part is done
+		m.invalidateShared(t, i, msg.names)
 	}
 	return missed
 }
@@ -123,8 +125,8 @@ func (m *machine) evictsHere(names target, v version) bool {
 
 func (in *instance) fenceFlights(names target) {
 	for k := range in.flights {
-		if in.flights[k].phase != noFlight {
-			in.flights[k].fence |= names
+		if f := &in.flights[k]; f.phase != noFlight && f.phase != putting {
+			f.fence |= names
 		}
 	}
 }
@@ -183,6 +185,7 @@ func (m *machine) runProbe(s *state, i, k int) {
 		t.master = at
 		m.see(PositionMinted)
 	}
+	dropped := in.link != toDemoted && m.dropClears(&t.master)
 	if p.late && in.link != broken {
 		m.see(LateEcho)
 	}
@@ -196,7 +199,11 @@ func (m *machine) runProbe(s *state, i, k int) {
 		m.confirm(&t, i, msg)
 	}
 	m.emit(&t, func() string {
-		return fmt.Sprintf("Redis runs %s's probe, sent at %d: %v%s", name(i), p.sent, at, fateText(&s.instance[i], in))
+		text := fmt.Sprintf("Redis runs %s's probe, sent at %d: %v%s", name(i), p.sent, at, fateText(&s.instance[i], in))
+		if dropped {
+			text += "; it drops the clears, which are of another history"
+		}
+		return text
 	})
 }
 
