@@ -51,7 +51,9 @@ func (m *machine) startLoad(s *state, i int) {
 			t := *s
 			t.left.Loads--
 			t.instance[i].flights[k] = flight{phase: loading, start: t.now, lastRead: t.now}
-			m.ask(&t, i, k)
+			if m.mayAsk(&t, i) {
+				m.ask(&t, i, k)
+			}
 			m.emit(&t, func() string { return fmt.Sprintf("a Get misses on %s, and starts a load", name(i)) })
 			return
 		}

@@ -115,7 +115,7 @@ const (
 	EpochMade                          // the clears had been lost, and a load made new ones
 	ClearsDropped                      // by a probe
 	ReplicaAvoided                     // a read did not count since it came from a replica
-	OwnMessageEvicted                  // something that had come from the shared level
+	SharedAvoided                      // by a load, since a write of its instance is under way
 	eventCount
 )
 
@@ -124,7 +124,7 @@ var eventNames = [eventCount]string{
 	"GapCleared", "Kicked", "AcceptedTwice", "LoadDiscarded", "LoadKeptBesideClear", "NotFoundKept", "JoinedServed",
 	"ForgottenServed", "UpdateKept", "UpdateDiscarded", "SlowHit", "Refused",
 	"SharedServed", "SharedServedByLease", "SharedInvalid", "SharedUsedBesideClear", "SharedNotFound", "Put", "PutRefused", "TokenBusy",
-	"EpochMade", "ClearsDropped", "ReplicaAvoided", "OwnMessageEvicted",
+	"EpochMade", "ClearsDropped", "ReplicaAvoided", "SharedAvoided",
 }
 
 // String returns the event's name.

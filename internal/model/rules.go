@@ -83,10 +83,9 @@ const (
 	SharedNeedsLease
 	SharedAgeFromLease
 
-	// The shared level: own messages.
+	// The shared level: own writes.
 
-	OwnMessageEvicts
-	OwnMessageForgets
+	OwnWritesFirst
 
 	ruleCount
 )
@@ -199,10 +198,8 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 	SharedAgeFromLease: {"SharedAgeFromLease", "The age of what was read at the shared level counts from the lease that it was read under: " +
 		"else such a master's old version, read late under a lease, counts as fresh when that has expired."},
 
-	OwnMessageEvicts: {"OwnMessageEvicts", "An instance's own message evicts what it has from the shared level: " +
-		"else a Get between the local part of a write and its acceptance has read the old version there, and it stays."},
-	OwnMessageForgets: {"OwnMessageForgets", "It also overtakes the loads that have read, or may yet have read, from the shared level: " +
-		"else such a load ends after it and is kept."},
+	OwnWritesFirst: {"OwnWritesFirst", "A load does without the shared level while a write of its own instance is not known to be accepted: " +
+		"else it reads the old version there after the write's local part, and the instance passes over its own message."},
 }
 
 // String returns the rule's name.

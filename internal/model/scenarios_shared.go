@@ -119,8 +119,8 @@ func sharedScenarios() []Scenario {
 			Shared: true, Bound: 1, Until: 1, Instances: 1, Regions: []Region{R, R, R},
 			Writers: []Writer{{0, []Op{Remove, Set, Update, ClearRegionR, Clear, ClearAll}}},
 			Budget:  Budget{Writes: 1, Loads: 2, Probes: 1, Displaced: 2},
-			Needs:   []Rule{OwnMessageEvicts, OwnMessageForgets},
-			Shows:   []Event{OwnMessageEvicted, WrittenServedByLease, SharedServedByLease},
+			Needs:   []Rule{OwnWritesFirst},
+			Shows:   []Event{SharedAvoided, WrittenServedByLease, SharedServedByLease},
 		},
 		{
 			Name: "shared: own writes against others",
@@ -129,7 +129,7 @@ func sharedScenarios() []Scenario {
 			Shared: true, Bound: 1, Until: 1, Instances: 1,
 			Writers: []Writer{{0, []Op{Remove, Set, Update}}, removes[0]},
 			Budget:  Budget{Writes: 2, Loads: 2, Probes: 1},
-			Shows:   []Event{OwnMessageEvicted, UpdateKept, UpdateDiscarded, Put, PutRefused},
+			Shows:   []Event{SharedAvoided, UpdateKept, UpdateDiscarded, Put, PutRefused},
 		},
 		{
 			Name: "shared: a hung load",
@@ -138,8 +138,8 @@ func sharedScenarios() []Scenario {
 			Shared: true, Bound: 2, Until: 3, Instances: 1, Joiners: true,
 			Writers: []Writer{{0, []Op{Remove}}},
 			Budget:  Budget{Writes: 1, Loads: 2, Probes: 1, Drops: 1},
-			Needs:   []Rule{OwnMessageEvicts, OwnMessageForgets},
-			Shows:   []Event{JoinedServed, ForgottenServed, SharedServedByLease},
+			Needs:   []Rule{OwnWritesFirst},
+			Shows:   []Event{JoinedServed, ForgottenServed},
 		},
 		{
 			Name: "shared: own writes and a failover",
@@ -148,8 +148,8 @@ func sharedScenarios() []Scenario {
 			Shared: true, Bound: 1, Until: 1, Instances: 1,
 			Writers: []Writer{{0, []Op{Remove}}},
 			Budget:  Budget{Writes: 1, Loads: 2, Probes: 1, Failovers: 1},
-			Needs:   []Rule{ProbeDropsClears, SharedOfLeaseHistory, OwnMessageEvicts},
-			Shows:   []Event{OwnMessageEvicted, ClearsDropped},
+			Needs:   []Rule{ProbeDropsClears, SharedOfLeaseHistory, OwnWritesFirst},
+			Shows:   []Event{SharedAvoided, ClearsDropped},
 		},
 		{
 			Name: "shared: a lost reply",
@@ -158,8 +158,8 @@ func sharedScenarios() []Scenario {
 			Shared: true, Bound: 1, Until: 1, Instances: 1,
 			Writers: []Writer{{0, []Op{Remove}}},
 			Budget:  Budget{Writes: 1, Loads: 2, Probes: 1, LostReplies: 1, Delays: 1},
-			Needs:   []Rule{OwnMessageEvicts, OwnMessageForgets},
-			Shows:   []Event{AcceptedTwice, OwnMessageEvicted},
+			Needs:   []Rule{OwnWritesFirst},
+			Shows:   []Event{AcceptedTwice, SharedAvoided},
 		},
 		{
 			Name: "shared: a restart",
@@ -176,7 +176,7 @@ func sharedScenarios() []Scenario {
 			Shared: true, Bound: 1, Until: 1, Instances: 2,
 			Writers: []Writer{{0, []Op{Remove, Update}}},
 			Budget:  Budget{Writes: 1, Loads: 2, Probes: 1, Displaced: 1},
-			Shows:   []Event{SharedServed, TokenBusy, Put, OwnMessageEvicted},
+			Shows:   []Event{SharedServed, TokenBusy, Put, SharedAvoided},
 		},
 	}
 }

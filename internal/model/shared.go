@@ -2,6 +2,19 @@ package model
 
 import "fmt"
 
+// mayAsk reports whether a load that starts now may read at the shared level. It may
+// not while a write of its own instance has done its local part, and is not known to
+// be accepted: the instance passes over its own message.
+func (m *machine) mayAsk(t *state, i int) bool {
+	for w, who := range m.Writers {
+		if int(who.Home) == i && t.writer[w].phase == queued && m.on(OwnWritesFirst) {
+			m.see(SharedAvoided)
+			return false
+		}
+	}
+	return true
+}
+
 // ask has a load begin with the shared level, if it may: it notes the lease and
 // the history that it goes by before it asks.
 func (m *machine) ask(t *state, i, k int) (asks bool) {
@@ -301,23 +314,6 @@ func (m *machine) deleteShared(t *state, c script) {
 			d.clears.cache = d.clears.count
 		} else {
 			d.clears.regions[c.names/regionR-1] = d.clears.count
-		}
-	}
-}
-
-// invalidateShared is what an instance does with its own message: a Get between the
-// local part of the write and the script may have read the old version. (If Gets did
-// without the shared level as long as a write of their instance is not known to be
-// accepted, the bound would hold without this.)
-func (m *machine) invalidateShared(t *state, i int, names target) {
-	in := &t.instance[i]
-	if e := &in.entry; m.on(OwnMessageEvicts) && e.held && e.shared && m.evictsHere(names, e.version) {
-		*e = entry{}
-		m.see(OwnMessageEvicted)
-	}
-	for k := range in.flights {
-		if f := &in.flights[k]; m.on(OwnMessageForgets) && f.readsShared() {
-			f.fence |= names
 		}
 	}
 }

@@ -50,10 +50,8 @@ func (m *machine) follow(t *state, i int, msg message) (missed bool) {
 	in.position = msg.own
 	if missed {
 		m.clear(t, i)
-	} else if int(msg.from) != i {
+	} else if int(msg.from) != i { // its own local part is done
 		m.invalidate(t, i, msg.names)
-	} else { // its own local part is done
-		m.invalidateShared(t, i, msg.names)
 	}
 	return missed
 }
