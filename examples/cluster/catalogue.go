@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nearcache/nearcache"
@@ -23,6 +24,7 @@ var categories = [...]string{
 type catalogue struct {
 	readDelay time.Duration
 	started   time.Time
+	asked     atomic.Int64 // how often an instance has read an item
 
 	mu       sync.Mutex // guards everything below
 	products []Product  // the product with id n is at n-1; ids start at 1
@@ -141,6 +143,7 @@ func idOf(sku string) int64 {
 // of the delay: a change that comes after that overtakes the answer, and a cache
 // must not keep what it gets.
 func slowRead[T any](w http.ResponseWriter, r *http.Request, c *catalogue, items []T, id int64) {
+	c.asked.Add(1)
 	half := c.readDelay/4 + rand.N(c.readDelay/2+1)
 	pause(r.Context(), half)
 	if id < 1 || id > int64(len(items)) {

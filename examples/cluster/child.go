@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 )
 
@@ -19,6 +20,7 @@ const (
 	redisVariable   = "REDIS_CONNECTION_STRING"
 	channelVariable = "CLUSTER_CHANNEL"
 	sourceVariable  = "CLUSTER_SOURCE"
+	sharedVariable  = "CLUSTER_SHARED"
 )
 
 // childSettings are what an instance needs to know.
@@ -26,11 +28,13 @@ type childSettings struct {
 	redis   string // a connection string
 	channel string
 	source  string // the URL of the catalogue
+	shared  bool
 }
 
 func (s childSettings) environ() []string {
 	return append(os.Environ(),
-		redisVariable+"="+s.redis, channelVariable+"="+s.channel, sourceVariable+"="+s.source)
+		redisVariable+"="+s.redis, channelVariable+"="+s.channel, sourceVariable+"="+s.source,
+		sharedVariable+"="+strconv.FormatBool(s.shared))
 }
 
 func instanceMain() int {
@@ -38,6 +42,7 @@ func instanceMain() int {
 		redis:   os.Getenv(redisVariable),
 		channel: os.Getenv(channelVariable),
 		source:  os.Getenv(sourceVariable),
+		shared:  os.Getenv(sharedVariable) == "true",
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -60,7 +65,7 @@ func runInstance(s childSettings) (err error) {
 	}()
 
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	service, err := newService(ctx, s.redis, s.channel, newSourceClient(s.source), logger)
+	service, err := newService(ctx, s, newSourceClient(s.source), logger)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"github.com/nearcache/nearcache/examples/internal/redistest"
 )
 
 // programVariable makes this test binary the program itself, as it then does for
@@ -163,6 +167,75 @@ func TestRunEndsWithVerdict(t *testing.T) {
 	}
 	if p.stderr.String() != "" {
 		t.Error("there is something on stderr")
+	}
+}
+
+func TestSharedRunCompares(t *testing.T) {
+	t.Parallel()
+	p := start(t, small("-duration", "2s", "-shared", "-redis", redistest.Start(t))...)
+	if code := p.wait(t); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	p.wantVerdict(t)
+	if n := strings.Count(p.stdout.String(), "\nOK: nothing was served"); n != 2 {
+		t.Errorf("%d verdicts, want one for each run", n)
+	}
+	comparison := regexp.MustCompile(`\n  without sharing: +[\d,]+ times for ([\d,]+) reads by users` +
+		`\n  with sharing: +[\d,]+ times for ([\d,]+) reads by users\nOK: sharing spared it \d`)
+	if m := comparison.FindStringSubmatch(p.stdout.String()); m == nil {
+		t.Error("no comparison in the output")
+	} else if m[1] != m[2] {
+		t.Errorf("%s and %s reads are compared", m[1], m[2])
+	}
+	if n := len(p.instances(t)); n != 6 {
+		t.Errorf("%d instances, want 3 for each run", n)
+	}
+	wantGone(t, p.instances(t))
+	if p.stderr.String() != "" {
+		t.Error("there is something on stderr")
+	}
+}
+
+func TestSharedRunThatIsCutShort(t *testing.T) {
+	t.Parallel()
+	p := start(t, small("-duration", "1h", "-shared", "-redis", redistest.Start(t))...)
+	pids := p.awaitProgress(t)
+	if err := syscall.Kill(p.cmd.Process.Pid, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.wait(t); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	p.wantVerdict(t)
+	if want := "they are not compared"; !strings.Contains(p.stdout.String(), want) {
+		t.Errorf("no %q in the output", want)
+	}
+	wantGone(t, pids)
+}
+
+func TestSharedNeedsARealRedis(t *testing.T) {
+	tests := []struct {
+		name string
+		args []string
+		code int
+		says string
+	}{
+		{"none is named", nil, exitUsage, "REDIS_CONNECTION_STRING=localhost:6390 go run ./examples/cluster -shared"},
+		{"one without a history", []string{"-redis", miniredis.RunT(t).Addr()}, exitFailure, "does not tell its history"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			p := start(t, append(test.args, "-shared")...)
+			if code := p.wait(t); code != test.code {
+				t.Errorf("exit code %d, want %d", code, test.code)
+			}
+			if !strings.Contains(p.stderr.String(), test.says) {
+				t.Errorf("no %q on stderr", test.says)
+			}
+			if p.stdout.String() != "" {
+				t.Error("there is something on stdout")
+			}
+		})
 	}
 }
 

@@ -18,6 +18,7 @@ type settings struct {
 	products  int
 	reads     int // per second
 	changes   int // per second
+	shared    bool
 }
 
 // parseFlags reads the command line. It has told stderr of an error it returns.
@@ -35,6 +36,8 @@ func parseFlags(args []string, stderr io.Writer) (settings, error) {
 		fmt.Sprintf("products in the catalogue, %d to 1000000", len(categories)))
 	flags.IntVar(&s.reads, "reads", 30_000, "reads per second to aim for, of all instances together")
 	flags.IntVar(&s.changes, "changes", 25, "changes per second to aim for, up to 1000")
+	flags.BoolVar(&s.shared, "shared", false,
+		"run twice, the second time with values in Redis, and compare; takes twice the duration, and a real Redis")
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}

@@ -37,12 +37,12 @@ type service struct {
 }
 
 func newService(
-	ctx context.Context, redis, channel string, source *sourceClient, logger *slog.Logger,
+	ctx context.Context, s childSettings, source *sourceClient, logger *slog.Logger,
 ) (_ *service, err error) {
 	// One backplane for each process...
 	backplane, err := nearcache.Connect(ctx, nearcache.BackplaneOptions{
-		RedisConnectionString: redis,
-		Channel:               channel,
+		RedisConnectionString: s.redis,
+		Channel:               s.channel,
 		MaxStaleness:          maxStaleness, // of what is served, whatever becomes of Redis
 		Logger:                logger,
 	})
@@ -55,18 +55,29 @@ func newService(
 		}
 	}()
 
-	// ...and on it a cache for each kind of item.
+	// ...and on it a cache for each kind of item. What one instance has loaded, the
+	// others find in Redis, if they are to share: nothing else changes.
+	var (
+		productsInRedis *nearcache.SharedOptions[Product]
+		pricesInRedis   *nearcache.SharedOptions[Price]
+	)
+	if s.shared {
+		productsInRedis = &nearcache.SharedOptions[Product]{}
+		pricesInRedis = &nearcache.SharedOptions[Price]{}
+	}
 	products, err := nearcache.New(backplane, nearcache.Options[int64, Product]{
 		Name:    "products",
 		Load:    source.product,
 		Regions: func(_ int64, p Product) []string { return []string{p.Category} },
+		Shared:  productsInRedis,
 	})
 	if err != nil {
 		return nil, err
 	}
 	prices, err := nearcache.New(backplane, nearcache.Options[string, Price]{
-		Name: "prices",
-		Load: source.price,
+		Name:   "prices",
+		Load:   source.price,
+		Shared: pricesInRedis,
 	})
 	if err != nil {
 		return nil, err

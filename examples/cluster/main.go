@@ -21,6 +21,7 @@
 //	-products N        products in the catalogue, at least 20 (10000)
 //	-reads N           reads per second to aim for, of all instances together (30000)
 //	-changes N         changes per second to aim for (25)
+//	-shared            run twice, and keep values in Redis the second time
 //
 // On a terminal it redraws a table; elsewhere it prints a line a second, and the
 // table at the end.
@@ -31,19 +32,31 @@
 // Redis accepted the invalidation. Ctrl-C ends it early, with a verdict on the
 // time it ran.
 //
+// With -shared it runs twice: first as ever, and then with Options.Shared, so that
+// what one instance has loaded the others find in Redis. The second run ends when its
+// users have read as much as those of the first, and the verdict compares how often
+// the source was read. It exits with 1 also if that was more often with sharing than
+// without. This needs a real Redis, since the one in memory does not tell its history,
+// without which nothing is shared:
+//
+//	redis-server --port 6390 --save ""
+//	REDIS_CONNECTION_STRING=localhost:6390 go run ./examples/cluster -shared
+//
 // Other things to try while it runs: ask an instance, its address is printed
 // (curl '…/products?ids=1,2', curl …/stats); kill an instance; with a real Redis,
 // stop that, freeze it, and start it again. The verdict stays OK: an instance that
 // does not hear of Redis any more serves each item for a second and then loads it
 // anew (BackplaneOptions.MaxStaleness, which is set to a second here), and one
-// that finds it has missed messages clears all it holds. A run leaves one small
-// key in a real Redis, named after its channel.
+// that finds it has missed messages clears all it holds. (With -shared, leave Redis
+// alone: while it is away nothing is shared, and the two runs do not compare.) A run
+// leaves keys in a real Redis, named after its channel: a small one, with -shared
+// another small one and the values, which expire within minutes.
 //
 // Start reading at instance.go: it is the service, and all there is to using
 // nearcache. The rest is the experiment around it: catalogue.go is the source of
 // truth, ledger.go judges reads by it, traffic.go reads and changes, sightings.go
-// keeps book, table.go and verdict.go show it, fleet.go and child.go are the
-// processes.
+// keeps book, table.go and verdict.go show it, compare.go has it run twice, fleet.go
+// and child.go are the processes.
 package main
 
 import (
@@ -93,10 +106,10 @@ func clusterMain(args []string, stdout *os.File, stderr io.Writer) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, nearcache.ErrOptions):
+	case errors.Is(err, nearcache.ErrOptions), errors.Is(err, errNoRealRedis):
 		fmt.Fprintln(stderr, "cluster:", err)
 		return exitUsage
-	case errors.Is(err, errViolation): // the verdict has said so
+	case errors.Is(err, errViolation), errors.Is(err, errMoreReads): // the verdict has said so
 		return exitFailure
 	default:
 		fmt.Fprintln(stderr, "cluster:", err)
@@ -104,11 +117,14 @@ func clusterMain(args []string, stdout *os.File, stderr io.Writer) int {
 	}
 }
 
-// run is the experiment from beginning to end. Its error is errViolation if it
-// ran and found one.
+// run runs the experiment, once or twice. Its error is errViolation if it ran and
+// found one.
 func run(ctx context.Context, s settings, stdout *os.File, stderr io.Writer) error {
 	where := "your Redis"
-	if s.redis == "" {
+	switch {
+	case s.redis == "" && s.shared:
+		return errNoRealRedis
+	case s.redis == "":
 		embedded, err := miniredis.Run()
 		if err != nil {
 			return fmt.Errorf("start a Redis in memory: %w", err)
@@ -116,18 +132,9 @@ func run(ctx context.Context, s settings, stdout *os.File, stderr io.Writer) err
 		defer embedded.Close()
 		s.redis, where = embedded.Addr(), "a Redis in memory"
 	}
-	// A channel for each run, so that two runs on one Redis are two clusters.
-	channel := "cluster-demo-" + rand.Text()[:8]
-	if err := reachRedis(ctx, s.redis, channel); err != nil {
+	if err := reachRedis(ctx, s.redis, s.shared); err != nil {
 		return err
 	}
-
-	catalogue := newCatalogue(s.products, s.readDelay)
-	source, err := serve(catalogue.handler())
-	if err != nil {
-		return fmt.Errorf("serve the catalogue: %w", err)
-	}
-	defer source.close()
 
 	table := newTable(stdout)
 	var logs logTail
@@ -136,35 +143,73 @@ func run(ctx context.Context, s settings, stdout *os.File, stderr io.Writer) err
 	} else {
 		logs.release(stderr)
 	}
-	child := childSettings{redis: s.redis, channel: channel, source: source.url}
-	fleet, err := startFleet(ctx, s.instances, child, &logs)
-	if err != nil {
-		return err
+	e := experiment{settings: s, where: where, table: table, logs: &logs, out: stdout}
+	if s.shared {
+		return e.compare(ctx)
 	}
-	fmt.Fprintf(stdout, "%d instances on %s, channel %s\n", s.instances, where, channel)
-	for _, p := range fleet.processes {
-		fmt.Fprintf(stdout, "  instance %-2d  pid %-7d  %s\n", p.number, p.pid(), p.url)
-	}
-	fmt.Fprint(stdout, legend)
-
-	traffic := newTraffic(catalogue, fleet.clients(), s)
-	final, ran, err := observe(ctx, traffic, fleet, table, s.duration)
-
-	// They end before the verdict, so that one that ends badly is part of it.
-	err = errors.Join(fleet.stop(), err)
-	v := newVerdict(ran, final, traffic)
-	v.failed = err != nil
-	v.print(stdout)
-	if err == nil && v.violation != "" {
-		err = errViolation
-	}
+	_, err := e.run(ctx, false, 0)
 	return err
 }
 
+// experiment is what can be run more than once.
+type experiment struct {
+	settings
+	where string // the Redis is
+	table *table
+	logs  *logTail
+	out   io.Writer
+}
+
+// run runs the experiment from beginning to end, on instances that share values in
+// Redis or do not: for its duration, or until enough was read if that is not 0. The
+// source and the instances begin anew each time.
+func (e *experiment) run(ctx context.Context, shared bool, enough int64) (v verdict, err error) {
+	catalogue := newCatalogue(e.products, e.readDelay)
+	source, err := serve(catalogue.handler())
+	if err != nil {
+		return v, fmt.Errorf("serve the catalogue: %w", err)
+	}
+	defer source.close()
+
+	channel := newChannel()
+	child := childSettings{redis: e.redis, channel: channel, source: source.url, shared: shared}
+	fleet, err := startFleet(ctx, e.instances, child, e.logs)
+	if err != nil {
+		return v, err
+	}
+	fmt.Fprintf(e.out, "%d instances on %s, channel %s\n", e.instances, e.where, channel)
+	for _, p := range fleet.processes {
+		fmt.Fprintf(e.out, "  instance %-2d  pid %-7d  %s\n", p.number, p.pid(), p.url)
+	}
+	if shared { // it was said before
+		fmt.Fprintln(e.out)
+	} else {
+		fmt.Fprint(e.out, legend)
+	}
+
+	traffic := newTraffic(catalogue, fleet.clients(), e.settings)
+	traffic.enough = enough
+	duration, goal := e.duration, e.duration.String()
+	if enough > 0 {
+		duration, goal = mostTimes*e.duration, "about "+goal
+	}
+	final, ran, err := observe(ctx, traffic, fleet, e.table, duration, goal)
+
+	// They end before the verdict, so that one that ends badly is part of it.
+	err = errors.Join(fleet.stop(), err)
+	v = newVerdict(ran, final, traffic)
+	v.brokeOff = err != nil
+	v.print(e.out)
+	if err == nil && v.violation != "" {
+		err = errViolation
+	}
+	return v, err
+}
+
 // observe lets the traffic run, and shows it once a second, until the duration is
-// over, ctx ends or something fails. It returns the instances' last statistics and
+// over, enough was read, ctx ends or something fails. It returns the instances' last statistics and
 // how long the traffic ran.
-func observe(ctx context.Context, traffic *traffic, fleet *fleet, table *table, duration time.Duration) (
+func observe(ctx context.Context, traffic *traffic, fleet *fleet, table *table, duration time.Duration, goal string) (
 	final []nearcache.BackplaneStats, ran time.Duration, err error,
 ) {
 	limited, cancel := context.WithTimeout(ctx, duration)
@@ -184,12 +229,12 @@ func observe(ctx context.Context, traffic *traffic, fleet *fleet, table *table, 
 			continue
 		}
 		nowAt := time.Now()
-		table.progress(nowAt.Sub(start), duration, traffic.rows(last, now, nowAt.Sub(lastAt)))
+		table.progress(nowAt.Sub(start), goal, traffic.rows(last, now, nowAt.Sub(lastAt)))
 		last, lastAt = now, nowAt
 	}
 	wait()
 	ran = time.Since(start)
-	if cause := context.Cause(running); cause != context.Cause(limited) {
+	if cause := context.Cause(running); cause != context.Cause(limited) && !errors.Is(cause, errEnough) {
 		return last, ran, cause // nothing but fail makes them differ
 	}
 	if final, err = traffic.stats(ctx); err != nil {
@@ -199,19 +244,27 @@ func observe(ctx context.Context, traffic *traffic, fleet *fleet, table *table, 
 	return final, ran, nil
 }
 
-// reachRedis fails if the instances would fail to reach Redis: one clear error
-// instead of one for each. It also fails where a connection string with
-// abortConnect=False lets an instance start without Redis.
-func reachRedis(ctx context.Context, connectionString, channel string) error {
+// newChannel returns one that nobody else uses, so that two runs on one Redis are two
+// clusters.
+func newChannel() string { return "cluster-demo-" + rand.Text()[:8] }
+
+// reachRedis fails if the instances would fail to reach Redis, or to share values
+// there if they are to: one clear error instead of one for each. It also fails where
+// a connection string with abortConnect=False lets an instance start without Redis.
+func reachRedis(ctx context.Context, connectionString string, shared bool) error {
 	backplane, err := nearcache.Connect(ctx, nearcache.BackplaneOptions{
 		RedisConnectionString: connectionString,
-		Channel:               channel,
+		Channel:               newChannel(),
 		Logger:                slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
 	}
-	return errors.Join(awaitLive(ctx, backplane), backplane.Close())
+	err = awaitLive(ctx, backplane)
+	if err == nil && shared {
+		err = trySharing(ctx, backplane)
+	}
+	return errors.Join(err, backplane.Close())
 }
 
 func awaitLive(ctx context.Context, backplane *nearcache.Backplane) error {

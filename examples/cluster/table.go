@@ -28,6 +28,8 @@ type row struct {
 	hits    uint64 // of these
 	period  time.Duration
 	loads   uint64
+	found   uint64 // in Redis
+	failed  uint64 // looks there
 	sent    uint64
 	applied uint64
 	seen    sighted
@@ -51,6 +53,10 @@ func (t *traffic) rows(last, now []nearcache.BackplaneStats, period time.Duratio
 		}
 		r := row{name: name, period: period, sent: s.Published, applied: s.Applied, seen: t.sightings[i].snapshot()}
 		r.reads, r.hits, r.loads = gets(s)
+		for _, c := range s.Caches {
+			r.found += c.Shared.Hits
+			r.failed += c.Shared.Errors + c.Shared.Skipped
+		}
 		readsBefore, hitsBefore, _ := gets(last[i])
 		r.reads -= readsBefore
 		r.hits -= hitsBefore
@@ -59,6 +65,8 @@ func (t *traffic) rows(last, now []nearcache.BackplaneStats, period time.Duratio
 		total.reads += r.reads
 		total.hits += r.hits
 		total.loads += r.loads
+		total.found += r.found
+		total.failed += r.failed
 		total.sent += r.sent
 		total.applied += r.applied
 		total.seen.add(r.seen)
@@ -91,12 +99,14 @@ func newTable(out *os.File) *table {
 	return &table{out: out, redraws: terminal && os.Getenv("TERM") != "dumb"}
 }
 
-// progress shows a run of a given duration that is under way. The last row is the
-// total.
-func (t *table) progress(elapsed, duration time.Duration, rows []row) {
+// begin forgets what was drawn: another run follows below it.
+func (t *table) begin() { t.drawn, t.headed = 0, false }
+
+// progress shows a run that is under way towards a goal. The last row is the total.
+func (t *table) progress(elapsed time.Duration, goal string, rows []row) {
 	elapsed = elapsed.Round(time.Second)
 	if t.redraws {
-		t.draw(fmt.Sprintf("%v of %v", elapsed, duration), rows)
+		t.draw(fmt.Sprintf("%v of %s", elapsed, goal), rows)
 		return
 	}
 	var b strings.Builder

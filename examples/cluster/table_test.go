@@ -23,8 +23,8 @@ var wideRows = []row{
 func TestTableIsPlainWithoutTerminal(t *testing.T) {
 	var out bytes.Buffer
 	table := &table{out: &out}
-	table.progress(time.Second, 2*time.Second, wideRows)
-	table.progress(2*time.Second, 2*time.Second, wideRows)
+	table.progress(time.Second, "2s", wideRows)
+	table.progress(2*time.Second, "2s", wideRows)
 	if n := strings.Count(out.String(), "\n"); n != 4 { // of which two are headings
 		t.Errorf("%d lines in\n%s", n, out.String())
 	}
@@ -54,7 +54,7 @@ func TestTableIsPlainWithoutTerminal(t *testing.T) {
 func TestTableRedrawsInPlace(t *testing.T) {
 	var out bytes.Buffer
 	table := &table{out: &out, redraws: true}
-	table.progress(time.Second, 2*time.Second, wideRows)
+	table.progress(time.Second, "2s", wideRows)
 	if strings.Contains(out.String(), "A\x1b[J") {
 		t.Errorf("moved before anything was drawn: %q", out.String())
 	}
@@ -88,6 +88,37 @@ func TestVerdictNamesTheViolation(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "OK") {
 		t.Errorf("OK in\n%s", out.String())
+	}
+}
+
+func TestComparison(t *testing.T) {
+	tests := []struct {
+		name          string
+		without, with verdict
+		says          string
+		err           error
+	}{
+		{"it spares reads", verdict{asked: 2000, served: 9000}, verdict{asked: 500, served: 9000, found: 1}, "OK: sharing spared it 75.0%", nil},
+		{"it spares none", verdict{asked: 2000}, verdict{asked: 2000, found: 1}, "OK: sharing spared it 0.0%", nil},
+		{"it costs reads", verdict{asked: 2000}, verdict{asked: 2001, found: 1}, "FAILED: with sharing", errMoreReads},
+		{
+			"Redis was away", verdict{asked: 2000}, verdict{asked: 2001, found: 1, gaps: 3},
+			"Redis was away in the second run", errMoreReads,
+		},
+		{"nothing was shared", verdict{asked: 2000}, verdict{asked: 1900}, "FAILED: no instance", errMoreReads},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var out bytes.Buffer
+			if err := printComparison(&out, test.without, test.with); err != test.err {
+				t.Errorf("got %v, want %v", err, test.err)
+			}
+			for _, want := range []string{test.says, "2,000 times for", grouped(uint64(test.with.asked)) + " times for"} {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("no %q in\n%s", want, out.String())
+				}
+			}
+		})
 	}
 }
 

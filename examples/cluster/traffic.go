@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -30,9 +31,11 @@ type traffic struct {
 	instances []*instanceClient
 	sightings []*sightings // of the instance at the same index
 	products  int
-	reads     int // per second
-	changes   int // per second
+	reads     int   // per second
+	changes   int   // per second
+	enough    int64 // reads by its users, then it ends; 0: by ctx alone
 
+	served      atomic.Int64 // reads by its users
 	changed     atomic.Int64 // products and prices
 	cleared     atomic.Int64 // categories
 	unconfirmed atomic.Int64 // of both, those that Redis did not confirm
@@ -52,8 +55,11 @@ func newTraffic(c *catalogue, instances []*instanceClient, s settings) *traffic 
 	return t
 }
 
+// errEnough ends traffic that has had what it should.
+var errEnough = errors.New("enough was read")
+
 // start starts the traffic. It runs until ctx ends, and calls fail with whatever
-// goes wrong. Requests that are under way when ctx ends are finished; the function
+// goes wrong, or with errEnough. Requests that are under way when ctx ends are finished; the function
 // returned waits for that.
 func (t *traffic) start(ctx context.Context, fail func(error)) (wait func()) {
 	var running sync.WaitGroup
@@ -113,6 +119,10 @@ type read struct {
 
 // readBatch reads a batch from an instance: prices every fourth time.
 func (t *traffic) readBatch(ctx context.Context, instance int, user *shopper) error {
+	if n := t.served.Add(batchSize); t.enough > 0 && n > t.enough {
+		t.served.Add(-batchSize)
+		return errEnough
+	}
 	user.turn++
 	if user.turn%4 == 0 {
 		var skus []string

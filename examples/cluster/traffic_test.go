@@ -97,7 +97,7 @@ func TestChangesReachTheOtherInstance(t *testing.T) {
 	defer source.close()
 	var clients []*instanceClient
 	for number := 1; number <= 2; number++ {
-		service, err := newService(t.Context(), redis.Addr(), "test",
+		service, err := newService(t.Context(), childSettings{redis: redis.Addr(), channel: "test"},
 			newSourceClient(source.url), slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)

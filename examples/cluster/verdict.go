@@ -18,6 +18,10 @@ type verdict struct {
 	ran         time.Duration
 	reads       uint64
 	loads       uint64
+	found       uint64 // values in Redis
+	failed      uint64 // looks there
+	asked       int64  // reads, by the source's own count
+	served      int64  // reads by users
 	changed     int64
 	cleared     int64
 	unconfirmed int64
@@ -26,7 +30,7 @@ type verdict struct {
 	gaps        uint64
 	seen        sighted
 	violation   string // empty if there was none
-	failed      bool   // the run did, so it proves less
+	brokeOff    bool   // so it proves less
 }
 
 func newVerdict(ran time.Duration, final []nearcache.BackplaneStats, t *traffic) verdict {
@@ -41,6 +45,10 @@ func newVerdict(ran time.Duration, final []nearcache.BackplaneStats, t *traffic)
 		unconfirmed: t.unconfirmed.Load(),
 		sent:        total.sent,
 		applied:     total.applied,
+		found:       total.found,
+		failed:      total.failed,
+		served:      t.served.Load(),
+		asked:       t.catalogue.asked.Load(),
 		seen:        total.seen,
 		violation:   total.seen.violation,
 	}
@@ -59,8 +67,14 @@ func (v verdict) print(out io.Writer) {
 	if v.loads > 0 {
 		say(", %.0f to 1", float64(v.reads)/float64(v.loads))
 	}
+	if v.found > 0 {
+		say(", %s of them by values in Redis", grouped(v.found))
+	}
 	say(".\nChanges: %d items and %d categories; %s invalidations sent, %s applied.\n",
 		v.changed, v.cleared, grouped(v.sent), grouped(v.applied))
+	if v.failed > 0 {
+		say("Not shared: %s loads, since a change was under way, or Redis did not answer in time.\n", grouped(v.failed))
+	}
 	if v.unconfirmed > 0 {
 		say("Unconfirmed: %d of these, which Redis did not accept at the time.\n", v.unconfirmed)
 	}
@@ -81,7 +95,7 @@ func (v verdict) print(out io.Writer) {
 	switch {
 	case v.violation != "":
 		say(".\nVIOLATION: %s.\n", v.violation)
-	case v.failed:
+	case v.brokeOff:
 		say(".\nFAILED: the run broke off; until then nothing was served too late.\n")
 	default:
 		say(".\nOK: nothing was served more than %v after it was superseded.\n", tolerance)
