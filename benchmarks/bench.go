@@ -47,6 +47,7 @@ func sections() []section {
 		{gcSection, measureGC, renderGC},
 		{invalidationSection, measureInvalidation, renderInvalidation},
 		{clearSection, measureClears, renderClears},
+		{sharedSection, measureShared, renderShared},
 	}
 }
 

@@ -2,18 +2,22 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nearcache/nearcache"
+	"github.com/nearcache/nearcache/benchmarks/internal/drive"
+	"github.com/nearcache/nearcache/benchmarks/internal/measure"
 	"github.com/nearcache/nearcache/benchmarks/internal/subject"
 )
 
 // The benchmarks here are for a profile, and for a look at one change: nearcache
-// without Redis, beside the reference.
+// beside the reference, without Redis but for its shared level.
 
 // BenchmarkHit is Get of what is in memory.
 func BenchmarkHit(b *testing.B) {
@@ -99,4 +103,46 @@ func BenchmarkStampede(b *testing.B) {
 	}
 	b.ReportMetric(float64(loads.Load())/float64(b.N), "loads/op")
 	b.ReportMetric(callers, "callers/op")
+}
+
+// BenchmarkSharedHit is a read of what is in Redis and not in memory, beside go-redis
+// alone.
+func BenchmarkSharedHit(b *testing.B) {
+	benchmarkShared(b, func(s *sharedReads) ([]*sharedReader, drive.Ring[int64]) { return s.hits, s.keys })
+}
+
+// BenchmarkSharedMany is the same of a hundred items.
+func BenchmarkSharedMany(b *testing.B) {
+	benchmarkShared(b, func(s *sharedReads) ([]*sharedReader, drive.Ring[int64]) { return s.many, firsts() })
+}
+
+func benchmarkShared(b *testing.B, choose func(*sharedReads) ([]*sharedReader, drive.Ring[int64])) {
+	s, err := openSharedReads(b.Context(), startRedis(b).Address)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.close()
+	readers, ring := choose(s)
+	for _, r := range readers {
+		b.Run(r.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if !r.read(ring[i&(len(ring)-1)]) {
+					b.Fatal("not read")
+				}
+			}
+		})
+	}
+}
+
+// startRedis starts a server for a test, or skips it where none is installed.
+func startRedis(tb testing.TB) *measure.Server {
+	server, err := measure.StartServer()
+	if errors.Is(err, exec.ErrNotFound) {
+		tb.Skip("redis-server is not installed")
+	} else if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(server.Kill)
+	return server
 }

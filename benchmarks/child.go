@@ -11,24 +11,26 @@ import (
 	"github.com/nearcache/nearcache/benchmarks/internal/subject"
 )
 
-// What is measured of a heap is measured in a process of its own: the program runs
-// itself with a flag that nobody else sets, and reads JSON from its output.
+// What is measured of a heap is measured in a process of its own, and so is what a
+// fleet does: the program runs itself with a flag that nobody else sets, and reads
+// JSON from its output.
 const childFlag = "child"
 
 // task is what a child is to measure.
 type task struct {
-	Measure string // memorySection or gcSection
+	Measure string // memorySection, gcSection, or sharedSection: then it is a member of a fleet
 	Kind    string // int64 or string
 	Subject string
 	Regions bool
 	Entries int
+	Redis   string // of a member: where Redis is
 }
 
 // found is what a child measured, by metric.
 type found map[string]float64
 
-// inChild runs a task in a new process.
-func inChild(ctx context.Context, t task) (found, error) {
+// childCommand is what runs a task in a new process, which ends with ctx.
+func childCommand(ctx context.Context, t task) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -38,8 +40,18 @@ func inChild(ctx context.Context, t task) (found, error) {
 		return nil, err
 	}
 	command := exec.CommandContext(ctx, self, "-"+childFlag, string(text))
+	command.Stderr = os.Stderr
+	return command, nil
+}
+
+// inChild runs a task in a new process.
+func inChild(ctx context.Context, t task) (found, error) {
+	command, err := childCommand(ctx, t)
+	if err != nil {
+		return nil, err
+	}
 	var out bytes.Buffer
-	command.Stdout, command.Stderr = &out, os.Stderr
+	command.Stdout = &out
 	if err := command.Run(); err != nil {
 		return nil, fmt.Errorf("%s of %s: %w", t.Measure, t.Subject, err)
 	}
@@ -56,6 +68,8 @@ func runChild(text string) error {
 	var f found
 	var err error
 	switch {
+	case t.Measure == sharedSection:
+		return runMember(t, os.Stdin, os.Stdout)
 	case t.Measure == gcSection:
 		f, err = gcOf(t)
 	case t.Kind == kind[string]():

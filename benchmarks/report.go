@@ -148,7 +148,7 @@ func tone(name string) chart.Tone {
 	switch name {
 	case subject.Nearcache:
 		return chart.Ours
-	case subject.Timed, "map+RWMutex", "sync.Map", subject.EmptyLoop, publish, flightName:
+	case subject.Timed, "map+RWMutex", "sync.Map", subject.EmptyLoop, publish, flightName, redisGet, redisMGet, bareReads:
 		return chart.Reference
 	}
 	if strings.HasPrefix(name, subject.Nearcache) {

@@ -93,7 +93,29 @@ func allTargets(f *result.File) (all []target) {
 				atMost: true, bound: 2, unit: times,
 			})
 	}
-	return all
+	return append(all, sharedTargets(f)...)
+}
+
+func sharedTargets(f *result.File) (all []target) {
+	for _, x := range f.Xs(sharedSection, sharedHitCase, perOp) {
+		all = append(all, target{
+			what: "a hit of the shared level, beside " + redisGet + ": " + plural(int(x), "goroutine"),
+			found: stats.Ratio(f.Samples(sharedKey(sharedHitCase, subject.Nearcache, perOp, int(x))),
+				f.Samples(sharedKey(sharedHitCase, redisGet, perOp, int(x)))),
+			atMost: true, bound: 1.3, unit: times,
+		})
+	}
+	for _, x := range f.Xs(sharedSection, coldStartCase, sourceReads) {
+		all = append(all, target{
+			what:   "source reads of an instance that joins: " + plural(int(x), "goroutine"),
+			found:  stats.Greatest(f.Samples(sharedKey(coldStartCase, subject.Nearcache, sourceReads, int(x)))),
+			atMost: true, bound: 0,
+		})
+	}
+	loads := f.Samples(sharedKey(coldKeyCase, subject.Nearcache, loadsOfKey, 0))
+	return append(all, target{
+		what: "loads of a cold key in a fleet, at most", found: stats.Greatest(loads), atMost: true, bound: 1,
+	})
 }
 
 func hitTargets(f *result.File) (all []target) {

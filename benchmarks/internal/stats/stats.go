@@ -46,3 +46,6 @@ func Ratio(a, b []float64) float64 {
 
 // Least returns the smallest of what was found, and NaN of nothing.
 func Least(found []float64) float64 { return Quantile(found, 0) }
+
+// Greatest returns the largest of what was found, and NaN of nothing.
+func Greatest(found []float64) float64 { return Quantile(found, 1) }

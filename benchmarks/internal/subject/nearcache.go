@@ -72,9 +72,13 @@ func newNearcache[K Key](c Config[K], eviction nearcache.Eviction) (*Cache[K], e
 
 // Join connects to Redis, with MaxStaleness and all else as by default, and
 // without a word to the log.
-func Join(address string) (*nearcache.Backplane, error) {
+func Join(address string) (*nearcache.Backplane, error) { return JoinChannel(address, "") }
+
+// JoinChannel is Join of another channel than the default.
+func JoinChannel(address, channel string) (*nearcache.Backplane, error) {
 	bp, err := nearcache.Connect(context.Background(), nearcache.BackplaneOptions{
 		RedisConnectionString: address,
+		Channel:               channel,
 		Logger:                slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
