@@ -224,7 +224,7 @@ func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K
 	}
 	var wanted []*flight[K, V]
 	for _, f := range flights {
-		if !l.takeOff(f, b) {
+		if !l.takeOff(f, ld, b) {
 			continue // somebody was in a hurry
 		}
 		if f.ctx.Err() != nil {
@@ -282,6 +282,7 @@ func (l *local[K, V]) runUnshared(
 		case f.ctx.Err() != nil:
 			l.landUnwanted(f, ld)
 		default:
+			l.leaveShared(f)
 			wanted = append(wanted, f)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 // start is what a load or write notes when it begins.
 type start struct {
 	at         int64       // lease.now
+	since      int64       // from when the age counts of what it brings; at, but see noteShared
 	generation *generation // local.current
 	clears     uint64      // clearLog.count
 }
@@ -32,7 +33,25 @@ func (l *local[K, V]) begin(sh *shard[K, V]) start {
 
 // note notes the start of what is counted as under way.
 func (l *local[K, V]) note() start {
-	return start{at: l.lease.now(), generation: l.current.Load(), clears: l.clears.count.Load()}
+	at := l.lease.now()
+	return start{at: at, since: at, generation: l.current.Load(), clears: l.clears.count.Load()}
+}
+
+// noteShared notes of a load's start s that the shared level may be asked, and
+// reports whether it may: under a lease. The age of what is read there counts from
+// when that lease's probe was sent.
+//
+//  1. a probe is sent that earns a lease   2. the master is cut off from the others,
+//     and takes no writes any more; another one accepts an invalidation   3. a load
+//     reads the old version from the former. It may be served for as long as under the
+//     lease, and not until MaxStaleness after 3.
+func (l *local[K, V]) noteShared(s *start) bool {
+	m := l.lease.read()
+	if m.leaseAge >= l.fresh {
+		return false
+	}
+	s.since = min(s.since, m.at-m.leaseAge)
+	return true
 }
 
 func (l *local[K, V]) end(sh *shard[K, V]) {
@@ -85,7 +104,7 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 // its regions was cleared since. What was held is replaced, and loads and writes
 // under way will not be kept.
 func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
-	fresh := l.prepare(o, hash, key, s.at)
+	fresh := l.prepare(o, hash, key, s)
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -110,11 +129,11 @@ type outcome[V any] struct {
 
 // prepare makes the entry that o will need, as far as can be told, before the
 // shard's lock is taken: what allocates may have to help the garbage collector.
-func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, started int64) *entry[K, V] {
+func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s start) *entry[K, V] {
 	if o.ttl <= 0 || l.place != fixed && l.table(hash).find(hash, key) != nil {
 		return nil
 	}
-	return newEntry(key, o.value, started, deadline(started, o.ttl))
+	return newEntry(key, o.value, s.since, deadline(s.at, o.ttl))
 }
 
 // keepLocked keeps o under key, whose load or write began at s, unless the cache
@@ -149,11 +168,11 @@ func (l *local[K, V]) keepLocked(
 	if !attached {
 		return false
 	}
-	if e != nil && l.replaceLocked(sh, e, scope, o, s.at, expires, now) {
+	if e != nil && l.replaceLocked(sh, e, scope, o, s.since, expires, now) {
 		sh.releaseLocked(scope) // it was a member already
 	} else {
 		if e = fresh; e == nil {
-			e = newEntry(key, o.value, s.at, expires)
+			e = newEntry(key, o.value, s.since, expires)
 		}
 		e.Item.scope = scope
 		l.renew(e, now)

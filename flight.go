@@ -30,7 +30,8 @@ type flight[K comparable, V any] struct {
 	// Guarded by the shard's mu.
 	begun   bool
 	flown   bool  // some goroutine runs the load, or has
-	anew    bool  // it asks the source, and not the shared level
+	anew    bool  // it asks the source, and does not take a value from the shared level
+	sharing bool  // it may ask the shared level, or has
 	queued  bool  // it waits behind others of one GetMany
 	waiters int32 // those that wait, and those it goes on for though they do not
 	goesOn  int32 // the latter: a hit that had it begun, callers who waited for SoftTimeout
@@ -153,7 +154,7 @@ func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 	case !f.begun:
 		return true
 	}
-	return l.holds(f.start) && l.lease.covers(m, f.start.at, l.staleness)
+	return l.holds(f.start) && l.lease.covers(m, f.start.since, l.staleness)
 }
 
 // hurryLocked reports whether a caller with that ctx has f flown at once, or as soon
@@ -197,6 +198,7 @@ func (l *local[K, V]) newFlight(
 ) *flight[K, V] {
 	f := &flight[K, V]{key: key, hash: hash, start: l.begin(sh), waiters: 1,
 		inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
+	f.sharing = ld.shared != nil && f.begun && l.noteShared(&f.start)
 	f.ctx = loadContext{values: ctx, flight: f, placed: ld.places != nil}
 	if how.bulk != nil {
 		f.ctx.flight = how.bulk
@@ -341,7 +343,7 @@ func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 // takeOff begins a flight whose turn has come, as a part of b or alone, and reports
 // whether it has not taken off before. All that was invalidated before is no concern
 // of its.
-func (l *local[K, V]) takeOff(f *flight[K, V], b *bulk) bool {
+func (l *local[K, V]) takeOff(f *flight[K, V], ld *loader[K, V], b *bulk) bool {
 	if !f.inTurn {
 		return true // nobody else flies it
 	}
@@ -353,11 +355,20 @@ func (l *local[K, V]) takeOff(f *flight[K, V], b *bulk) bool {
 	}
 	f.flown = true
 	f.start, f.begun = l.note(), true
+	f.sharing = ld.shared != nil && l.noteShared(&f.start)
 	if f.bulk != b {
 		f.bulk.leave() // whose turn has not come
 		f.bulk = nil
 	}
 	return true
+}
+
+// leaveShared has a flight go on to the source, alone.
+func (l *local[K, V]) leaveShared(f *flight[K, V]) {
+	sh := l.shard(f.hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f.start.since = f.start.at
 }
 
 // giveUp ends the wait for f, whose time is over. What it may still bring is not
@@ -380,7 +391,7 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	o := &f.outcome
 	f.failed = !o.known
 	now := l.lease.read().at
-	fresh := l.prepare(o, f.hash, f.key, f.start.at)
+	fresh := l.prepare(o, f.hash, f.key, f.start)
 	kept, pause := false, time.Duration(0)
 
 	sh := l.shard(f.hash)
@@ -420,7 +431,7 @@ func (l *local[K, V]) settleLocked(
 		// joined   4. B is kept   5. A ends, and may be older.
 		older.overtakenLocked()
 		older = nil
-	case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.at:
+	case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.since:
 		// Nothing is to be kept of what the source says now: less so of what it said before.
 		l.dropLocked(sh, f.hash, held)
 	}

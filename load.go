@@ -189,7 +189,7 @@ func (l *local[K, V]) flyPlaced(f *flight[K, V], ld *loader[K, V]) {
 // flyNow runs a load that nobody else has run, keeps its result if nothing overtook
 // it, and hands it to the callers.
 func (l *local[K, V]) flyNow(f *flight[K, V], ld *loader[K, V]) {
-	if !l.takeOff(f, nil) {
+	if !l.takeOff(f, ld, nil) {
 		return
 	}
 	if f.ctx.Err() != nil {
@@ -215,6 +215,7 @@ func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V]) {
 	case f.ctx.Err() != nil:
 		l.landUnwanted(f, ld)
 	default:
+		l.leaveShared(f)
 		l.runAndLand(f, ld)
 	}
 }

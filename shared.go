@@ -139,7 +139,7 @@ func (s *shared[K, V]) errands(flights []*flight[K, V]) []*errand[K, V] {
 	errands := make([]*errand[K, V], 0, len(flights))
 	for _, f := range flights {
 		wire, err := s.keys.wire(f.key)
-		if err != nil || !s.allows(wire) {
+		if err != nil || !f.sharing || !s.allows(wire) {
 			s.stats.skipped.Add(1)
 			continue
 		}
@@ -157,8 +157,7 @@ func (s *shared[K, V]) errands(flights []*flight[K, V]) []*errand[K, V] {
 // So from before the local part until Redis has accepted the message it may not. A
 // load that began before the local part is overtaken by that.
 func (s *shared[K, V]) allows(wire string) bool {
-	return !s.local.closed.Load() && s.local.lease.read().leaseAge < s.local.fresh &&
-		!s.backplane.publisher.pending(s.cache, wire)
+	return !s.local.closed.Load() && !s.backplane.publisher.pending(s.cache, wire)
 }
 
 // seek looks for values, and claims the loads of those that it does not find. It

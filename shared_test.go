@@ -707,3 +707,24 @@ func TestSharedRestartWithData(t *testing.T) {
 	redis.restart()
 	require.Equal(t, 2, joinShared(t, redis.addr, loads.load, nil).get(t, "red/1"))
 }
+
+// TestSharedReadsFromAMasterOnly has an instance's address lead to a replica by the time
+// it asks for a value: that knows the same history, and lags.
+func TestSharedReadsFromAMasterOnly(t *testing.T) {
+	t.Parallel()
+	loads, pair := newCountedLoads(), startRedisPair(t)
+	path := startProxy(t, pair.master.addr)
+	a, b := joinShared(t, pair.master.addr, loads.load, nil), joinShared(t, path.addr, loads.load, nil)
+	require.Equal(t, 1, a.get(t, "red/1"))
+	a.stored(t, 1)
+	replica := pair.replica.client()
+	eventually(t, "the replica has the value", func() bool {
+		return replica.Exists(t.Context(), "{nearcache}:value:items:red/1").Val() == 1
+	})
+	pair.holdReplication()
+	loads.write("red/1")
+	require.NoError(t, a.items.Remove(t.Context(), "red/1"))
+	path.leadTo(pair.replica.addr)
+	require.Equal(t, 2, b.get(t, "red/1"))
+	require.NotZero(t, b.stats().Errors)
+}
