@@ -65,6 +65,15 @@ func (p *redisPair) startReplica() {
 	p.replica = startRedis(p.t, append(pairArgs(), "--replicaof", host, port)...)
 }
 
+// awaitReplica waits until the replica follows the master.
+func (p *redisPair) awaitReplica() {
+	p.t.Helper()
+	follower := p.replica.client()
+	eventually(p.t, "the replica follows", func() bool {
+		return strings.Contains(follower.Info(context.Background(), "replication").Val(), "master_link_status:up")
+	})
+}
+
 // holdReplication waits until the replica has what the master has, and keeps from
 // it what follows.
 func (p *redisPair) holdReplication() {

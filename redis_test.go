@@ -36,7 +36,7 @@ func TestPublishScriptRunTwice(t *testing.T) {
 	defer sub.Close()
 	run := func() string {
 		nonce := "the same both times"
-		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey, server.clearsKey}, server.channel, nonce, server.head, "body").Text()
+		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey, server.clearsKey}, server.channel, nonce, server.head, "body", true).Text()
 		require.NoError(t, err)
 		payload, err := sub.Receive()
 		require.NoError(t, err)

@@ -40,15 +40,15 @@ import (
 // A region's field goes when all values have expired that were stored before, as far
 // as is known; if one has not, it is void from then on, as after a clear of the cache.
 //
-// KEYS: 2 clears, then values and tokens to delete. ARGV: from 5 on, pairs: a cache
+// KEYS: 2 clears, then values and tokens to delete. ARGV: from 6 on, pairs: a cache
 // and the field of a clear, without its count. Two empty ones clear everything.
 const changeValues = `
 if epoch then
-  for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end
-  if #ARGV > 4 then
+  for i = 3, #KEYS, 1000 do redis.call('DEL', unpack(KEYS, i, math.min(i + 999, #KEYS))) end
+  if #ARGV > 5 then
     local time = redis.call('TIME')
     local now = time[1] * 1000000 + time[2]
-    for i = 5, #ARGV, 2 do
+    for i = 6, #ARGV, 2 do
       if ARGV[i] == '' then
         redis.call('DEL', KEYS[2])
         break

@@ -677,6 +677,7 @@ func TestReadmeACLShared(t *testing.T) {
 func TestSharedFailover(t *testing.T) {
 	t.Parallel()
 	loads, pair := newCountedLoads(), startRedisPair(t)
+	pair.awaitReplica() // a master's history changes when its first replica comes
 	a := joinShared(t, pair.master.addr, loads.load, nil)
 	require.Equal(t, 1, a.get(t, "red/1"))
 	a.stored(t, 1)
@@ -713,6 +714,7 @@ func TestSharedRestartWithData(t *testing.T) {
 func TestSharedReadsFromAMasterOnly(t *testing.T) {
 	t.Parallel()
 	loads, pair := newCountedLoads(), startRedisPair(t)
+	pair.awaitReplica() // a master's history changes when its first replica comes
 	path := startProxy(t, pair.master.addr)
 	a, b := joinShared(t, pair.master.addr, loads.load, nil), joinShared(t, path.addr, loads.load, nil)
 	require.Equal(t, 1, a.get(t, "red/1"))
