@@ -79,7 +79,10 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 		return c.options.Load(ctx, key)
 	}
 	j := c.local.join(ctx, key, c.loader, c.launch(ctx))
-	if j.launched || j.hurried {
+	switch {
+	case j.launched && j.flight.sharing && !j.flight.inTurn:
+		c.local.lookHere(ctx, j.flight, c.loader)
+	case j.launched || j.hurried:
 		c.local.fly(ctx, j.flight, c.loader)
 	}
 	return c.await(ctx, key, j, 0)

@@ -197,17 +197,36 @@ func (l *local[K, V]) flyNow(f *flight[K, V], ld *loader[K, V]) {
 		return
 	}
 	if ld.shared != nil {
-		l.flyShared(f, ld)
+		l.flyShared(f, ld, ld.shared.errand(f))
 		return
 	}
 	l.runAndLand(f, ld)
 }
 
-// flyShared is flyNow from where the shared level is asked first.
-func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V]) {
-	e := ld.shared.fetch(f)
+// lookHere has a flight's first caller look for its value in Redis, in its own
+// goroutine: another one would take as long as the rest of it. If it is not there,
+// the flight goes on in one.
+func (l *local[K, V]) lookHere(ctx context.Context, f *flight[K, V], ld *loader[K, V]) {
+	e := ld.shared.errand(f)
+	landed := false
+	defer func() { // a codec can end the goroutine
+		if !landed {
+			go l.flyShared(f, ld, e)
+		}
+	}()
+	if e != nil && !ld.shared.look(ctx, e) {
+		e = nil
+	}
+	if landed = e != nil && e.found; landed {
+		l.land(f, ld, 1)
+	}
+}
+
+// flyShared is flyNow from where the shared level is asked, for e; nil: it is not.
+func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V], e *errand[K, V]) {
 	if e != nil {
 		defer ld.shared.settle([]*errand[K, V]{e})
+		ld.shared.fetch(&f.ctx, e)
 	}
 	switch {
 	case e != nil && e.found:

@@ -329,8 +329,9 @@ type SharedOptions[V any] struct {
 
 	// Timeout bounds each request to Redis, dialling included. After that the item is
 	// loaded from the source; after five failures in a row Redis is not asked for a
-	// second, and then once to begin with. Callers get no error for it. At least a
-	// millisecond. Defaults to 250 ms.
+	// second, and then once to begin with. Callers get no error for it. A Get whose
+	// context is cancelled, rather than at its deadline, may wait for that long. At
+	// least a millisecond. Defaults to 250 ms.
 	Timeout time.Duration
 
 	// LoadWait is for how long an instance that loads an item keeps others from loading

@@ -79,7 +79,7 @@ func TestValuesAreReplacedInPlace(t *testing.T) {
 		{name: "no region", second: outcome[int64]{ttl: time.Minute, weight: 1}},
 		{name: "one region more", second: outcome[int64]{ttl: time.Minute, weight: 1, regions: []string{"a", "b"}}},
 		{name: "another weight", second: outcome[int64]{ttl: time.Minute, weight: 2, regions: []string{"a"}}},
-		{name: "begun before the first", before: func(s *start) { s.at -= int64(3 * time.Second) }, second: outcome[int64]{ttl: time.Minute, weight: 1, regions: []string{"a"}}},
+		{name: "begun before the first", before: func(s *start) { s.since -= int64(3 * time.Second) }, second: outcome[int64]{ttl: time.Minute, weight: 1, regions: []string{"a"}}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

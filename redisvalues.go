@@ -240,8 +240,8 @@ func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []st
 	var info *redis.StringCmd
 	_, err = client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, key := range keys {
-			lives[i] = p.PTTL(ctx, s.valueKey(cache, key))
-			values[i] = p.Get(ctx, s.valueKey(cache, key))
+			name := s.valueKey(cache, key)
+			lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name)
 		}
 		clears = p.HMGet(ctx, s.clearsKey, fields...)
 		info = p.Info(ctx, "replication")
@@ -271,6 +271,8 @@ func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []st
 func readValue(life *redis.DurationCmd, value *redis.StringCmd) (v transport.Value, err error) {
 	bytes, err := value.Bytes()
 	switch {
+	case err == nil && life.Err() == nil:
+		return transport.Value{Found: true, Bytes: bytes, Life: life.Val()}, nil
 	case errors.Is(err, redis.Nil):
 		return v, nil
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
@@ -278,11 +280,8 @@ func readValue(life *redis.DurationCmd, value *redis.StringCmd) (v transport.Val
 		return v, nil
 	case err != nil:
 		return v, err
-	case life.Err() != nil:
-		return v, life.Err()
 	}
-	v.Found, v.Bytes, v.Life = true, bytes, life.Val()
-	return v, nil
+	return v, life.Err()
 }
 
 // readInfo reads the section of INFO on replication.

@@ -120,17 +120,37 @@ type errand[K comparable, V any] struct {
 	count uint64
 }
 
-// fetch answers a flight that has begun from the shared level, or returns with the
-// claim that its load has, if it could get one. Nil: it has nothing to do with it.
-func (s *shared[K, V]) fetch(f *flight[K, V]) *errand[K, V] {
-	errands := s.errands([]*flight[K, V]{f})
-	if len(errands) == 0 {
-		return nil
+// errand returns what a flight that has begun has to do with the shared level; nil:
+// nothing.
+func (s *shared[K, V]) errand(f *flight[K, V]) *errand[K, V] {
+	if errands := s.errands([]*flight[K, V]{f}); len(errands) > 0 {
+		return errands[0]
 	}
-	if s.seek(&f.ctx, errands) {
-		s.wait(&f.ctx, errands)
+	return nil
+}
+
+// fetch answers an errand's flight from the shared level, or returns with the claim of
+// its load, if it could get one.
+func (s *shared[K, V]) fetch(ctx context.Context, e *errand[K, V]) {
+	errands := []*errand[K, V]{e}
+	if s.seek(ctx, errands) {
+		s.wait(ctx, errands)
 	}
-	return errands[0]
+}
+
+// look looks for a value, and claims nothing. It reports whether that is to be gone on
+// with: Redis has answered, or ctx has ended, which is a caller's and none of its
+// business.
+func (s *shared[K, V]) look(ctx context.Context, e *errand[K, V]) (goOn bool) {
+	if !e.read {
+		return true
+	}
+	history := s.local.lease.history()
+	if history == "" || s.read(ctx, history, []*errand[K, V]{e}) {
+		return true
+	}
+	e.read = true
+	return ctx.Err() != nil
 }
 
 // errands returns those of flights that have begun and may use the shared level. The
@@ -213,10 +233,10 @@ func (s *shared[K, V]) wait(ctx context.Context, errands []*errand[K, V]) {
 	}
 }
 
-// pause waits for a quarter of what was waited for so far, within bounds, and reports
+// pause waits for an eighth of what was waited for so far, within bounds, and reports
 // whether ctx is alive.
 func (s *shared[K, V]) pause(ctx context.Context, waited time.Duration) bool {
-	d := min(max(waited/4, leastPause), mostPause)
+	d := min(max(waited/8, leastPause), mostPause)
 	timer := time.NewTimer(d + time.Duration(s.backplane.random(int64(d)/4+1)))
 	defer timer.Stop()
 	select {
@@ -240,7 +260,7 @@ func (s *shared[K, V]) read(ctx context.Context, history string, errands []*erra
 	if len(sought) == 0 {
 		return true
 	}
-	reading, err := s.look(ctx, history, wires, nil)
+	reading, err := s.ask(ctx, history, wires, nil)
 	if err != nil {
 		return false
 	}
@@ -267,11 +287,11 @@ func (s *shared[K, V]) read(ctx context.Context, history string, errands []*erra
 	return true
 }
 
-// look asks Redis, and takes no answer from another server than the one that this
+// ask asks Redis, and takes no answer from another server than the one that this
 // instance follows.
-func (s *shared[K, V]) look(ctx context.Context, history string, wires, regions []string) (transport.Reading, error) {
+func (s *shared[K, V]) ask(ctx context.Context, history string, wires, regions []string) (transport.Reading, error) {
 	var reading transport.Reading
-	err := s.ask(ctx, func(ctx context.Context) (err error) {
+	err := s.attempt(ctx, func(ctx context.Context) (err error) {
 		reading, err = s.values.Read(ctx, s.cache, wires, regions)
 		if err == nil && (!reading.Master || reading.History != history) {
 			s.redial()
@@ -282,8 +302,8 @@ func (s *shared[K, V]) look(ctx context.Context, history string, wires, regions 
 	return reading, err
 }
 
-// ask makes one attempt at Redis, within Timeout and unless it is left alone.
-func (s *shared[K, V]) ask(ctx context.Context, attempt func(context.Context) error) error {
+// attempt makes one attempt at Redis, within Timeout and unless it is left alone.
+func (s *shared[K, V]) attempt(ctx context.Context, attempt func(context.Context) error) error {
 	_, err := s.breaker.Execute(func() (any, error) {
 		timely, cancel := context.WithTimeout(ctx, s.options.Timeout)
 		defer cancel()
@@ -330,7 +350,7 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 		return true
 	}
 	var claimed transport.Claimed
-	err := s.ask(ctx, func(ctx context.Context) (err error) {
+	err := s.attempt(ctx, func(ctx context.Context) (err error) {
 		claimed, err = s.values.Claim(ctx, s.cache, history, s.longestLife(), claims)
 		return err
 	})
@@ -437,7 +457,7 @@ func (s *shared[K, V]) settleDoubts(ctx context.Context, history, epoch string, 
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
-	reading, err := s.look(ctx, history, nil, names)
+	reading, err := s.ask(ctx, history, nil, names)
 	if err != nil {
 		return false
 	}
@@ -492,7 +512,7 @@ func (s *shared[K, V]) settle(errands []*errand[K, V]) {
 
 func (s *shared[K, V]) store(puts []transport.Put) {
 	var stored []bool
-	if s.ask(context.Background(), func(ctx context.Context) (err error) {
+	if s.attempt(context.Background(), func(ctx context.Context) (err error) {
 		stored, err = s.values.Put(ctx, s.cache, puts)
 		return err
 	}) != nil {

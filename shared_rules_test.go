@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -187,4 +189,82 @@ func TestSharedFailsInTheMiddle(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The caller who looks for a value himself leaves when his time is over, and the
+// flight goes on for those who joined it.
+func TestSharedCallerLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := fakebus.New(fakebus.Options{})
+		defer bus.Close()
+		bp := joinSimulated(t, bus, 0)
+		defer bp.Close()
+		c := sharedNumbers(t, bp, itself)
+		asked := 0
+		c.loader.shared.values = &valuesStub{
+			read: func([]string) (transport.Reading, error) {
+				asked++
+				time.Sleep(time.Second) // longer than any context lasts
+				return transport.Reading{}, context.DeadlineExceeded
+			},
+			claim: func([]transport.Claim) (r transport.Claimed, err error) { return r, errors.New("refused") },
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		joined := make(chan int)
+		go func() {
+			time.Sleep(time.Millisecond)
+			v, err := c.Get(context.Background(), 7)
+			require.NoError(t, err)
+			joined <- v
+		}()
+		_, err := c.Get(ctx, 7)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 7, <-joined)
+		require.Equal(t, 2, asked, "once for the flight, whose first caller had no time")
+		require.EqualValues(t, 1, c.Stats().Shared.Errors, "the first was not Redis's fault")
+	})
+}
+
+// A codec that ends the goroutine takes nobody else along.
+func TestSharedCodecEndsTheGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := fakebus.New(fakebus.Options{})
+		defer bus.Close()
+		bp := joinSimulated(t, bus, 0)
+		defer bp.Close()
+		c, err := New(bp, Options[int, int]{
+			Name: "numbers", Load: itself, Expiry: func(int, int) time.Duration { return time.Minute },
+			Capacity: 1, Shared: &SharedOptions[int]{Codec: &endingCodec{}},
+		})
+		require.NoError(t, err)
+		for key := range 2 {
+			_, err = c.Get(t.Context(), key)
+			require.NoError(t, err)
+		}
+		time.Sleep(time.Second)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = c.Get(t.Context(), 0) // does not return
+			t.Error("the codec does not end the goroutine")
+		}()
+		<-ended
+		v, err := c.Get(t.Context(), 0)
+		require.NoError(t, err)
+		require.Equal(t, 0, v)
+	})
+}
+
+// endingCodec ends the first goroutine that reads a value.
+type endingCodec struct {
+	jsonCodec[int]
+	ended atomic.Bool
+}
+
+func (c *endingCodec) Unmarshal(data []byte) (int, error) {
+	if !c.ended.Swap(true) {
+		runtime.Goexit()
+	}
+	return c.jsonCodec.Unmarshal(data)
 }
