@@ -88,15 +88,19 @@ end
 `
 
 // claimScript claims loads. A value that is no value has an empty id, and is
-// replaced as if there were none.
+// replaced as if there were none. Tokens and epoch are made here, inside Redis, so that
+// a script that runs twice makes others: what an invalidation has taken away does not
+// come back.
 //
 // KEYS: clears, then value and token of each. ARGV: cache, history, nonce of an
 // epoch, life of values, then of each claim: token, its life, id of the value that
 // was seen, or * for any.
 var claimScript = redis.NewScript(`
+local time = redis.call('TIME')
+local stamp = time[1] .. '.' .. time[2]
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then
-  epoch = string.sub(redis.sha1hex(ARGV[3]), 1, 16)
+  epoch = string.sub(redis.sha1hex(ARGV[3] .. stamp), 1, 16)
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'history', ARGV[2])
 end
 if (tonumber(redis.call('HGET', KEYS[1], 'l:' .. ARGV[1])) or 0) < tonumber(ARGV[4]) then
@@ -112,12 +116,12 @@ for i = 0, (#KEYS - 1) / 2 - 1 do
     if type(id) == 'string' and id ~= '' and id ~= seen then
       states[i + 1] = 'c'
     else
-      redis.call('SET', token, ARGV[5 + 3 * i], 'PX', ARGV[6 + 3 * i])
+      redis.call('SET', token, string.sub(redis.sha1hex(ARGV[5 + 3 * i] .. stamp), 1, 16), 'PX', ARGV[6 + 3 * i])
       states[i + 1] = 't'
     end
   end
 end
-return {epoch, redis.call('HGET', KEYS[1], 'n:' .. ARGV[1]) or '0', table.concat(states)}
+return {epoch, redis.call('HGET', KEYS[1], 'n:' .. ARGV[1]) or '0', table.concat(states), stamp}
 `)
 
 // putScript stores the values of loads whose claims have lasted, and ends the
@@ -334,10 +338,10 @@ func (v *redisValues) Claim(
 	if err != nil {
 		return claimed, s.explain(err)
 	}
-	if len(reply) != 3 || len(reply[2]) != len(claims) {
+	if len(reply) != 4 || len(reply[2]) != len(claims) {
 		return claimed, fmt.Errorf("unexpected reply to a claim")
 	}
-	claimed.Epoch, claimed.Count = reply[0], readCount(reply[1])
+	claimed.Epoch, claimed.Count, claimed.Stamp = reply[0], readCount(reply[1]), reply[3]
 	for _, state := range []byte(reply[2]) {
 		claimed.States = append(claimed.States, transport.ClaimState(state))
 	}

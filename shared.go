@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"slices"
 	"sync"
@@ -343,7 +342,7 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 		}
 		sought = append(sought, e)
 		claims = append(claims, transport.Claim{
-			Key: e.wire, Token: newToken(), Seen: e.seen, Any: e.flight.anew, Life: s.options.LoadWait,
+			Key: e.wire, Token: tokenNonce(), Seen: e.seen, Any: e.flight.anew, Life: s.options.LoadWait,
 		})
 	}
 	if len(sought) == 0 {
@@ -360,7 +359,7 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 	for i, e := range sought {
 		switch claimed.States[i] {
 		case transport.ClaimTaken:
-			e.token, e.epoch, e.count = claims[i].Token, claimed.Epoch, claimed.Count
+			e.token, e.epoch, e.count = claimed.Token(claims[i]), claimed.Epoch, claimed.Count
 		case transport.ClaimBusy:
 			e.busy = !e.flight.anew // which takes nobody else's
 		case transport.ClaimChanged:
@@ -370,12 +369,8 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 	return true
 }
 
-// newToken returns what is to be the id of a value.
-func newToken() string {
-	b := make([]byte, transport.IDLength)
-	_, _ = rand.Read(b) // never fails
-	return string(b)
-}
+// tokenNonce returns what a token is made of.
+func tokenNonce() string { return string(nonce()) }
 
 // longestLife is how long a value of this cache can stand in Redis after its claim.
 func (s *shared[K, V]) longestLife() time.Duration { return s.options.TTL + s.options.LoadWait }

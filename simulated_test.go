@@ -1,12 +1,14 @@
 package nearcache
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -32,6 +34,7 @@ func TestSimulatedValuesAreAsInRedis(t *testing.T) {
 	// Both take the same commands; epochs are numbered as they come.
 	twins := [2]*twin{{bus: real}, {bus: simulated.Instance(0).Bus(headsOf(instanceID{}))}}
 	for _, twin := range twins {
+		twin.tokens = map[string]string{}
 		twin.subscription, err = twin.bus.Subscribe(t.Context())
 		require.NoError(t, err)
 		t.Cleanup(twin.subscription.Close)
@@ -78,6 +81,7 @@ type twin struct {
 	bus          transport.Bus
 	subscription transport.Subscription
 	epochs       []string
+	tokens       map[string]string // by what they were made of
 }
 
 // epoch returns the number of an epoch.
@@ -126,6 +130,11 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 		return fmt.Sprintf("claim %s %+v", cache, claims), func(t *testing.T, w *twin) string {
 			got, err := w.bus.Values().Claim(t.Context(), cache, "h", time.Hour, claims)
 			require.NoError(t, err)
+			for i, c := range claims {
+				if got.States[i] == transport.ClaimTaken {
+					w.tokens[cache+c.Key+c.Token] = got.Token(c)
+				}
+			}
 			return fmt.Sprint(w.epoch(got.Epoch), got.Count > 0, got.States)
 		}
 	case n < 16:
@@ -138,6 +147,10 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 			puts = append(puts, p)
 		}
 		return fmt.Sprintf("put %s %+v", cache, puts), func(t *testing.T, w *twin) string {
+			puts := slices.Clone(puts)
+			for i, p := range puts {
+				puts[i].Token = cmp.Or(w.tokens[cache+p.Key+p.Token], p.Token)
+			}
 			got, err := w.bus.Values().Put(t.Context(), cache, puts)
 			require.NoError(t, err)
 			return fmt.Sprint(got)

@@ -2,6 +2,8 @@ package transport
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/hex"
 	"time"
 )
 
@@ -64,10 +66,10 @@ const (
 	IDLength = 16
 )
 
-// Claim is one of a load, whose value has the id Token.
+// Claim is one of a load.
 type Claim struct {
 	Key   string
-	Token string
+	Token string        // what its token is made of, see Claimed.Token
 	Seen  string        // the id of the value that is to be replaced; empty: there was none
 	Any   bool          // whatever value there is
 	Life  time.Duration // of the claim
@@ -78,6 +80,19 @@ type Claimed struct {
 	Epoch  string // for the values to be labelled with
 	Count  uint64
 	States []ClaimState // of each claim
+	Stamp  string       // of the execution; empty: it is known that there was only one
+}
+
+// Token returns the token of a claim that was taken, which is to be the id of the
+// value. It is another each time that the claim is executed: one that was executed
+// twice, as by a client that follows redirects, may come back after an invalidation
+// has taken it away.
+func (c *Claimed) Token(of Claim) string {
+	if c.Stamp == "" {
+		return of.Token
+	}
+	sum := sha1.Sum([]byte(of.Token + c.Stamp))
+	return hex.EncodeToString(sum[:])[:IDLength]
 }
 
 // ClaimState is what a claim has come to.
