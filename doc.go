@@ -17,7 +17,8 @@
 // and keeps the new value; [Cache.ClearRegion] evicts all items of a kind;
 // [Cache.Clear] and [Backplane.ClearAll] evict everything. [NewInvalidator] does
 // the same for a cache that lives in other processes. [Backplane.Stats] and
-// BackplaneOptions.OnEvent tell how it goes.
+// BackplaneOptions.OnEvent tell how it goes. With Options.Shared, values are kept in
+// Redis too: what one instance has loaded the others read there.
 //
 // Values are shared between callers and must not be changed.
 //
@@ -57,6 +58,9 @@
 //   - A process that dies between its write to the source and its call to Remove
 //     leaves the other instances with the old version until its time to live ends
 //     (Options.TTL, 5 minutes unless set).
+//   - With Options.Shared, values outlive the processes: if the source is reset or
+//     restored behind the service's back, they stand in Redis until they expire. Call
+//     [Backplane.ClearAll].
 //   - A source that answers with an old version, a lagging replica for instance,
 //     makes that old version be kept.
 //   - Until Redis has accepted an invalidation, the other instances serve what they

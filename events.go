@@ -24,7 +24,8 @@ type Event struct {
 	Cause ClearCause
 
 	// Cache is the cache that an event is about: with EventCleared the one that was
-	// cleared, with EventCollapsed the one whose queue was. Empty: all of them, or no
+	// cleared, with EventCollapsed the one whose queue was, with EventSharedFailed and
+	// EventSharedResumed the one that is shared. Empty: all of them, or no
 	// cache in particular.
 	Cache string
 
@@ -69,6 +70,13 @@ const (
 	// EventCollapsed: there is no room for all that is queued, and other instances
 	// will clear the whole cache, or all of them if Cache is empty.
 	EventCollapsed
+
+	// EventSharedFailed: the shared level of Cache has failed several times in a row,
+	// and is left alone for a second at a time. Items are loaded from the source.
+	EventSharedFailed
+
+	// EventSharedResumed: Redis has answered the shared level of Cache again.
+	EventSharedResumed
 )
 
 // String returns the kind's name in lower case.
@@ -88,6 +96,10 @@ func (k EventKind) String() string {
 		return "publish resumed"
 	case EventCollapsed:
 		return "collapsed"
+	case EventSharedFailed:
+		return "shared failed"
+	case EventSharedResumed:
+		return "shared resumed"
 	}
 	return "unknown"
 }

@@ -361,15 +361,15 @@ func TestWithoutOnEvent(t *testing.T) {
 
 func TestEventNames(t *testing.T) {
 	names := map[string]bool{}
-	for kind := EventState; kind <= EventCollapsed; kind++ {
+	for kind := EventState; kind <= EventSharedResumed; kind++ {
 		names[kind.String()] = true
 	}
-	require.Len(t, names, int(EventCollapsed))
+	require.Len(t, names, int(EventSharedResumed))
 	require.Equal(t, "unknown", EventKind(0).String())
 	for cause := CauseNone; cause < causes; cause++ {
 		names[cause.String()] = true
 	}
-	require.Len(t, names, int(EventCollapsed)+int(causes))
+	require.Len(t, names, int(EventSharedResumed)+int(causes))
 	require.Equal(t, "unknown", causes.String())
 	require.NotContains(t, names, "unknown")
 }

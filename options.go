@@ -297,8 +297,9 @@ type Options[K comparable, V any] struct {
 // same; one that has none neither reads nor stores values, but what it invalidates
 // goes there, too.
 //
-// Redis needs to tell its history (INFO), or the shared level is not used. Values are
-// read from the master.
+// Redis needs to tell its history (INFO), or the shared level is not used, which is
+// logged once. Values are read from the master. Who can write to that Redis can write
+// values.
 type SharedOptions[V any] struct {
 	// TTL bounds how long a value stands in Redis, counted from the start of its load;
 	// a random part of up to 10 % is taken off. It may be longer than the cache's TTL:
@@ -308,13 +309,15 @@ type SharedOptions[V any] struct {
 	// TTL, which then must not be NoExpiry.
 	TTL time.Duration
 
-	// Codec turns values into bytes and back. Values that are shared by pointers come
-	// out as copies. Defaults to the JSON of encoding/json.
+	// Codec turns values into bytes and back. What comes from Redis is a copy, without
+	// what the codec leaves out: with JSON, unexported fields and the types behind
+	// interfaces. Defaults to the JSON of encoding/json.
 	Codec Codec[V]
 
 	// Version is that of the values' form. A value of another version counts as none, and
 	// is replaced: so a deployment may change the form by changing this number, while
-	// invalidations go on reaching old and new instances. Defaults to 0.
+	// invalidations go on reaching old and new instances. While both run they replace
+	// each other's values. Defaults to 0.
 	Version uint32
 
 	// CompressOver is the size in bytes from which on an encoded value is compressed

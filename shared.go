@@ -3,6 +3,7 @@ package nearcache
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -48,8 +49,10 @@ type shared[K comparable, V any] struct {
 	exact     bool                // items have a life of their own, by Expiry
 	notFounds time.Duration       // Options.NotFoundTTL
 	breaker   *gobreaker.CircuitBreaker[any]
-	redialled atomic.Int64 // when connections were last given up here
-	once      sync.Once    // for the log
+	redialled atomic.Int64          // when connections were last given up here
+	failure   atomic.Pointer[error] // the last one
+	noHistory sync.Once             // for the log
+	refused   sync.Once             // by the codec: for the log
 	stats     *sharedCounters
 }
 
@@ -93,13 +96,19 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 	return s
 }
 
+// breakerChanged tells that Redis is left alone from here on, or asked again.
 func (s *shared[K, V]) breakerChanged(from, to gobreaker.State) {
 	switch {
 	case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-		s.backplane.logger.Warn("nearcache: the shared level fails; items are loaded from the source until Redis answers",
-			"cache", s.cache)
+		var err error
+		if last := s.failure.Load(); last != nil {
+			err = *last
+		}
+		s.backplane.tell(slog.LevelWarn, "nearcache: the shared level fails; items are loaded from the source until Redis answers",
+			Event{Kind: EventSharedFailed, Cache: s.cache, Err: err})
 	case to == gobreaker.StateClosed:
-		s.backplane.logger.Info("nearcache: the shared level is used again", "cache", s.cache)
+		s.backplane.tell(slog.LevelInfo, "nearcache: the shared level is used again",
+			Event{Kind: EventSharedResumed, Cache: s.cache})
 	}
 }
 
@@ -144,8 +153,11 @@ func (s *shared[K, V]) look(ctx context.Context, e *errand[K, V]) (goOn bool) {
 	if !e.read {
 		return true
 	}
-	history := s.local.lease.history()
-	if history == "" || s.read(ctx, history, []*errand[K, V]{e}) {
+	history := s.history(1)
+	if history == "" {
+		return false
+	}
+	if s.read(ctx, history, []*errand[K, V]{e}) {
 		return true
 	}
 	e.read = true
@@ -154,37 +166,48 @@ func (s *shared[K, V]) look(ctx context.Context, e *errand[K, V]) (goOn bool) {
 
 // errands returns those of flights that have begun and may use the shared level. The
 // others load.
-func (s *shared[K, V]) errands(flights []*flight[K, V]) []*errand[K, V] {
-	errands := make([]*errand[K, V], 0, len(flights))
-	for _, f := range flights {
-		wire, err := s.keys.wire(f.key)
-		if err != nil || !f.sharing || !s.allows(wire) {
-			s.stats.skipped.Add(1)
-			continue
-		}
-		errands = append(errands, &errand[K, V]{flight: f, wire: wire, read: !f.anew})
-	}
-	return errands
-}
-
-// allows reports whether a load that has begun may use the shared level.
 //
 //  1. this instance invalidates a key   2. a Get begins, and reads the old value in
 //     Redis   3. Redis accepts the message, and deletes the value. The message comes
 //     back as work that was done.
 //
-// So from before the local part until Redis has accepted the message it may not. A
-// load that began before the local part is overtaken by that.
-func (s *shared[K, V]) allows(wire string) bool {
-	return !s.local.closed.Load() && !s.backplane.publisher.pending(s.cache, wire)
+// So from before the local part until Redis has accepted the message no flight may. One
+// that began before the local part is overtaken by that.
+func (s *shared[K, V]) errands(flights []*flight[K, V]) []*errand[K, V] {
+	errands := make([]*errand[K, V], 0, len(flights))
+	for _, f := range flights {
+		wire, err := s.keys.wire(f.key)
+		switch {
+		case err != nil || !f.sharing || s.local.closed.Load():
+			s.stats.noLease.Add(1)
+		case s.backplane.publisher.pending(s.cache, wire):
+			s.stats.ownWrite.Add(1)
+		default:
+			errands = append(errands, &errand[K, V]{flight: f, wire: wire, read: !f.anew})
+		}
+	}
+	return errands
+}
+
+// history returns the history that this instance follows, for so many flights; empty:
+// Redis does not tell it, and they do without the shared level.
+func (s *shared[K, V]) history(flights int) string {
+	history := s.local.lease.history()
+	if history == "" {
+		s.stats.noHistory.Add(uint64(flights))
+		s.noHistory.Do(func() {
+			s.backplane.logger.Warn("nearcache: the shared level is not used, since Redis does not tell its history "+
+				"(grant the user +info)", "cache", s.cache)
+		})
+	}
+	return history
 }
 
 // seek looks for values, and claims the loads of those that it does not find. It
 // reports whether there are any to wait for.
 func (s *shared[K, V]) seek(ctx context.Context, errands []*errand[K, V]) (busy bool) {
-	history := s.local.lease.history()
+	history := s.history(len(errands))
 	if history == "" {
-		s.stats.skipped.Add(uint64(len(errands)))
 		return false
 	}
 	for part := range slices.Chunk(errands, mostTogether) {
@@ -307,15 +330,18 @@ func (s *shared[K, V]) attempt(ctx context.Context, attempt func(context.Context
 		timely, cancel := context.WithTimeout(ctx, s.options.Timeout)
 		defer cancel()
 		err := attempt(timely)
-		if err != nil && ctx.Err() != nil {
+		switch {
+		case err != nil && ctx.Err() != nil:
 			err = context.Canceled // by whoever waited, which says nothing of Redis
+		case err != nil:
+			s.failure.Store(&err)
 		}
 		return nil, err
 	})
 	switch {
 	case err == nil || errors.Is(err, context.Canceled):
 	case errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests):
-		s.stats.skipped.Add(1)
+		s.stats.failing.Add(1)
 	default:
 		s.stats.errors.Add(1)
 	}
@@ -545,7 +571,7 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 	switch {
 	case err != nil:
 		s.stats.unencodable.Add(1)
-		s.once.Do(func() {
+		s.refused.Do(func() {
 			s.backplane.logger.Warn("nearcache: a value cannot be encoded for the shared level; such items are loaded by each instance",
 				"cache", s.cache, "err", err)
 		})

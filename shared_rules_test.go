@@ -1,10 +1,12 @@
 package nearcache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -267,4 +269,65 @@ func (c *endingCodec) Unmarshal(data []byte) (int, error) {
 		runtime.Goexit()
 	}
 	return c.jsonCodec.Unmarshal(data)
+}
+
+// What is wrong with the shared level is told: once in the log where it can never
+// work, and as events where it fails and works again.
+func TestSharedTellsWhatIsWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := fakebus.New(fakebus.Options{})
+		defer bus.Close()
+		var log bytes.Buffer
+		told := make(chan Event, 100)
+		o, err := BackplaneOptions{
+			Logger:  slog.New(slog.NewTextHandler(&log, nil)),
+			OnEvent: func(e Event) { told <- e },
+		}.withDefaults()
+		require.NoError(t, err)
+		in := bus.Instance(0)
+		bp, err := joinBus(t.Context(), o, in.Bus(headsOf(instanceID{1})), instanceID{1}, in.Jitter)
+		require.NoError(t, err)
+		defer bp.Close()
+		c := sharedNumbers(t, bp, itself)
+		stub := &valuesStub{
+			read: func([]string) (transport.Reading, error) {
+				return transport.Reading{}, errors.New("refused: no such right")
+			},
+			claim: func([]transport.Claim) (r transport.Claimed, err error) { return r, errors.New("refused") },
+		}
+		real := c.loader.shared.values
+		c.loader.shared.values = stub
+		for key := range 20 {
+			_, err := c.Get(t.Context(), key)
+			require.NoError(t, err)
+		}
+		synctest.Wait()
+		require.EqualValues(t, mostFailures, c.Stats().Shared.Errors)
+		require.NotZero(t, c.Stats().Shared.Skipped.Failing)
+		c.loader.shared.values = real
+		time.Sleep(breakerPause + time.Millisecond)
+		_, err = c.Get(t.Context(), 100)
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		var kinds []EventKind
+		for len(told) > 0 {
+			if e := <-told; e.Cache == "numbers" {
+				kinds = append(kinds, e.Kind)
+				if e.Kind == EventSharedFailed {
+					require.ErrorContains(t, e.Err, "no such right")
+				}
+			}
+		}
+		require.Equal(t, []EventKind{EventSharedFailed, EventSharedResumed}, kinds)
+
+		bus.RefuseInfo(true)
+		time.Sleep(10 * time.Second)
+		for key := range 3 {
+			_, err := c.Get(t.Context(), 200+key)
+			require.NoError(t, err)
+		}
+		require.EqualValues(t, 3, c.Stats().Shared.Skipped.NoHistory)
+		synctest.Wait()
+		require.Equal(t, 1, strings.Count(log.String(), "does not tell its history (grant the user"))
+	})
 }

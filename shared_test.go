@@ -284,7 +284,7 @@ func TestSharedWithoutRedis(t *testing.T) {
 	}
 	s := a.stats()
 	require.NotZero(t, s.Errors)
-	require.NotZero(t, s.Skipped, "after some failures it is left alone")
+	require.NotZero(t, s.Skipped.Failing, "after some failures it is left alone")
 	redis.restart()
 	eventually(t, "values are stored again", func() bool {
 		_, err := a.items.Refresh(t.Context(), "again")
@@ -568,7 +568,7 @@ func TestSharedReadsItsOwnWrites(t *testing.T) {
 	loads.write("a")
 	require.ErrorIs(t, a.items.Remove(t.Context(), "a"), nearcache.ErrUnconfirmed)
 	require.Equal(t, 2, a.get(t, "a"))
-	require.Equal(t, uint64(1), a.stats().Skipped)
+	require.Equal(t, uint64(1), a.stats().Skipped.OwnWrite)
 	require.NoError(t, raw.ConfigSet(t.Context(), "min-replicas-to-write", "0").Err())
 	require.NoError(t, a.bp.Flush(t.Context()))
 	require.Equal(t, 2, joinShared(t, redis.addr, loads.load, nil).get(t, "a"))

@@ -159,10 +159,10 @@ type CacheStats struct {
 // [SharedOptions]. A load may count more than once: one that waits for another
 // instance's looks several times.
 type SharedStats struct {
-	Hits    uint64 // looks that found a value, which then was not loaded from the source
-	Misses  uint64 // looks that found none, or none that is valid
-	Waited  uint64 // of Hits, those that waited for another instance's load
-	Skipped uint64 // loads that did not ask Redis: no lease, no history, an own invalidation not accepted yet, or after failures
+	Hits    uint64    // looks that found a value, which then was not loaded from the source
+	Misses  uint64    // looks that found none, or none that is valid
+	Waited  uint64    // of Hits, those that waited for another instance's load
+	Skipped SkipStats // looks and loads that did without
 
 	Stored      uint64 // values put into Redis
 	Overtaken   uint64 // values that were not: invalidated during their load, or LoadWait had passed
@@ -202,6 +202,17 @@ type InvalidationStats struct {
 	Undecodable uint64 // keys in others' messages that this cache's key type cannot read: each cleared it
 }
 
+// SkipStats counts by cause how often Redis was not asked.
+type SkipStats struct {
+	NoLease   uint64 // there was no lease, or the cache was closed, or the key can have no value there
+	NoHistory uint64 // Redis does not tell its history: grant the user +info
+	OwnWrite  uint64 // an invalidation of this instance was not accepted yet
+	Failing   uint64 // it was left alone after failures
+}
+
+// Total returns the number of all causes.
+func (s SkipStats) Total() uint64 { return s.NoLease + s.NoHistory + s.OwnWrite + s.Failing }
+
 // cacheCounters are a cache's counters. Hits are counted on the fastest path
 // there is, by all processors at once, so they are striped; what happens under
 // the lock of a shard is counted there, see shardCounters; and the others are
@@ -215,13 +226,17 @@ type cacheCounters struct {
 }
 
 type sharedCounters struct {
-	hits, misses, waited, skipped                                 atomic.Uint64
+	hits, misses, waited                                          atomic.Uint64
+	noLease, noHistory, ownWrite, failing                         atomic.Uint64
 	stored, overtaken, tooLarge, unencodable, undecodable, errors atomic.Uint64
 }
 
 func (c *sharedCounters) snapshot() SharedStats {
 	return SharedStats{
-		Hits: c.hits.Load(), Misses: c.misses.Load(), Waited: c.waited.Load(), Skipped: c.skipped.Load(),
+		Hits: c.hits.Load(), Misses: c.misses.Load(), Waited: c.waited.Load(),
+		Skipped: SkipStats{
+			NoLease: c.noLease.Load(), NoHistory: c.noHistory.Load(), OwnWrite: c.ownWrite.Load(), Failing: c.failing.Load(),
+		},
 		Stored: c.stored.Load(), Overtaken: c.overtaken.Load(), TooLarge: c.tooLarge.Load(),
 		Unencodable: c.unencodable.Load(), Undecodable: c.undecodable.Load(), Errors: c.errors.Load(),
 	}

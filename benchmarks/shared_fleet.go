@@ -187,7 +187,7 @@ func (s *store) carryOut(ctx context.Context, o order) (a account) {
 // alone returns how often Redis was of no use.
 func (s *store) alone() uint64 {
 	stats := s.cache.Stats().Shared
-	return stats.Errors + stats.Skipped
+	return stats.Errors + stats.Skipped.Total()
 }
 
 // member is the parent's side of runMember.

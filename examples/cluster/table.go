@@ -55,7 +55,7 @@ func (t *traffic) rows(last, now []nearcache.BackplaneStats, period time.Duratio
 		r.reads, r.hits, r.loads = gets(s)
 		for _, c := range s.Caches {
 			r.found += c.Shared.Hits
-			r.failed += c.Shared.Errors + c.Shared.Skipped
+			r.failed += c.Shared.Errors + c.Shared.Skipped.Total()
 		}
 		readsBefore, hitsBefore, _ := gets(last[i])
 		r.reads -= readsBefore

@@ -242,7 +242,7 @@ func (t *tour) insist(ok bool, complaint string) {
 				t.say("   (%s; but Redis was slow, or refused, so %s did without it)\n", complaint, i.name)
 				return
 			}
-			if c.Shared.Skipped > 0 {
+			if c.Shared.Skipped.Total() > 0 {
 				complaint += fmt.Sprintf("; %s did not ask Redis, which may be for want of its history (INFO replication)", i.name)
 			}
 		}
