@@ -117,6 +117,8 @@ func (in *realityInstance) start(connection string, seed uint64) (err error) {
 			o.Eviction, o.Capacity = nearcache.LRU, itemsPerCache*3/4
 			o.TTL, o.IdleTTL, o.RefreshAfter = 2*bound, bound, bound/4
 			o.StaleIfError, o.SoftTimeout, o.MaxConcurrentLoads = time.Hour, 5*time.Millisecond, 8
+			o.Shared = &nearcache.SharedOptions[int64]{TTL: time.Minute, Timeout: bound / 6, LoadWait: bound / 2}
+			o.NotFoundTTL = 0 // a not-found does not say of which version it is
 		}
 		if in.caches[name], err = nearcache.New(in.bp, o); err != nil {
 			return errors.Join(err, in.bp.Close())

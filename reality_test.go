@@ -239,7 +239,7 @@ func (run *realityRun) verdict() {
 // effects are what a run has to have seen: one in which nothing happened would
 // find no violation either.
 func (run *realityRun) effects() map[string]uint64 {
-	total, hits, _, _ := run.total()
+	total, hits, _, _, _ := run.total()
 	a := run.audit
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -272,7 +272,7 @@ func (run *realityRun) seenAll() bool {
 }
 
 // total adds up what the instances have reported last.
-func (run *realityRun) total() (total nearcache.BackplaneStats, hits, misses, loads uint64) {
+func (run *realityRun) total() (total nearcache.BackplaneStats, hits, misses, loads uint64, shared nearcache.SharedStats) {
 	run.mu.Lock()
 	defer run.mu.Unlock()
 	for _, s := range run.stats {
@@ -292,9 +292,12 @@ func (run *realityRun) total() (total nearcache.BackplaneStats, hits, misses, lo
 		total.Clears.Undecodable += c.Undecodable
 		for _, cache := range s.Caches {
 			hits, misses, loads = hits+cache.Hits, misses+cache.Misses.Total(), loads+cache.Loads
+			shared.Hits += cache.Shared.Hits
+			shared.Stored += cache.Shared.Stored
+			shared.Errors += cache.Shared.Errors
 		}
 	}
-	return total, hits, misses, loads
+	return total, hits, misses, loads, shared
 }
 
 // end ends the instances and reports.
@@ -308,8 +311,9 @@ func (run *realityRun) end(took time.Duration) {
 	for effect, n := range run.effects() {
 		assert.Positive(t, n, effect)
 	}
-	total, hits, misses, loads := run.total()
+	total, hits, misses, loads, shared := run.total()
 	assert.Zero(t, total.Clears.Undecodable)
+	assert.Positive(t, shared.Hits, "values found in Redis")
 
 	a := run.audit
 	a.mu.Lock()
@@ -322,7 +326,8 @@ func (run *realityRun) end(took time.Duration) {
 	line("%d instances for %v, MaxStaleness %v and %v, seed %d",
 		len(run.instances), took.Round(100*time.Millisecond), realityBound, shortBound, run.seed)
 	line("reads          %d, %.1f %% from memory", a.reads, 100*float64(hits)/float64(max(1, hits+misses)))
-	line("loads          %d", loads)
+	line("loads          %d from the source, %d from Redis, where %d were stored; %d requests failed",
+		loads, shared.Hits, shared.Stored, shared.Errors)
 	line("invalidations  %d accepted, %d attempts failed", a.accepted, total.PublishFailures)
 	line("leases         %d lost, %d regained; %d probes answered, %d refused",
 		total.Lease.Lost, total.Lease.Regained, total.Echoes, total.ProbeFailures)
