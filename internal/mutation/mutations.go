@@ -392,14 +392,14 @@ var mutations = []mutation{
 	}, {
 		name:  "clears of values",
 		fence: "a value is void if its cache or one of its regions was cleared since it was loaded",
-		file:  "shared.go",
+		file:  "candidate.go",
 		old:   "	if l.count == r.Count || s.regions == nil {\n",
 		new:   "	if true {\n",
 		tests: []string{"TestSharedInvalidation", "TestProof"},
 	}, {
 		name:  "clears of the cache",
 		fence: "the same where there are no regions",
-		file:  "shared.go",
+		file:  "candidate.go",
 		old:   "l.count > r.Count, l.count < r.Cleared,",
 		new:   "",
 		tests: []string{"TestSharedInvalidation", "TestProof"},
@@ -414,7 +414,7 @@ var mutations = []mutation{
 	}, {
 		name:  "epoch",
 		fence: "all values are void when Redis has lost what was cleared",
-		file:  "shared.go",
+		file:  "candidate.go",
 		old:   "l.epoch != r.Epoch, ",
 		new:   "",
 		tests: []string{"TestSharedLostClears", "TestProof"},

@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -11,24 +10,6 @@ import (
 
 	"github.com/nearcache/nearcache/internal/transport"
 )
-
-// Codec turns values into bytes for Redis, and back. Its methods are called from
-// several goroutines at once. What Unmarshal returns must not share memory with what it was
-// given.
-type Codec[V any] interface {
-	Marshal(value V) ([]byte, error)
-	Unmarshal(data []byte) (V, error)
-}
-
-// jsonCodec is that of encoding/json.
-type jsonCodec[V any] struct{}
-
-func (jsonCodec[V]) Marshal(value V) ([]byte, error) { return json.Marshal(value) }
-
-func (jsonCodec[V]) Unmarshal(data []byte) (value V, err error) {
-	err = json.Unmarshal(data, &value)
-	return value, err
-}
 
 // label is what stands before the bytes of a value in Redis:
 //

@@ -1,0 +1,120 @@
+package nearcache
+
+import (
+	"encoding/json"
+	"time"
+)
+
+const (
+	defaultMaxValueBytes = 1 << 20
+	mostValueBytes       = 512 << 20 // of a string in Redis
+	defaultSharedTimeout = 250 * time.Millisecond
+	defaultLoadWait      = 5 * time.Second
+	mostSharedTTL        = 10 * 365 * 24 * time.Hour
+)
+
+// SharedOptions say how a cache uses the shared level. All instances should use the
+// same; one that has none neither reads nor stores values, but what it invalidates
+// goes there, too.
+//
+// Redis needs to tell its history (INFO), or the shared level is not used, which is
+// logged once. Values are read from the master. Who can write to that Redis can write
+// values.
+type SharedOptions[V any] struct {
+	// TTL bounds how long a value stands in Redis, counted from the start of its load;
+	// a random part of up to 10 % is taken off. It may be longer than the cache's TTL:
+	// then an item that expires here is read again there. An item's Expiry, or
+	// NotFoundTTL, bounds it as well, and what is read there is kept here for no longer
+	// than it still has there. From a millisecond to ten years. Defaults to the cache's
+	// TTL, which then must not be NoExpiry.
+	TTL time.Duration
+
+	// Codec turns values into bytes and back. What comes from Redis is a copy, without
+	// what the codec leaves out: with JSON, unexported fields and the types behind
+	// interfaces. Defaults to the JSON of encoding/json.
+	Codec Codec[V]
+
+	// Version is that of the values' form. A value of another version counts as none, and
+	// is replaced: so a deployment may change the form by changing this number, while
+	// invalidations go on reaching old and new instances. While both run they replace
+	// each other's values. Defaults to 0.
+	Version uint32
+
+	// CompressOver is the size in bytes from which on an encoded value is compressed
+	// (S2, a kind of Snappy), if that makes it smaller. Values are read whether they
+	// are compressed or not. Negative is an error. Defaults to 0: none is.
+	CompressOver int
+
+	// MaxValueBytes bounds the size of a value in Redis, after compression. What is
+	// larger is not stored, and SharedStats.TooLarge counts it. At most 512 MiB.
+	// Negative is an error. Defaults to 1 MiB.
+	MaxValueBytes int
+
+	// Timeout bounds each request to Redis, dialling included. After that the item is
+	// loaded from the source; after five failures in a row Redis is not asked for a
+	// second, and then once to begin with. Callers get no error for it. A Get whose
+	// context is cancelled, rather than at its deadline, may wait for that long. At
+	// least a millisecond. Defaults to 250 ms.
+	Timeout time.Duration
+
+	// LoadWait is for how long an instance that loads an item keeps others from loading
+	// it, and they wait for the value: an instance that dies holds them up for as long.
+	// Loads that take longer may run on several instances, and the slow one's value is
+	// not stored. At least a millisecond. Defaults to LoadTimeout, or to 5 seconds.
+	LoadWait time.Duration
+}
+
+// withDefaults returns o with its defaults filled in, for a cache with those times.
+func (o SharedOptions[V]) withDefaults(ttl, loadTimeout time.Duration, wrong *optionErrors) *SharedOptions[V] {
+	if o.TTL == 0 && ttl == NoExpiry {
+		*wrong = append(*wrong, "Shared.TTL is required, since TTL is NoExpiry")
+		ttl = defaultTTL
+	}
+	if o.TTL == 0 {
+		o.TTL = ttl
+	}
+	if o.Codec == nil {
+		o.Codec = jsonCodec[V]{}
+	}
+	if o.MaxValueBytes == 0 {
+		o.MaxValueBytes = defaultMaxValueBytes
+	}
+	if o.Timeout == 0 {
+		o.Timeout = defaultSharedTimeout
+	}
+	if o.LoadWait == 0 {
+		o.LoadWait = defaultLoadWait
+		if loadTimeout > 0 {
+			o.LoadWait = max(loadTimeout, time.Millisecond)
+		}
+	}
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{{"TTL", o.TTL}, {"Timeout", o.Timeout}, {"LoadWait", o.LoadWait}} {
+		wrong.check(d.value >= time.Millisecond, "Shared.%s %v is less than a millisecond", d.field, d.value)
+		wrong.check(d.value <= mostSharedTTL, "Shared.%s %v is more than ten years", d.field, d.value)
+	}
+	wrong.check(o.CompressOver >= 0, "Shared.CompressOver %d is negative", o.CompressOver)
+	wrong.check(o.MaxValueBytes >= 0, "Shared.MaxValueBytes %d is negative", o.MaxValueBytes)
+	wrong.check(o.MaxValueBytes <= mostValueBytes, "Shared.MaxValueBytes %d is more than 512 MiB", o.MaxValueBytes)
+	return &o
+}
+
+// Codec turns values into bytes for Redis, and back. Its methods are called from
+// several goroutines at once. What Unmarshal returns must not share memory with what it was
+// given.
+type Codec[V any] interface {
+	Marshal(value V) ([]byte, error)
+	Unmarshal(data []byte) (V, error)
+}
+
+// jsonCodec is that of encoding/json.
+type jsonCodec[V any] struct{}
+
+func (jsonCodec[V]) Marshal(value V) ([]byte, error) { return json.Marshal(value) }
+
+func (jsonCodec[V]) Unmarshal(data []byte) (value V, err error) {
+	err = json.Unmarshal(data, &value)
+	return value, err
+}
