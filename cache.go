@@ -93,7 +93,9 @@ func (c *Cache[K, V]) hit(ctx context.Context, e *entry[K, V], at int64) (V, err
 	c.local.use(e)
 	c.stats.hits.Inc()
 	if c.local.attentive {
+		value, err := c.local.result(e) // first: a refresh may replace it at once
 		c.attend(ctx, e, at)
+		return value, err
 	}
 	return c.local.result(e)
 }
