@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sony/gobreaker/v2"
+
 	"github.com/nearcache/nearcache/internal/fakebus"
 )
 
@@ -75,7 +77,7 @@ func runProof(seed uint64, journal *proofJournal) *proofRun {
 	run := &proofRun{seed: seed, plan: planProof(r), journal: journal}
 	journal.start = time.Now()
 	p := &run.plan
-	if journal.hashed { // loads that come for a place at one instant get it in any order
+	if journal.hashed { // loads that come for a place at one instant get it in any order; see join as well
 		for c := range p.features {
 			p.features[c].concurrentLoads = 0
 		}
@@ -130,6 +132,12 @@ func (run *proofRun) join(i int) error {
 	for c := range in.caches {
 		if in.caches[c], err = New(in.bp, run.cacheOptions(in, c)); err != nil {
 			return err
+		}
+		if s := in.caches[c].loader.shared; s != nil && run.journal.hashed {
+			// Of two requests at one instant it would let either through.
+			s.breaker = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
+				ReadyToTrip: func(gobreaker.Counts) bool { return false },
+			})
 		}
 		if in.tells[c], err = NewInvalidator[int](in.bp, run.history.caches[c].name); err != nil {
 			return err

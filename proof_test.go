@@ -80,7 +80,8 @@ func TestProof(t *testing.T) {
 }
 
 // TestProofReplays runs schedules twice: a seed that failed fails again, unless loads
-// came for a place (see Options.MaxConcurrentLoads) at one instant.
+// came for a place (see Options.MaxConcurrentLoads), or to a Redis that was left alone
+// until then, at one instant.
 func TestProofReplays(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(10) {
