@@ -9,7 +9,7 @@ import (
 
 // raceLimit is how many states of a scenario are explored under the race
 // detector, which slows the exploration tenfold and has little to find here.
-const raceLimit = 50_000
+const raceLimit = 20_000
 
 // TestProtocolHolds explores each scenario to the end, and checks that what it is
 // about does happen in it.
