@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -240,45 +241,54 @@ func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K
 	}
 }
 
-// flySharedTogether is flyTogether from where the shared level is asked first. What
-// others load is waited for last.
+// flySharedTogether is flyTogether from where the shared level is asked first. What is
+// found lands at once, and what nobody else loads is loaded; the others are waited for.
 func (l *local[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
-	errands := ld.shared.errands(flights)
-	defer func() { ld.shared.settle(errands) }()
-	busy := len(errands) > 0 && ld.shared.seek(&b.ctx, errands)
-	left := flights
+	s := ld.shared
+	left := flights // that have not landed
+	var errands []*errand[K, V]
 	defer func() {
-		for _, f := range left { // LoadMany called runtime.Goexit
-			f.err = errGoexit
-			l.land(f, ld, 1)
+		for _, f := range left { // the goroutine has ended in the middle
+			l.landEnded(f, ld)
 		}
+		s.settle(errands)
 	}()
-	left = l.runUnshared(left, errands, b, ld)
-	if busy {
-		ld.shared.wait(&b.ctx, errands)
-		for _, e := range errands {
-			e.busy = false
+	errands = s.errands(flights)
+	of := make(map[*flight[K, V]]*errand[K, V], len(errands))
+	for _, e := range errands {
+		of[e.flight] = e
+	}
+	began := time.Now()
+	busy := s.seek(&b.ctx, errands)
+	for {
+		var wanted []*flight[K, V]
+		ready := left
+		left = nil
+		for _, f := range ready {
+			if e := of[f]; busy && e != nil && e.busy {
+				left = append(left, f)
+			} else {
+				wanted = append(wanted, f)
+			}
 		}
-		left = l.runUnshared(left, errands, b, ld)
+		l.runUnfound(wanted, of, b, ld)
+		s.settle(slices.DeleteFunc(slices.Clone(errands), func(e *errand[K, V]) bool { return e.busy }))
+		if len(left) == 0 {
+			return
+		}
+		busy = s.again(&b.ctx, errands, began)
 	}
 }
 
-// runUnshared lands those of flights whose value was found, loads those that are
-// nobody else's, and returns the others.
-func (l *local[K, V]) runUnshared(
-	flights []*flight[K, V], errands []*errand[K, V], b *bulk, ld *loader[K, V],
-) (left []*flight[K, V]) {
-	found, busy := map[*flight[K, V]]bool{}, map[*flight[K, V]]bool{}
-	for _, e := range errands {
-		found[e.flight], busy[e.flight] = e.found, e.busy
-	}
+// runUnfound lands those of flights whose value was found, and loads the others.
+func (l *local[K, V]) runUnfound(
+	flights []*flight[K, V], of map[*flight[K, V]]*errand[K, V], b *bulk, ld *loader[K, V],
+) {
 	var wanted []*flight[K, V]
 	for _, f := range flights {
-		switch {
-		case found[f]:
+		switch e := of[f]; {
+		case e != nil && e.found:
 			l.land(f, ld, 1)
-		case busy[f]:
-			left = append(left, f)
 		case f.ctx.Err() != nil:
 			l.landUnwanted(f, ld)
 		default:
@@ -287,7 +297,6 @@ func (l *local[K, V]) runUnshared(
 		}
 	}
 	l.runTogether(wanted, b, ld)
-	return left
 }
 
 // runTogether calls LoadMany, whatever becomes of it.

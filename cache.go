@@ -80,12 +80,22 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	}
 	j := c.local.join(ctx, key, c.loader, c.launch(ctx))
 	switch {
-	case j.launched && j.flight.sharing && !j.flight.inTurn:
+	case j.launched && c.looksHere(ctx, &j):
 		c.local.lookHere(ctx, j.flight, c.loader)
 	case j.launched || j.hurried:
 		c.local.fly(ctx, j.flight, c.loader)
 	}
 	return c.await(ctx, key, j, 0)
+}
+
+// looksHere reports whether the caller who has launched a flight looks himself for its
+// value at the shared level: if he has the time, and is to wait for nothing else.
+func (c *Cache[K, V]) looksHere(ctx context.Context, j *lookup[K, V]) bool {
+	if j.flight.inTurn || !j.flight.sharing || j.fallback && c.options.SoftTimeout > 0 { // in this order: in its turn others write
+		return false
+	}
+	deadline, limited := ctx.Deadline()
+	return !limited || time.Until(deadline) >= c.options.Shared.Timeout
 }
 
 // hit returns what a live entry stands for, to a read that began at that time.
@@ -390,6 +400,9 @@ func (c *Cache[K, V]) Stats() CacheStats {
 func (c *Cache[K, V]) Close() error {
 	c.local.close() // first: it must serve nothing once it hears no messages
 	c.backplane.unregister(c.options.Name, c)
+	if c.loader.shared != nil {
+		c.loader.shared.close()
+	}
 	return nil
 }
 

@@ -41,6 +41,9 @@ func (c *candidate[K, V]) judge(s *shared[K, V], v *transport.Value, r *transpor
 	}
 	e.seen, c.label, c.life = l.id, l, min(v.Life, l.life)
 	switch {
+	case l.version != s.options.Version:
+		s.stats.undecodable.Add(1)
+		return invalid
 	case c.life <= 0, l.epoch != r.Epoch, l.count > r.Count, l.count < r.Cleared,
 		l.notFound && (l.count != r.Count || s.notFounds <= 0),
 		e.flight.ahead != nil && !s.isNewer(c):

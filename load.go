@@ -207,13 +207,14 @@ func (l *local[K, V]) flyNow(f *flight[K, V], ld *loader[K, V]) {
 // goroutine: another one would take as long as the rest of it. If it is not there,
 // the flight goes on in one.
 func (l *local[K, V]) lookHere(ctx context.Context, f *flight[K, V], ld *loader[K, V]) {
-	e := ld.shared.errand(f)
+	var e *errand[K, V]
 	landed := false
 	defer func() { // a codec can end the goroutine
 		if !landed {
 			go l.flyShared(f, ld, e)
 		}
 	}()
+	e = ld.shared.errand(f)
 	if e != nil && !ld.shared.look(ctx, e) {
 		e = nil
 	}
@@ -226,7 +227,14 @@ func (l *local[K, V]) lookHere(ctx context.Context, f *flight[K, V], ld *loader[
 func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V], e *errand[K, V]) {
 	if e != nil {
 		defer ld.shared.settle([]*errand[K, V]{e})
+		fetched := false
+		defer func() { // a codec can end the goroutine
+			if !fetched {
+				l.landEnded(f, ld)
+			}
+		}()
 		ld.shared.fetch(&f.ctx, e)
+		fetched = true
 	}
 	switch {
 	case e != nil && e.found:
@@ -244,14 +252,19 @@ func (l *local[K, V]) runAndLand(f *flight[K, V], ld *loader[K, V]) {
 	f.ran = true
 	returned := false
 	defer func() {
-		if !returned { // runtime.Goexit
-			var zero V
-			f.value, f.err, f.outcome = zero, errGoexit, outcome[V]{}
-			l.land(f, ld, 1)
+		if !returned {
+			l.landEnded(f, ld)
 		}
 	}()
 	l.run(f, ld)
 	returned = true
+	l.land(f, ld, 1)
+}
+
+// landEnded lands a flight whose goroutine was ended by runtime.Goexit.
+func (l *local[K, V]) landEnded(f *flight[K, V], ld *loader[K, V]) {
+	var zero V
+	f.value, f.err, f.outcome = zero, errGoexit, outcome[V]{}
 	l.land(f, ld, 1)
 }
 

@@ -132,7 +132,7 @@ func TestPublishOnlyNeedsRedis(t *testing.T) {
 	t.Run("one that takes no writes", func(t *testing.T) {
 		server := startRedis(t, "--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "yes")
 		err := connectError(t, nearcache.BackplaneOptions{
-			RedisConnectionString: server.addr + ",connectTimeout=300", PublishOnly: true,
+			RedisConnectionString: server.addr + ",connectTimeout=3000", PublishOnly: true,
 		})
 		assert.ErrorContains(t, err, "READONLY")
 	})

@@ -90,7 +90,8 @@ end
 // claimScript claims loads. A value that is no value has an empty id, and is
 // replaced as if there were none. Tokens and epoch are made here, inside Redis, so that
 // a script that runs twice makes others: what an invalidation has taken away does not
-// come back.
+// come back. A token stands with the epoch and the count of its claim, since a load that
+// began before a clear of the cache brings nothing that is worth a wait.
 //
 // KEYS: clears, then value and token of each. ARGV: cache, history, nonce of an
 // epoch, life of values, then of each claim: token, its life, id of the value that
@@ -106,39 +107,50 @@ end
 if (tonumber(redis.call('HGET', KEYS[1], 'l:' .. ARGV[1])) or 0) < tonumber(ARGV[4]) then
   redis.call('HSET', KEYS[1], 'l:' .. ARGV[1], ARGV[4])
 end
+local count = redis.call('HGET', KEYS[1], 'n:' .. ARGV[1]) or '0'
+local cleared = tonumber(redis.call('HGET', KEYS[1], 'c:' .. ARGV[1])) or 0
 local states = {}
 for i = 0, (#KEYS - 1) / 2 - 1 do
   local value, token, seen = KEYS[2 + 2 * i], KEYS[3 + 2 * i], ARGV[7 + 3 * i]
-  if redis.call('EXISTS', token) == 1 then
+  local held = redis.call('GET', token)
+  if held == '!' and seen ~= '*' then
+    states[i + 1] = 'v'
+  elseif held and string.sub(held, 17, 32) == epoch and (tonumber(string.sub(held, 33)) or 0) >= cleared then
     states[i + 1] = 'b'
   else
     local id = seen ~= '*' and redis.pcall('GETRANGE', value, 1, 16) or ''
     if type(id) == 'string' and id ~= '' and id ~= seen then
       states[i + 1] = 'c'
     else
-      redis.call('SET', token, string.sub(redis.sha1hex(ARGV[5 + 3 * i] .. stamp), 1, 16), 'PX', ARGV[6 + 3 * i])
+      local made = string.sub(redis.sha1hex(ARGV[5 + 3 * i] .. stamp), 1, 16)
+      redis.call('SET', token, made .. epoch .. count, 'PX', ARGV[6 + 3 * i])
       states[i + 1] = 't'
     end
   end
 end
-return {epoch, redis.call('HGET', KEYS[1], 'n:' .. ARGV[1]) or '0', table.concat(states), stamp}
+return {epoch, count, table.concat(states), stamp}
 `)
 
 // putScript stores the values of loads whose claims have lasted, and ends the
 // claims.
 //
-// KEYS: value and token of each. ARGV: of each, token, bytes (none: no value), life.
+// KEYS: value and token of each. ARGV: of each, token, bytes (none: no value), life; or
+// without a value what to do instead.
 var putScript = redis.NewScript(`
 local stored = {}
 for i = 0, #KEYS / 2 - 1 do
   local value, token = KEYS[1 + 2 * i], KEYS[2 + 2 * i]
   stored[i + 1] = '0'
-  if redis.call('GET', token) == ARGV[1 + 3 * i] then
-    if ARGV[2 + 3 * i] ~= '' then
-      redis.call('SET', value, ARGV[2 + 3 * i], 'PX', ARGV[3 + 3 * i])
-      stored[i + 1] = '1'
-    end
+  local bytes, what = ARGV[2 + 3 * i], ARGV[3 + 3 * i]
+  if string.sub(redis.call('GET', token) or '', 1, 16) == ARGV[1 + 3 * i] then
     redis.call('DEL', token)
+    if bytes ~= '' then
+      redis.call('SET', value, bytes, 'PX', what)
+      stored[i + 1] = '1'
+    elseif what ~= 'release' then
+      redis.call('SET', token, '!', 'PX', 100)
+      if what == 'forget' then redis.call('DEL', value) end
+    end
   end
 end
 return table.concat(stored)
@@ -359,7 +371,7 @@ func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Pu
 	args := make([]any, 0, 3*len(puts))
 	for _, p := range puts {
 		keys = append(keys, s.valueKey(cache, p.Key), s.tokenKey(cache, p.Key))
-		args = append(args, p.Token, p.Bytes, milliseconds(p.Life))
+		args = append(args, p.Token, p.Bytes, putArgument(&p))
 	}
 	reply, err := putScript.Run(ctx, client, keys, args...).Text()
 	if err != nil {
@@ -373,6 +385,19 @@ func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Pu
 		stored[i] = reply[i] == '1'
 	}
 	return stored, nil
+}
+
+// putArgument returns the third argument of putScript.
+func putArgument(p *transport.Put) any {
+	switch {
+	case len(p.Bytes) > 0:
+		return milliseconds(p.Life)
+	case p.Forget:
+		return "forget"
+	case p.Vain:
+		return "vain"
+	}
+	return "release"
 }
 
 // milliseconds is at least one: Redis refuses a life of none.

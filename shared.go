@@ -54,6 +54,9 @@ type shared[K comparable, V any] struct {
 	noHistory sync.Once             // for the log
 	refused   sync.Once             // by the codec: for the log
 	stats     *sharedCounters
+
+	mu   sync.Mutex        // guards what is below
+	held map[string]string // the keys of claims, by token
 }
 
 const (
@@ -88,7 +91,9 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 		Name:        o.Name,
 		Timeout:     breakerPause,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= mostFailures },
-		IsExcluded:  func(err error) bool { return errors.Is(err, context.Canceled) },
+		IsExcluded: func(err error) bool {
+			return errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed)
+		},
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			go s.breakerChanged(from, to) // it is called with the breaker's lock
 		},
@@ -120,6 +125,7 @@ type errand[K comparable, V any] struct {
 	seen  string // the id of the value that was seen, and was no good
 	read  bool   // it is to be looked at
 	busy  bool   // somebody else's load is under way
+	vain  bool   // somebody else's load has left nothing: no claim is made
 	found bool   // the flight has its value
 
 	// Of the claim, if there is a token: how the value will be labelled.
@@ -141,8 +147,9 @@ func (s *shared[K, V]) errand(f *flight[K, V]) *errand[K, V] {
 // its load, if it could get one.
 func (s *shared[K, V]) fetch(ctx context.Context, e *errand[K, V]) {
 	errands := []*errand[K, V]{e}
-	if s.seek(ctx, errands) {
-		s.wait(ctx, errands)
+	began := time.Now()
+	for busy := s.seek(ctx, errands); busy; {
+		busy = s.again(ctx, errands, began)
 	}
 }
 
@@ -176,7 +183,7 @@ func (s *shared[K, V]) look(ctx context.Context, e *errand[K, V]) (goOn bool) {
 func (s *shared[K, V]) errands(flights []*flight[K, V]) []*errand[K, V] {
 	errands := make([]*errand[K, V], 0, len(flights))
 	for _, f := range flights {
-		wire, err := s.keys.wire(f.key)
+		wire, err := s.wire(f.key)
 		switch {
 		case err != nil || !f.sharing || s.local.closed.Load():
 			s.stats.noLease.Add(1)
@@ -187,6 +194,13 @@ func (s *shared[K, V]) errands(flights []*flight[K, V]) []*errand[K, V] {
 		}
 	}
 	return errands
+}
+
+// wire returns a key's form in Redis. MarshalText may panic, and nobody is there to be
+// told.
+func (s *shared[K, V]) wire(key K) (wire string, err error) {
+	defer recovered("MarshalText", &err)
+	return s.keys.wire(key)
 }
 
 // history returns the history that this instance follows, for so many flights; empty:
@@ -228,31 +242,27 @@ func (s *shared[K, V]) seek(ctx context.Context, errands []*errand[K, V]) (busy 
 	return slices.ContainsFunc(errands, func(e *errand[K, V]) bool { return e.busy })
 }
 
-// wait waits for the values that others load: for LoadWait, or until ctx ends.
-func (s *shared[K, V]) wait(ctx context.Context, errands []*errand[K, V]) {
-	began := time.Now()
-	for {
-		waited := time.Since(began)
-		if waited >= s.options.LoadWait || !s.pause(ctx, waited) {
-			return
-		}
-		var busy []*errand[K, V]
-		for _, e := range errands {
-			if e.busy {
-				e.busy = false
-				busy = append(busy, e)
-			}
-		}
-		again := s.seek(ctx, busy)
-		for _, e := range busy {
-			if e.found {
-				s.stats.waited.Add(1)
-			}
-		}
-		if !again {
-			return
+// again waits a little and looks once more for the values that others load. It reports
+// whether there are any to wait for still: not when LoadWait has passed since a time, or
+// ctx has ended.
+func (s *shared[K, V]) again(ctx context.Context, errands []*errand[K, V], began time.Time) (busy bool) {
+	var sought []*errand[K, V]
+	for _, e := range errands {
+		if e.busy {
+			e.busy = false
+			sought = append(sought, e)
 		}
 	}
+	if waited := time.Since(began); waited >= s.options.LoadWait || !s.pause(ctx, waited) {
+		return false
+	}
+	busy = s.seek(ctx, sought)
+	for _, e := range sought {
+		if e.found {
+			s.stats.waited.Add(1)
+		}
+	}
+	return busy
 }
 
 // pause waits for an eighth of what was waited for so far, within bounds, and reports
@@ -329,17 +339,20 @@ func (s *shared[K, V]) attempt(ctx context.Context, attempt func(context.Context
 	_, err := s.breaker.Execute(func() (any, error) {
 		timely, cancel := context.WithTimeout(ctx, s.options.Timeout)
 		defer cancel()
+		began := time.Now()
 		err := attempt(timely)
+		deadline, limited := ctx.Deadline()
 		switch {
-		case err != nil && ctx.Err() != nil:
+		case err == nil || errors.Is(err, ErrClosed):
+		case time.Since(began) < s.options.Timeout && (ctx.Err() != nil || limited && !time.Now().Before(deadline)):
 			err = context.Canceled // by whoever waited, which says nothing of Redis
-		case err != nil:
+		default:
 			s.failure.Store(&err)
 		}
 		return nil, err
 	})
 	switch {
-	case err == nil || errors.Is(err, context.Canceled):
+	case err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed):
 	case errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests):
 		s.stats.failing.Add(1)
 	default:
@@ -363,7 +376,7 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 	var sought []*errand[K, V]
 	var claims []transport.Claim
 	for _, e := range errands {
-		if e.found || e.token != "" || e.busy {
+		if e.found || e.token != "" || e.busy || e.vain {
 			continue
 		}
 		sought = append(sought, e)
@@ -386,10 +399,13 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 		switch claimed.States[i] {
 		case transport.ClaimTaken:
 			e.token, e.epoch, e.count = claimed.Token(claims[i]), claimed.Epoch, claimed.Count
+			s.hold(e)
 		case transport.ClaimBusy:
 			e.busy = !e.flight.anew // which takes nobody else's
 		case transport.ClaimChanged:
 			e.read = true
+		case transport.ClaimVain:
+			e.vain = true
 		}
 	}
 	return true
@@ -405,24 +421,34 @@ func (s *shared[K, V]) longestLife() time.Duration { return s.options.TTL + s.op
 // loaded, if it is to be kept at all.
 func (s *shared[K, V]) settle(errands []*errand[K, V]) {
 	var puts []transport.Put
+	defer func() { // a codec can end the goroutine: the rest is let go
+		for _, e := range errands {
+			if e.token != "" {
+				puts = append(puts, transport.Put{Key: e.wire, Token: e.token})
+				e.token = ""
+			}
+		}
+		if len(puts) > 0 {
+			s.store(puts)
+		}
+	}()
 	size := 0
 	for _, e := range errands {
 		if e.token == "" {
 			continue
 		}
 		p := s.put(e)
+		e.token = ""
 		if size += len(p.Bytes); len(puts) == mostTogether || len(puts) > 0 && size > mostBytesTogether {
 			s.store(puts)
 			puts, size = nil, len(p.Bytes)
 		}
 		puts = append(puts, p)
 	}
-	if len(puts) > 0 {
-		s.store(puts)
-	}
 }
 
 func (s *shared[K, V]) store(puts []transport.Put) {
+	s.letGo(puts)
 	var stored []bool
 	if s.attempt(context.Background(), func(ctx context.Context) (err error) {
 		stored, err = s.values.Put(ctx, s.cache, puts)
@@ -446,7 +472,8 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 	p := transport.Put{Key: e.wire, Token: e.token}
 	f := e.flight
 	o := &f.outcome
-	if !o.known || o.life <= 0 {
+	p.Vain = f.ran && !errors.Is(f.err, context.Canceled)
+	if p.Forget = o.known; !o.known || o.life <= 0 {
 		return p
 	}
 	life := s.backplane.jittered(s.options.TTL)
@@ -472,4 +499,37 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 		p.Bytes, p.Life = bytes, life
 	}
 	return p
+}
+
+// hold notes a claim that this instance has.
+func (s *shared[K, V]) hold(e *errand[K, V]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil {
+		s.held = map[string]string{}
+	}
+	s.held[e.token] = e.wire
+}
+
+// letGo notes that claims end.
+func (s *shared[K, V]) letGo(puts []transport.Put) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range puts {
+		delete(s.held, p.Token)
+	}
+}
+
+// close ends the claims of loads that are under way, for others to take: this instance
+// may be gone before they end.
+func (s *shared[K, V]) close() {
+	s.mu.Lock()
+	var puts []transport.Put
+	for token, wire := range s.held {
+		puts = append(puts, transport.Put{Key: wire, Token: token})
+	}
+	s.mu.Unlock()
+	for part := range slices.Chunk(puts, mostTogether) {
+		s.store(part)
+	}
 }

@@ -60,7 +60,8 @@ type SharedOptions[V any] struct {
 	// LoadWait is for how long an instance that loads an item keeps others from loading
 	// it, and they wait for the value: an instance that dies holds them up for as long.
 	// Loads that take longer may run on several instances, and the slow one's value is
-	// not stored. At least a millisecond. Defaults to LoadTimeout, or to 5 seconds.
+	// not stored. At least a millisecond, and no longer than LoadTimeout, whose callers
+	// wait for either in turn. Defaults to 5 seconds.
 	LoadWait time.Duration
 }
 
@@ -84,9 +85,9 @@ func (o SharedOptions[V]) withDefaults(ttl, loadTimeout time.Duration, wrong *op
 	}
 	if o.LoadWait == 0 {
 		o.LoadWait = defaultLoadWait
-		if loadTimeout > 0 {
-			o.LoadWait = max(loadTimeout, time.Millisecond)
-		}
+	}
+	if o.LoadWait > 0 && loadTimeout > 0 {
+		o.LoadWait = max(min(o.LoadWait, loadTimeout), time.Millisecond)
 	}
 	for _, d := range []struct {
 		field string

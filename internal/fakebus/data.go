@@ -26,6 +26,10 @@ type item struct{ cache, key string }
 type entry struct {
 	text    string
 	expires int64 // in milliseconds, as Redis counts; the last in which it is there
+
+	// A token's: of its claim.
+	epoch string
+	count int64
 }
 
 // clears is the hash that says what was cleared.
@@ -47,17 +51,18 @@ func (d *data) clone() *data {
 }
 
 // lookUp returns an entry that has not expired, and how many milliseconds it has.
-func lookUp(entries map[item]entry, of item) (text string, life int64, found bool) {
-	e, found := entries[of]
+func lookUp(entries map[item]entry, of item) (e entry, life int64, found bool) {
+	e, found = entries[of]
 	if life = e.expires - time.Now().UnixMilli(); !found || life < 0 {
 		delete(entries, of)
-		return "", 0, false
+		return entry{}, 0, false
 	}
-	return e.text, life, true
+	return e, life, true
 }
 
-func set(entries map[item]entry, of item, text string, life time.Duration) {
-	entries[of] = entry{text, time.Now().UnixMilli() + milliseconds(life)}
+func set(entries map[item]entry, of item, e entry, life time.Duration) {
+	e.expires = time.Now().UnixMilli() + milliseconds(life)
+	entries[of] = e
 }
 
 func milliseconds(d time.Duration) int64 { return max(d.Milliseconds(), 1) }
@@ -144,10 +149,10 @@ func (d *data) probe(history string) {
 func (d *data) read(cache string, keys []string) []transport.Value {
 	values := make([]transport.Value, len(keys))
 	for i, key := range keys {
-		text, life, found := lookUp(d.values, item{cache, key})
+		e, life, found := lookUp(d.values, item{cache, key})
 		values[i] = transport.Value{Found: found, Life: time.Duration(life) * time.Millisecond}
 		if found {
-			values[i].Bytes = []byte(text)
+			values[i].Bytes = []byte(e.text)
 		}
 	}
 	return values
@@ -182,14 +187,18 @@ func (d *data) claim(
 }
 
 func (d *data) claimOne(of item, c transport.Claim) transport.ClaimState {
-	if _, _, claimed := lookUp(d.tokens, of); claimed {
+	held, _, claimed := lookUp(d.tokens, of)
+	switch {
+	case held.text == vain && !c.Any:
+		return transport.ClaimVain
+	case claimed && held.text != vain && held.epoch == d.clears.epoch && held.count >= d.clears.fields["c:"+of.cache]:
 		return transport.ClaimBusy
 	}
 	value, _, _ := lookUp(d.values, of)
-	if id := idOf(value); !c.Any && id != "" && id != c.Seen {
+	if id := idOf(value.text); !c.Any && id != "" && id != c.Seen {
 		return transport.ClaimChanged
 	}
-	set(d.tokens, of, c.Token, c.Life)
+	set(d.tokens, of, entry{text: c.Token, epoch: d.clears.epoch, count: d.clears.fields["n:"+of.cache]}, c.Life)
 	return transport.ClaimTaken
 }
 
@@ -203,13 +212,19 @@ func (d *data) put(cache string, puts []put) []bool {
 	stored := make([]bool, len(puts))
 	for i, p := range puts {
 		of := item{cache, p.key}
-		if token, _, found := lookUp(d.tokens, of); !found || token != p.token {
+		if held, _, found := lookUp(d.tokens, of); !found || held.text != p.token {
 			continue
 		}
-		if stored[i] = p.text != ""; stored[i] {
-			set(d.values, of, p.text, p.life)
-		}
 		delete(d.tokens, of)
+		switch stored[i] = p.text != ""; {
+		case stored[i]:
+			set(d.values, of, entry{text: p.text}, p.life)
+		case p.vain || p.forget:
+			set(d.tokens, of, entry{text: vain}, transport.VainFor)
+			if p.forget {
+				delete(d.values, of)
+			}
+		}
 	}
 	return stored
 }
@@ -218,7 +233,11 @@ func (d *data) put(cache string, puts []put) []bool {
 type put struct {
 	key, token, text string
 	life             time.Duration
+	vain, forget     bool
 }
+
+// vain stands in place of a token whose load has left nothing.
+const vain = "!"
 
 // hash is one of strings.
 func hash(of ...string) uint64 {

@@ -24,7 +24,7 @@ func holding(keys ...string) *data {
 	d := newData()
 	for i, key := range keys {
 		d.claim("c", "h", "e", time.Hour, []transport.Claim{{Key: key, Token: id(i + 1), Life: time.Second}})
-		d.put("c", []put{{key, id(i + 1), string(bytesOf(id(i + 1))), time.Hour}})
+		d.put("c", []put{{key: key, token: id(i + 1), text: string(bytesOf(id(i + 1))), life: time.Hour}})
 	}
 	return d
 }
@@ -59,13 +59,25 @@ func TestClaims(t *testing.T) {
 		{"of any value", transport.Claim{Key: "a", Any: true}, transport.ClaimTaken},
 		{"of what is no value", transport.Claim{Key: "short"}, transport.ClaimTaken},
 		{"of somebody else's", transport.Claim{Key: "busy", Any: true}, transport.ClaimBusy},
+		{"of somebody else's before a clear", transport.Claim{Key: "cleared"}, transport.ClaimTaken},
+		{"of somebody else's, and Redis has lost the counts", transport.Claim{Key: "lost"}, transport.ClaimTaken},
+		{"after one in vain", transport.Claim{Key: "vain"}, transport.ClaimVain},
+		{"of any value, after one in vain", transport.Claim{Key: "vain", Any: true}, transport.ClaimTaken},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := holding("a")
-				set(d.values, item{"c", "short"}, "v", time.Hour)
-				set(d.tokens, item{"c", "busy"}, id(9), time.Hour)
+				set(d.values, item{"c", "short"}, entry{text: "v"}, time.Hour)
+				d.clears.fields["n:c"], d.clears.fields["c:c"] = 5, 5
+				for key, e := range map[string]entry{
+					"busy":    {id(9), 0, "e", 5},
+					"cleared": {id(9), 0, "e", 4},
+					"lost":    {id(9), 0, "e0", 5},
+					"vain":    {text: vain},
+				} {
+					set(d.tokens, item{"c", key}, e, time.Hour)
+				}
 				test.claim.Token, test.claim.Life = id(8), time.Second
 				got := d.claim("c", "h2", "e2", time.Hour, []transport.Claim{test.claim, test.claim})
 				again := test.want
@@ -74,7 +86,7 @@ func TestClaims(t *testing.T) {
 				}
 				require.Equal(t, []transport.ClaimState{test.want, again}, got.States)
 				require.Equal(t, "e", got.Epoch, "it has begun before")
-				require.Zero(t, got.Count)
+				require.EqualValues(t, 5, got.Count)
 			})
 		})
 	}
@@ -90,9 +102,10 @@ func TestPuts(t *testing.T) {
 		d.claim("c", "h", "e", time.Hour, claims)
 		time.Sleep(2 * time.Millisecond)
 		d.change([]transport.Change{{Cache: "c", Keys: []string{"lost"}}}, 1024)
+		value := func(key, token, text string) put { return put{key: key, token: token, text: text, life: time.Minute} }
 		puts := []put{
-			{"a", id(1), "a", time.Minute}, {"a", id(1), "again", time.Minute}, {"none", id(2), "", time.Minute},
-			{"late", id(3), "late", time.Minute}, {"lost", id(4), "lost", time.Minute},
+			value("a", id(1), "a"), value("a", id(1), "again"), value("none", id(2), ""),
+			value("late", id(3), "late"), value("lost", id(4), "lost"),
 		}
 		require.Equal(t, []bool{true, false, false, false, false}, d.put("c", puts))
 		require.Empty(t, d.tokens)
@@ -107,10 +120,36 @@ func TestPuts(t *testing.T) {
 	})
 }
 
+func TestPutsWithoutAValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := holding("kept", "vain", "forgotten")
+		claims := []transport.Claim{
+			{Key: "kept", Token: id(4), Any: true, Life: time.Second},
+			{Key: "vain", Token: id(5), Any: true, Life: time.Second},
+			{Key: "forgotten", Token: id(6), Any: true, Life: time.Second},
+		}
+		d.claim("c", "h", "e", time.Hour, claims)
+		require.Equal(t, make([]bool, 3), d.put("c", []put{
+			{key: "kept", token: id(4)}, {key: "vain", token: id(5), vain: true}, {key: "forgotten", token: id(6), forget: true},
+		}))
+		require.Equal(t, "kept vain", has(d, "kept", "vain", "forgotten"))
+
+		for i := range claims {
+			claims[i].Any = false
+			claims[i].Seen = id(i + 1)
+		}
+		again := d.claim("c", "h", "e", time.Hour, claims)
+		require.Equal(t, []transport.ClaimState{transport.ClaimTaken, transport.ClaimVain, transport.ClaimVain}, again.States)
+		time.Sleep(transport.VainFor + time.Millisecond)
+		again = d.claim("c", "h", "e", time.Hour, claims[1:])
+		require.Equal(t, []transport.ClaimState{transport.ClaimTaken, transport.ClaimTaken}, again.States)
+	})
+}
+
 func TestChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := holding("a", "b")
-		set(d.tokens, item{"c", "a"}, id(9), time.Hour)
+		set(d.tokens, item{"c", "a"}, entry{text: id(9)}, time.Hour)
 		d.change([]transport.Change{{Cache: "other", Keys: []string{"b"}}, {Cache: "c", Keys: []string{"a"}}}, 1024)
 		require.Equal(t, "b", has(d, "a", "b"))
 		require.Empty(t, d.tokens)

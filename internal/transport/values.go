@@ -71,7 +71,7 @@ type Claim struct {
 	Key   string
 	Token string        // what its token is made of, see Claimed.Token
 	Seen  string        // the id of the value that is to be replaced; empty: there was none
-	Any   bool          // whatever value there is
+	Any   bool          // whatever value there is, and though the last load has left nothing
 	Life  time.Duration // of the claim
 }
 
@@ -102,6 +102,7 @@ const (
 	ClaimTaken   ClaimState = 't'
 	ClaimBusy    ClaimState = 'b' // somebody else's
 	ClaimChanged ClaimState = 'c' // there is another value than the one that was seen
+	ClaimVain    ClaimState = 'v' // a load has just ended and left nothing: nobody need wait for the next
 )
 
 // Put is the end of a claim.
@@ -110,4 +111,12 @@ type Put struct {
 	Token string
 	Bytes []byte        // the value; nil: there is none
 	Life  time.Duration // of the value
+
+	// Without bytes:
+	Vain   bool // nor will there be one soon, so others need not wait: they load, and claim nothing
+	Forget bool // and what value there is is older than what is known now
 }
+
+// VainFor is for how long a claim that has ended in vain is remembered: a little
+// longer than those who wait for it pause.
+const VainFor = 100 * time.Millisecond
