@@ -103,8 +103,8 @@ func (o SharedOptions[V]) withDefaults(ttl, loadTimeout time.Duration, wrong *op
 }
 
 // Codec turns values into bytes for Redis, and back. Its methods are called from
-// several goroutines at once. What Unmarshal returns must not share memory with what it was
-// given.
+// several goroutines at once. What Unmarshal returns may keep the bytes that it was given:
+// nobody else has them. It keeps all of them from being freed.
 type Codec[V any] interface {
 	Marshal(value V) ([]byte, error)
 	Unmarshal(data []byte) (V, error)
