@@ -533,3 +533,24 @@ func TestSharedClaimThatIsLeft(t *testing.T) {
 		require.InDelta(t, defaultLoadWait, time.Since(began), float64(time.Second))
 	})
 }
+
+// A clear of the cache voids the values of one whose items have no regions, too.
+func TestSharedClearWithoutRegions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		loads := 0
+		_, caches := simulatedFleet(t, 2, func(int) Options[int, int] {
+			return Options[int, int]{Load: func(context.Context, int) (int, error) { loads++; return loads, nil }}
+		})
+		_, err := caches[0].Get(t.Context(), 7)
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.EqualValues(t, 1, caches[0].Stats().Shared.Stored)
+		require.NoError(t, caches[1].Clear(t.Context()))
+		for _, c := range caches {
+			v, err := c.Get(t.Context(), 7)
+			require.NoError(t, err)
+			require.Equal(t, 2, v)
+			time.Sleep(time.Second)
+		}
+	})
+}

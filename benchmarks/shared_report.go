@@ -38,7 +38,7 @@ func renderSharedHits(r *report) {
 		return
 	}
 	r.say("### A hit of the shared level")
-	r.say("`Get` of an item that is not in memory and has a value in Redis: the miss in memory, a load registered with a goroutine of its own, "+
+	r.say("`Get` of an item that is not in memory and has a value in Redis: the miss in memory, a load registered, "+
 		"the round trip, the checks, the decoding, and the item kept in memory in place of another (the cache has room for one, and keys are asked for in turn). "+
 		"*%s* is go-redis's `Get` and `json.Unmarshal`, and nothing is kept. *%s* is the pipeline that nearcache sends, without nearcache: GET, PTTL, HMGET of what was cleared, and INFO; "+
 		"its distance from the GET is the protocol's, and that of nearcache from it is the library's. Wall time for each read, of all goroutines together.", redisGet, bareReads)

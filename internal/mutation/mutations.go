@@ -176,9 +176,9 @@ var mutations = []mutation{
 	}, {
 		name:  "age from the load's start",
 		fence: "an item's age counts from when its load began, not from its end",
-		file:  "fence.go",
-		old:   "	e := sh.table.Load().find(hash, key)\n	scope, attached",
-		new:   "	s.at = now\n	e := sh.table.Load().find(hash, key)\n	scope, attached",
+		file:  "flight.go",
+		old:   "	fresh := l.prepare(o, f.hash, f.key, f.start)\n",
+		new:   "	f.start.at, f.start.since = now, now\n	fresh := l.prepare(o, f.hash, f.key, f.start)\n",
 		tests: []string{"TestServingRuleCountsFromTheLoadsStart", "TestProof"},
 	}, {
 		name:  "joinable loads",
@@ -402,7 +402,7 @@ var mutations = []mutation{
 		file:  "candidate.go",
 		old:   "l.count > r.Count, l.count < r.Cleared,",
 		new:   "",
-		tests: []string{"TestSharedInvalidation", "TestProof"},
+		tests: []string{"TestSharedClearWithoutRegions"},
 	}, {
 		name:  "clears during a load",
 		fence: "a value counts from when its load was claimed, not from when it was stored",
