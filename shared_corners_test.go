@@ -261,6 +261,7 @@ func TestSharedRefreshForgets(t *testing.T) {
 // slowDown makes each look at Redis take so much longer. It ends at its deadline, but
 // does not heed who cancels it.
 func slowDown[K comparable](c *Cache[K, int], d time.Duration) {
+	synctest.Wait() // whoever has used what is there
 	c.loader.shared.values = slowValues{c.loader.shared.values, d}
 }
 
