@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -259,44 +258,31 @@ func (l *local[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk, ld *lo
 		of[e.flight] = e
 	}
 	began := time.Now()
-	busy := s.seek(&b.ctx, errands)
+	s.seek(&b.ctx, errands)
 	for {
 		var wanted []*flight[K, V]
-		ready := left
+		sought := left
 		left = nil
-		for _, f := range ready {
-			if e := of[f]; busy && e != nil && e.busy {
+		for _, f := range sought {
+			switch e := of[f]; {
+			case e != nil && e.busy:
 				left = append(left, f)
-			} else {
+			case e != nil && e.found:
+				l.land(f, ld, 1)
+			case f.ctx.Err() != nil:
+				l.landUnwanted(f, ld)
+			default:
+				l.leaveShared(f)
 				wanted = append(wanted, f)
 			}
 		}
-		l.runUnfound(wanted, of, b, ld)
-		s.settle(slices.DeleteFunc(slices.Clone(errands), func(e *errand[K, V]) bool { return e.busy }))
+		l.runTogether(wanted, b, ld)
+		s.settle(errands) // those that others load have no claim
 		if len(left) == 0 {
 			return
 		}
-		busy = s.again(&b.ctx, errands, began)
+		s.again(&b.ctx, errands, began)
 	}
-}
-
-// runUnfound lands those of flights whose value was found, and loads the others.
-func (l *local[K, V]) runUnfound(
-	flights []*flight[K, V], of map[*flight[K, V]]*errand[K, V], b *bulk, ld *loader[K, V],
-) {
-	var wanted []*flight[K, V]
-	for _, f := range flights {
-		switch e := of[f]; {
-		case e != nil && e.found:
-			l.land(f, ld, 1)
-		case f.ctx.Err() != nil:
-			l.landUnwanted(f, ld)
-		default:
-			l.leaveShared(f)
-			wanted = append(wanted, f)
-		}
-	}
-	l.runTogether(wanted, b, ld)
 }
 
 // runTogether calls LoadMany, whatever becomes of it.
