@@ -40,16 +40,10 @@ func (c *candidate[K, V]) judge(s *shared[K, V], v *transport.Value, r *transpor
 		return invalid
 	}
 	e.seen, c.label, c.life = l.id, l, min(v.Life, l.life)
-	switch {
-	case l.version != s.options.Version:
-		s.stats.undecodable.Add(1)
+	if c.life <= 0 || l.epoch != r.Epoch || l.count > r.Count || l.count < r.Cleared ||
+		l.notFound && (l.count != r.Count || s.notFounds <= 0) ||
+		e.flight.ahead != nil && !s.isNewer(c) {
 		return invalid
-	case c.life <= 0, l.epoch != r.Epoch, l.count > r.Count, l.count < r.Cleared,
-		l.notFound && (l.count != r.Count || s.notFounds <= 0),
-		e.flight.ahead != nil && !s.isNewer(c):
-		return invalid
-	case l.notFound:
-		return valid
 	}
 	if c.value, err = decodeValue(&s.options, l, data); err != nil {
 		s.stats.undecodable.Add(1)

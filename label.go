@@ -113,10 +113,13 @@ func encodeValue[V any](o *SharedOptions[V], l label, value V) (bytes []byte, er
 	return append(l.append(make([]byte, 0, 64+len(data))), data...), nil
 }
 
-// decodeValue returns the value behind a label.
+// decodeValue returns the value behind a label; that of a not-found is zero.
 func decodeValue[V any](o *SharedOptions[V], l label, data []byte) (value V, err error) {
 	if l.version != o.Version {
 		return value, errOtherVersion
+	}
+	if l.notFound {
+		return value, nil
 	}
 	if l.packed {
 		n, err := s2.DecodedLen(data)

@@ -400,7 +400,7 @@ var mutations = []mutation{
 		name:  "clears of the cache",
 		fence: "the same where there are no regions",
 		file:  "candidate.go",
-		old:   "l.count > r.Count, l.count < r.Cleared,",
+		old:   "l.count > r.Count || l.count < r.Cleared ||",
 		new:   "",
 		tests: []string{"TestSharedClearWithoutRegions"},
 	}, {
@@ -415,7 +415,7 @@ var mutations = []mutation{
 		name:  "epoch",
 		fence: "all values are void when Redis has lost what was cleared",
 		file:  "candidate.go",
-		old:   "l.epoch != r.Epoch, ",
+		old:   "l.epoch != r.Epoch || ",
 		new:   "",
 		tests: []string{"TestSharedLostClears", "TestProof"},
 	}, {
