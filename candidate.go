@@ -82,7 +82,7 @@ func (s *shared[K, V]) settleDoubts(ctx context.Context, history, epoch string, 
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
-	reading, err := s.ask(ctx, history, nil, names)
+	reading, err := s.redis.read(ctx, history, nil, names)
 	if err != nil {
 		return false
 	}

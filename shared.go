@@ -3,13 +3,9 @@ package nearcache
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/sony/gobreaker/v2"
 
 	"github.com/nearcache/nearcache/internal/transport"
 )
@@ -38,7 +34,7 @@ import (
 // Redis is never in a load's way: what fails, or takes longer than Timeout, is left
 // out, and after some failures for a while altogether.
 type shared[K comparable, V any] struct {
-	values    transport.Values
+	redis     *valueGuard
 	backplane *Backplane
 	local     *local[K, V]
 	cache     string
@@ -48,11 +44,7 @@ type shared[K comparable, V any] struct {
 	regions   func(K, V) []string // may be nil
 	exact     bool                // items have a life of their own, by Expiry
 	notFounds time.Duration       // Options.NotFoundTTL
-	breaker   *gobreaker.CircuitBreaker[any]
-	redialled atomic.Int64          // when connections were last given up here
-	failure   atomic.Pointer[error] // the last one
-	noHistory sync.Once             // for the log
-	refused   sync.Once             // by the codec: for the log
+	refused   sync.Once           // by the codec: for the log
 	stats     *sharedCounters
 
 	mu   sync.Mutex        // guards what is below
@@ -65,55 +57,19 @@ const (
 	leastPause = time.Millisecond
 	mostPause  = 50 * time.Millisecond
 
-	// After so many failures in a row Redis is left alone for a while.
-	mostFailures = 5
-	breakerPause = time.Second
-
 	// mostTogether bounds how many keys one script is for, and how many bytes: Redis
 	// does nothing else meanwhile.
 	mostTogether      = 256
 	mostBytesTogether = 1 << 20
-
-	redialPause = time.Second
 )
-
-// errOtherServer is why an answer does not count.
-var errOtherServer = errors.New("the server is no master, or not of the history that the last echo showed")
 
 func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 	o := c.options
-	s := &shared[K, V]{
-		values: c.backplane.bus.Values(), backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
+	return &shared[K, V]{
+		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, &c.stats.shared),
+		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
 		options: *o.Shared, outcome: c.outcome, regions: o.Regions, exact: o.Expiry != nil, notFounds: o.NotFoundTTL,
-		stats: &c.stats.shared,
-	}
-	s.breaker = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
-		Name:        o.Name,
-		Timeout:     breakerPause,
-		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= mostFailures },
-		IsExcluded: func(err error) bool {
-			return errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed)
-		},
-		OnStateChange: func(_ string, from, to gobreaker.State) {
-			go s.breakerChanged(from, to) // it is called with the breaker's lock
-		},
-	})
-	return s
-}
-
-// breakerChanged tells that Redis is left alone from here on, or asked again.
-func (s *shared[K, V]) breakerChanged(from, to gobreaker.State) {
-	switch {
-	case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-		var err error
-		if last := s.failure.Load(); last != nil {
-			err = *last
-		}
-		s.backplane.tell(slog.LevelWarn, "nearcache: the shared level fails; items are loaded from the source until Redis answers",
-			Event{Kind: EventSharedFailed, Cache: s.cache, Err: err})
-	case to == gobreaker.StateClosed:
-		s.backplane.tell(slog.LevelInfo, "nearcache: the shared level is used again",
-			Event{Kind: EventSharedResumed, Cache: s.cache})
+		stats: &c.stats.shared, held: map[string]string{},
 	}
 }
 
@@ -160,7 +116,7 @@ func (s *shared[K, V]) look(ctx context.Context, e *errand[K, V]) (goOn bool) {
 	if !e.read {
 		return true
 	}
-	history := s.history(1)
+	history := s.redis.history(1)
 	if history == "" {
 		return false
 	}
@@ -203,24 +159,10 @@ func (s *shared[K, V]) wire(key K) (wire string, err error) {
 	return s.keys.wire(key)
 }
 
-// history returns the history that this instance follows, for so many flights; empty:
-// Redis does not tell it, and they do without the shared level.
-func (s *shared[K, V]) history(flights int) string {
-	history := s.local.lease.history()
-	if history == "" {
-		s.stats.noHistory.Add(uint64(flights))
-		s.noHistory.Do(func() {
-			s.backplane.logger.Warn("nearcache: the shared level is not used, since Redis does not tell its history "+
-				"(grant the user +info)", "cache", s.cache)
-		})
-	}
-	return history
-}
-
 // seek looks for values, and claims the loads of those that it does not find. It
 // reports whether there are any to wait for.
 func (s *shared[K, V]) seek(ctx context.Context, errands []*errand[K, V]) (busy bool) {
-	history := s.history(len(errands))
+	history := s.redis.history(len(errands))
 	if history == "" {
 		return false
 	}
@@ -292,7 +234,7 @@ func (s *shared[K, V]) read(ctx context.Context, history string, errands []*erra
 	if len(sought) == 0 {
 		return true
 	}
-	reading, err := s.ask(ctx, history, wires, nil)
+	reading, err := s.redis.read(ctx, history, wires, nil)
 	if err != nil {
 		return false
 	}
@@ -319,57 +261,6 @@ func (s *shared[K, V]) read(ctx context.Context, history string, errands []*erra
 	return true
 }
 
-// ask asks Redis, and takes no answer from another server than the one that this
-// instance follows.
-func (s *shared[K, V]) ask(ctx context.Context, history string, wires, regions []string) (transport.Reading, error) {
-	var reading transport.Reading
-	err := s.attempt(ctx, func(ctx context.Context) (err error) {
-		reading, err = s.values.Read(ctx, s.cache, wires, regions)
-		if err == nil && (!reading.Master || reading.History != history) {
-			s.redial()
-			err = errOtherServer
-		}
-		return err
-	})
-	return reading, err
-}
-
-// attempt makes one attempt at Redis, within Timeout and unless it is left alone.
-func (s *shared[K, V]) attempt(ctx context.Context, attempt func(context.Context) error) error {
-	_, err := s.breaker.Execute(func() (any, error) {
-		timely, cancel := context.WithTimeout(ctx, s.options.Timeout)
-		defer cancel()
-		began := time.Now()
-		err := attempt(timely)
-		deadline, limited := ctx.Deadline()
-		switch {
-		case err == nil || errors.Is(err, ErrClosed):
-		case time.Since(began) < s.options.Timeout && (ctx.Err() != nil || limited && !time.Now().Before(deadline)):
-			err = context.Canceled // by whoever waited, which says nothing of Redis
-		default:
-			s.failure.Store(&err)
-		}
-		return nil, err
-	})
-	switch {
-	case err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed):
-	case errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests):
-		s.stats.failing.Add(1)
-	default:
-		s.stats.errors.Add(1)
-	}
-	return err
-}
-
-// redial gives up the connections, which lead to a server that is none any more, or
-// is not known to this instance yet; now and then, since all who ask find out.
-func (s *shared[K, V]) redial() {
-	last, now := s.redialled.Load(), s.local.lease.now()
-	if (last == 0 || now-last > int64(redialPause)) && s.redialled.CompareAndSwap(last, now) {
-		s.values.Redial()
-	}
-}
-
 // claim claims the loads of errands that have found nothing. It reports whether Redis
 // answered.
 func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*errand[K, V]) bool {
@@ -387,11 +278,7 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 	if len(sought) == 0 {
 		return true
 	}
-	var claimed transport.Claimed
-	err := s.attempt(ctx, func(ctx context.Context) (err error) {
-		claimed, err = s.values.Claim(ctx, s.cache, history, s.longestLife(), claims)
-		return err
-	})
+	claimed, err := s.redis.claim(ctx, history, s.longestLife(), claims)
 	if err != nil {
 		return false
 	}
@@ -428,9 +315,7 @@ func (s *shared[K, V]) settle(errands []*errand[K, V]) {
 				e.token = ""
 			}
 		}
-		if len(puts) > 0 {
-			s.store(puts)
-		}
+		s.storeInParts(puts)
 	}()
 	size := 0
 	for _, e := range errands {
@@ -447,13 +332,16 @@ func (s *shared[K, V]) settle(errands []*errand[K, V]) {
 	}
 }
 
+func (s *shared[K, V]) storeInParts(puts []transport.Put) {
+	for part := range slices.Chunk(puts, mostTogether) {
+		s.store(part)
+	}
+}
+
 func (s *shared[K, V]) store(puts []transport.Put) {
 	s.letGo(puts)
-	var stored []bool
-	if s.attempt(context.Background(), func(ctx context.Context) (err error) {
-		stored, err = s.values.Put(ctx, s.cache, puts)
-		return err
-	}) != nil {
+	stored, err := s.redis.put(puts)
+	if err != nil {
 		return // the tokens end by themselves
 	}
 	for i, p := range puts {
@@ -505,9 +393,6 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 func (s *shared[K, V]) hold(e *errand[K, V]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held == nil {
-		s.held = map[string]string{}
-	}
 	s.held[e.token] = e.wire
 }
 
@@ -529,7 +414,5 @@ func (s *shared[K, V]) close() {
 		puts = append(puts, transport.Put{Key: wire, Token: token})
 	}
 	s.mu.Unlock()
-	for part := range slices.Chunk(puts, mostTogether) {
-		s.store(part)
-	}
+	s.storeInParts(puts)
 }

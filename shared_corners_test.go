@@ -262,7 +262,7 @@ func TestSharedRefreshForgets(t *testing.T) {
 // does not heed who cancels it.
 func slowDown[K comparable](c *Cache[K, int], d time.Duration) {
 	synctest.Wait() // whoever has used what is there
-	c.loader.shared.values = slowValues{c.loader.shared.values, d}
+	c.loader.shared.redis.values = slowValues{c.loader.shared.redis.values, d}
 }
 
 type slowValues struct {

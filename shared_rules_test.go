@@ -159,7 +159,7 @@ func TestSharedFailsInTheMiddle(t *testing.T) {
 					c, err := New(bp, o)
 					require.NoError(t, err)
 					calls := 0
-					c.loader.shared.values = &valuesStub{
+					c.loader.shared.redis.values = &valuesStub{
 						read: func(keys []string) (transport.Reading, error) {
 							return transport.Reading{
 								Values: make([]transport.Value, len(keys)), Master: true, History: c.local.lease.history(),
@@ -203,7 +203,7 @@ func TestSharedCallerLeaves(t *testing.T) {
 		defer bp.Close()
 		c := sharedNumbers(t, bp, itself)
 		asked := 0
-		c.loader.shared.values = &valuesStub{
+		c.loader.shared.redis.values = &valuesStub{
 			read: func([]string) (transport.Reading, error) {
 				asked++
 				time.Sleep(time.Second) // longer than any context lasts
@@ -296,8 +296,8 @@ func TestSharedTellsWhatIsWrong(t *testing.T) {
 			},
 			claim: func([]transport.Claim) (r transport.Claimed, err error) { return r, errors.New("refused") },
 		}
-		real := c.loader.shared.values
-		c.loader.shared.values = stub
+		real := c.loader.shared.redis.values
+		c.loader.shared.redis.values = stub
 		for key := range 20 {
 			_, err := c.Get(t.Context(), key)
 			require.NoError(t, err)
@@ -305,7 +305,7 @@ func TestSharedTellsWhatIsWrong(t *testing.T) {
 		synctest.Wait()
 		require.EqualValues(t, mostFailures, c.Stats().Shared.Errors)
 		require.NotZero(t, c.Stats().Shared.Skipped.Failing)
-		c.loader.shared.values = real
+		c.loader.shared.redis.values = real
 		time.Sleep(breakerPause + time.Millisecond)
 		_, err = c.Get(t.Context(), 100)
 		require.NoError(t, err)

@@ -409,7 +409,7 @@ var mutations = []mutation{
 		file:  "shared.go",
 		old:   "epoch: e.epoch, count: e.count,",
 		new: "epoch: e.epoch, count: func() uint64 {\n" +
-			"		r, _ := s.values.Read(context.Background(), s.cache, nil, nil)\n		return r.Count\n	}(),",
+			"		r, _ := s.redis.values.Read(context.Background(), s.cache, nil, nil)\n		return r.Count\n	}(),",
 		tests: []string{"TestSharedSlowLoaderAgainstAClear"},
 	}, {
 		name:  "epoch",
@@ -428,14 +428,14 @@ var mutations = []mutation{
 	}, {
 		name:  "history of an answer",
 		fence: "values are read from the server alone that the last echo was of",
-		file:  "shared.go",
+		file:  "sharedguard.go",
 		old:   "(!reading.Master || reading.History != history)",
 		new:   "!reading.Master",
 		tests: []string{"TestProof"},
 	}, {
 		name:  "master",
 		fence: "and only if that is a master",
-		file:  "shared.go",
+		file:  "sharedguard.go",
 		old:   "(!reading.Master || reading.History != history)",
 		new:   "reading.History != history",
 		tests: []string{"TestSharedReadsFromAMasterOnly"},
