@@ -135,7 +135,7 @@ return {epoch, count, table.concat(states), stamp}
 // claims.
 //
 // KEYS: value and token of each. ARGV: of each, token, bytes (none: no value), life; or
-// without a value what to do instead.
+// without a value what to do instead. Then for how long a claim in vain is remembered.
 var putScript = redis.NewScript(`
 local stored = {}
 for i = 0, #KEYS / 2 - 1 do
@@ -148,7 +148,7 @@ for i = 0, #KEYS / 2 - 1 do
       redis.call('SET', value, bytes, 'PX', what)
       stored[i + 1] = '1'
     elseif what ~= 'release' then
-      redis.call('SET', token, '!', 'PX', 100)
+      redis.call('SET', token, '!', 'PX', ARGV[#ARGV])
       if what == 'forget' then redis.call('DEL', value) end
     end
   end
@@ -368,11 +368,12 @@ func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Pu
 	}
 	s := v.server
 	keys := make([]string, 0, 2*len(puts))
-	args := make([]any, 0, 3*len(puts))
+	args := make([]any, 0, 3*len(puts)+1)
 	for _, p := range puts {
 		keys = append(keys, s.valueKey(cache, p.Key), s.tokenKey(cache, p.Key))
 		args = append(args, p.Token, p.Bytes, putArgument(&p))
 	}
+	args = append(args, milliseconds(transport.VainFor))
 	reply, err := putScript.Run(ctx, client, keys, args...).Text()
 	if err != nil {
 		return nil, s.explain(err)
