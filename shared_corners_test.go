@@ -49,6 +49,27 @@ func hold(released <-chan struct{}) func(context.Context, int) (int, error) {
 	}
 }
 
+// holdLoad makes two instances, of which A has begun to load item 1. It ends when it
+// is released.
+func holdLoad(t *testing.T) (bus *fakebus.Bus, a, b *Cache[int, int], release func()) {
+	t.Helper()
+	released := make(chan struct{})
+	bus, caches := simulatedFleet(t, 2, func(i int) Options[int, int] {
+		return Options[int, int]{Load: []func(context.Context, int) (int, error){hold(released), itself}[i]}
+	})
+	var held sync.WaitGroup
+	held.Go(func() {
+		v, err := caches[0].Get(context.Background(), 1)
+		assert.NoError(t, err)
+		assert.Equal(t, 1, v)
+	})
+	time.Sleep(100 * time.Millisecond)
+	return bus, caches[0], caches[1], func() {
+		close(released)
+		held.Wait()
+	}
+}
+
 // 1. A loads item 1   2. B asks for items 1 and 2, and loads 2   3. C asks for 2. It
 // must not wait for what B waits for.
 func TestSharedGetManyStoresBeforeItWaits(t *testing.T) {
@@ -306,20 +327,13 @@ func TestSharedSoftTimeout(t *testing.T) {
 // for it.
 func TestSharedClearInMidLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		released := make(chan struct{})
-		_, caches := simulatedFleet(t, 2, func(i int) Options[int, int] {
-			return Options[int, int]{Load: []func(context.Context, int) (int, error){hold(released), itself}[i]}
-		})
-		var held sync.WaitGroup
-		held.Go(func() { _, _ = caches[0].Get(context.Background(), 1) })
-		time.Sleep(100 * time.Millisecond)
-		require.NoError(t, caches[1].Clear(t.Context()))
+		_, _, b, release := holdLoad(t)
+		require.NoError(t, b.Clear(t.Context()))
 		began := time.Now()
-		_, err := caches[1].Get(t.Context(), 1)
+		_, err := b.Get(t.Context(), 1)
 		require.NoError(t, err)
 		require.Less(t, time.Since(began), 100*time.Millisecond)
-		close(released)
-		held.Wait()
+		release()
 	})
 }
 
@@ -327,27 +341,16 @@ func TestSharedClearInMidLoad(t *testing.T) {
 // before the load ends.
 func TestSharedCloseEndsClaims(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		released := make(chan struct{})
-		_, caches := simulatedFleet(t, 2, func(i int) Options[int, int] {
-			return Options[int, int]{Load: []func(context.Context, int) (int, error){hold(released), itself}[i]}
-		})
-		var held sync.WaitGroup
-		held.Go(func() {
-			v, err := caches[0].Get(context.Background(), 1)
-			require.NoError(t, err)
-			require.Equal(t, 1, v)
-		})
-		time.Sleep(100 * time.Millisecond)
-		require.NoError(t, caches[0].Close())
+		_, a, b, release := holdLoad(t)
+		require.NoError(t, a.Close())
 		began := time.Now()
-		_, err := caches[1].Get(t.Context(), 1)
+		_, err := b.Get(t.Context(), 1)
 		require.NoError(t, err)
 		require.Less(t, time.Since(began), 100*time.Millisecond)
-		close(released)
-		held.Wait()
+		release()
 		time.Sleep(time.Second)
-		require.EqualValues(t, 1, caches[1].Stats().Shared.Stored)
-		require.Zero(t, caches[0].Stats().Shared.Stored)
+		require.EqualValues(t, 1, b.Stats().Shared.Stored)
+		require.Zero(t, a.Stats().Shared.Stored)
 	})
 }
 
@@ -518,18 +521,11 @@ func TestSharedLoadWaitIsWithinLoadTimeout(t *testing.T) {
 // until the claim has expired, and not longer.
 func TestSharedClaimThatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		released := make(chan struct{})
-		bus, caches := simulatedFleet(t, 2, func(i int) Options[int, int] {
-			return Options[int, int]{Load: []func(context.Context, int) (int, error){hold(released), itself}[i]}
-		})
-		var held sync.WaitGroup
-		held.Go(func() { _, _ = caches[0].Get(context.Background(), 1) })
-		time.Sleep(100 * time.Millisecond)
+		bus, _, b, release := holdLoad(t)
 		bus.Instance(0).Partition()
-		close(released)
-		held.Wait()
+		release()
 		began := time.Now()
-		_, err := caches[1].Get(t.Context(), 1)
+		_, err := b.Get(t.Context(), 1)
 		require.NoError(t, err)
 		require.InDelta(t, defaultLoadWait, time.Since(began), float64(time.Second))
 	})
@@ -553,5 +549,32 @@ func TestSharedClearWithoutRegions(t *testing.T) {
 			require.Equal(t, 2, v)
 			time.Sleep(time.Second)
 		}
+	})
+}
+
+// An instance without a lease does not know whether Redis has accepted what others
+// invalidated: it reads no values.
+//
+//  1. the master is cut off from the others, and takes no writes any more; another one
+//     accepts an invalidation   2. the lease ends   3. the old value is still there.
+func TestSharedNeedsALease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		version := 1
+		bus, caches := simulatedFleet(t, 2, func(int) Options[int, int] {
+			return Options[int, int]{Load: func(context.Context, int) (int, error) { return version, nil }}
+		})
+		_, err := caches[0].Get(t.Context(), 7)
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.EqualValues(t, 1, caches[0].Stats().Shared.Stored)
+		version = 2
+		bus.RefuseWrites(true)
+		time.Sleep(time.Minute)
+		v, err := caches[1].Get(t.Context(), 7)
+		require.NoError(t, err)
+		require.Equal(t, 2, v)
+		s := caches[1].Stats().Shared
+		require.EqualValues(t, 1, s.Skipped.NoLease)
+		require.Zero(t, s.Hits)
 	})
 }

@@ -576,6 +576,59 @@ func TestSharedReadsItsOwnWrites(t *testing.T) {
 	require.Equal(t, 2, joinShared(t, redis.addr, loads.load, nil).get(t, "a"))
 }
 
+// Whatever is done with one channel touches one slot of a Cluster, which refuses a script
+// that touches two. (This one has a single node, so that nobody is sent elsewhere.)
+func TestSharedTouchesOneSlot(t *testing.T) {
+	redis := startRedis(t, "--cluster-enabled", "yes")
+	require.NoError(t, redis.client().ClusterAddSlotsRange(t.Context(), 0, 16383).Err())
+	eventually(t, "the cluster is there", func() bool {
+		return strings.Contains(redis.client().ClusterInfo(t.Context()).Val(), "cluster_state:ok")
+	})
+	keys := []string{"red/1", "red/2", "blue/1"}
+	for name, invalidate := range map[string]func(a *sharer) error{
+		"keys":       func(a *sharer) error { return a.items.Remove(t.Context(), keys...) },
+		"regions":    func(a *sharer) error { return a.items.ClearRegion(t.Context(), "red", "blue") },
+		"the cache":  func(a *sharer) error { return a.items.Clear(t.Context()) },
+		"everything": func(a *sharer) error { return a.bp.ClearAll(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			version := 1
+			var fleet [2]*sharer
+			for i := range fleet {
+				fleet[i] = joinShared(t, redis.addr+",channelPrefix="+strings.ReplaceAll(name, " ", "-"), nil,
+					func(o *nearcache.Options[string, int]) {
+						o.LoadMany = func(_ context.Context, keys []string) (map[string]int, error) {
+							got := map[string]int{}
+							for _, key := range keys {
+								got[key] = version
+							}
+							return got, nil
+						}
+					})
+			}
+			for version = range 2 {
+				want := map[string]int{}
+				for _, key := range keys {
+					want[key] = version
+				}
+				for i, s := range fleet {
+					got, err := s.items.GetMany(t.Context(), keys...)
+					require.NoError(t, err)
+					require.Equal(t, want, got)
+					require.Zero(t, s.stats().Errors)
+					if i == 0 {
+						s.stored(t, uint64(3*(1+version)))
+					} else {
+						require.EqualValues(t, 3*(1+version), s.stats().Hits)
+					}
+				}
+				require.NoError(t, invalidate(fleet[0]))
+				eventually(t, "the other has evicted its items", func() bool { return fleet[1].items.Len() == 0 })
+			}
+		})
+	}
+}
+
 // Fields of old clears do not pile up.
 func TestSharedClearsAreTrimmed(t *testing.T) {
 	redis := startRedis(t)

@@ -440,6 +440,13 @@ var mutations = []mutation{
 		new:   "reading.History != history",
 		tests: []string{"TestSharedReadsFromAMasterOnly"},
 	}, {
+		name:  "values without a lease",
+		fence: "what is in Redis is read under a lease alone",
+		file:  "fence.go",
+		old:   "	if m.leaseAge >= l.fresh {\n",
+		new:   "	if false {\n",
+		tests: []string{"TestSharedNeedsALease"},
+	}, {
 		name:  "age of what is shared",
 		fence: "what is read in Redis counts as old as the lease that it was read under",
 		file:  "fence.go",
