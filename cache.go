@@ -65,8 +65,8 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 // or is slow, an expired item may be returned, see Options.StaleIfError. If the loader
 // panics, Get panics in every caller, with an error that has the panic's value
 // and the loader's stack in its text and wraps the value if that is an error; a
-// loader that ends its goroutine makes Get return an error. After Close, Get
-// calls Load each time.
+// loader that ends its goroutine makes Get return an error, but see Load. After Close,
+// Get calls Load each time.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	if e, at := c.local.peek(key); e != nil {
 		return c.hit(ctx, e, at)
@@ -83,9 +83,21 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	case j.launched && c.looksHere(ctx, &j):
 		c.local.lookHere(ctx, j.flight, c.loader)
 	case j.launched || j.hurried:
-		c.local.fly(ctx, j.flight, c.loader)
+		c.fly(ctx, j.flight, j.fallback)
 	}
 	return c.await(ctx, key, j, 0)
+}
+
+// fly has a flight flown for a caller who waits for it, and for SoftTimeout at most if
+// he has a fallback: in a goroutine of its own, so that he can leave it. If nothing
+// can end his wait sooner he flies it himself, since to pass a load on and to be woken
+// takes several times as long as the rest of a miss.
+func (c *Cache[K, V]) fly(ctx context.Context, f *flight[K, V], fallback bool) {
+	if ctx.Done() != nil || c.options.LoadTimeout > 0 || fallback && c.options.SoftTimeout > 0 {
+		c.local.fly(ctx, f, c.loader)
+	} else {
+		c.local.flyHere(ctx, f, c.loader)
+	}
 }
 
 // looksHere reports whether the caller who has launched a flight looks himself for its

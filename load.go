@@ -171,6 +171,15 @@ func (l *local[K, V]) fly(ctx context.Context, f *flight[K, V], ld *loader[K, V]
 	}
 }
 
+// flyHere is fly in the caller's goroutine.
+func (l *local[K, V]) flyHere(ctx context.Context, f *flight[K, V], ld *loader[K, V]) {
+	if ld.places.needed(ctx) {
+		l.flyInPlace(f, ld)
+	} else {
+		l.flyNow(f, ld)
+	}
+}
+
 // flyInPlace is flyNow as soon as there is a place.
 func (l *local[K, V]) flyInPlace(f *flight[K, V], ld *loader[K, V]) {
 	if ld.places.take(&f.ctx) {

@@ -132,16 +132,19 @@ type Options[K comparable, V any] struct {
 	Name string
 
 	// Load reads an item from the source. It is required, unless there is LoadMany. It
-	// is called in a goroutine of its own and without any
-	// lock held. One load of a key serves all who ask for it, unless the key, a
-	// region or the cache was invalidated since it began: then it goes on for those
-	// who wait already, and the next to ask starts another. Its
-	// context carries the values of the first caller's and is cancelled when the
-	// last caller that waits for it has gone; it has no deadline. An error goes to
-	// all callers as it is and is not kept, but see NotFoundTTL. Load may call Get
-	// for other keys; for the key that it is loading, Get waits until the context
-	// ends. Loads that wait for each other in a circle wait for ever if different
-	// callers began them.
+	// is called without any lock held. One load of a key serves all who ask for it,
+	// unless the key, a region or the cache was invalidated since it began: then it goes
+	// on for those who wait already, and the next to ask starts another. Its context
+	// carries the values of the first caller's and is cancelled when the last caller
+	// that waits for it has gone; it has no deadline. An error goes to all callers as it
+	// is and is not kept, but see NotFoundTTL. Load may call Get for other keys; for the
+	// key that it is loading, Get waits until the context ends. Loads that wait for each
+	// other in a circle wait for ever if different callers began them.
+	//
+	// It runs in a goroutine of its own, which the callers can leave, or in that of the
+	// first caller if nothing can end his wait before the load: neither his context
+	// ([context.Background] for one) nor LoadTimeout nor SoftTimeout. So only there does
+	// a Load that calls [runtime.Goexit] end its caller's goroutine.
 	Load func(ctx context.Context, key K) (V, error)
 
 	// LoadMany reads several items from the source in one go, for GetMany, as Load

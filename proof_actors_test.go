@@ -33,9 +33,11 @@ func (a *proofActor) read(r *rand.Rand) {
 		for i := range 2 + r.IntN(2) {
 			after := between(r, 1, 10*time.Microsecond)
 			b := &proofActor{run: a.run, in: a.in, name: fmt.Sprintf("%s.%d", a.name, i)}
+			ctx, cancel := patient(r)
 			readers.Go(func() {
+				defer cancel()
 				time.Sleep(after)
-				b.get(context.Background(), c, key)
+				b.get(ctx, c, key)
 			})
 		}
 		readers.Wait()
@@ -46,16 +48,29 @@ func (a *proofActor) read(r *rand.Rand) {
 		}
 		a.getMany(c, keys)
 	case n < 7:
+		ctx, cancel := patient(r)
 		began := a.run.journal.now()
-		value, err := a.in.caches[c].Refresh(context.Background(), key)
-		a.judge("refreshes", context.Background(), c, key, began, value, err)
+		value, err := a.in.caches[c].Refresh(ctx, key)
+		a.judge("refreshes", ctx, c, key, began, value, err)
+		cancel()
 	case n < 10:
 		ctx, cancel := context.WithTimeout(context.Background(), between(r, 1, 20*time.Millisecond))
 		a.get(ctx, c, key)
 		cancel()
 	default:
-		a.get(context.Background(), c, key)
+		ctx, cancel := patient(r)
+		a.get(ctx, c, key)
+		cancel()
 	}
+}
+
+// patient returns a context that does not end before a read. Half of them could, so
+// that the load has a goroutine of its own.
+func patient(r *rand.Rand) (context.Context, context.CancelFunc) {
+	if r.IntN(2) == 0 {
+		return context.Background(), func() {}
+	}
+	return context.WithCancel(context.Background())
 }
 
 func (a *proofActor) get(ctx context.Context, c, key int) {

@@ -124,7 +124,7 @@ func TestPublishOnlyNeedsRedis(t *testing.T) {
 	})
 	t.Run("no server", func(t *testing.T) {
 		err := connectError(t, nearcache.BackplaneOptions{
-			RedisConnectionString: unusedAddr(t) + ",connectTimeout=100", PublishOnly: true,
+			RedisConnectionString: unusedAddr(t) + ",connectTimeout=3000", PublishOnly: true,
 		})
 		assert.ErrorContains(t, err, "refused")
 		assert.ErrorContains(t, err, "AllowDisconnectedStart")

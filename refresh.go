@@ -24,7 +24,7 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 	}
 	f, mine := c.local.anew(ctx, key, c.loader, c.launch(ctx))
 	if mine {
-		c.local.fly(ctx, f, c.loader)
+		c.fly(ctx, f, false)
 	}
 	if _, err := c.local.wait(ctx, f, nil); err != nil {
 		var zero V

@@ -21,12 +21,24 @@ const (
 	flightName = "singleflight+map"
 )
 
-// missCase names how much room there is.
-func missCase(kind string, capacity int) string {
-	if capacity == roomForAll {
-		return kind + " keys, room for all"
+// leaves is in the names of cases whose contexts can end.
+const leaves = ", contexts that can end"
+
+// missLoad is a way to miss.
+type missLoad struct {
+	capacity int
+	leaves   bool
+}
+
+func (m missLoad) name(kind string) string {
+	name := kind + " keys, each load evicts an item"
+	if m.capacity == roomForAll {
+		name = kind + " keys, room for all"
 	}
-	return kind + " keys, each load evicts an item"
+	if m.leaves {
+		name += leaves
+	}
+	return name
 }
 
 const (
@@ -35,11 +47,11 @@ const (
 )
 
 func measureMisses(ctx context.Context, b *bench) error {
-	for _, capacity := range []int{roomForFew, roomForAll} {
-		if err := measureMissesOf[int64](ctx, b, capacity); err != nil {
+	for _, m := range []missLoad{{roomForFew, false}, {roomForFew, true}, {roomForAll, false}} {
+		if err := measureMissesOf[int64](ctx, b, m); err != nil {
 			return err
 		}
-		if err := measureMissesOf[string](ctx, b, capacity); err != nil {
+		if err := measureMissesOf[string](ctx, b, m); err != nil {
 			return err
 		}
 	}
@@ -56,10 +68,10 @@ type loader[K subject.Key] struct {
 
 // measureMissesOf asks for keys that were never asked for. The loader does nothing
 // but return an item that exists already.
-func measureMissesOf[K subject.Key](ctx context.Context, b *bench, capacity int) error {
-	in := missCase(kind[K](), capacity)
+func measureMissesOf[K subject.Key](ctx context.Context, b *bench, m missLoad) error {
+	in := m.name(kind[K]())
 	b.progress("misses: %s", in)
-	loaders, err := openLoaders[K](b, capacity)
+	loaders, err := openLoaders[K](b, m)
 	defer func() {
 		for _, l := range loaders {
 			l.close()
@@ -74,7 +86,7 @@ func measureMissesOf[K subject.Key](ctx context.Context, b *bench, capacity int)
 		return result.Key{Section: missSection, Case: in, Subject: l.name, Metric: metric}
 	}
 	for _, l := range loaders {
-		if capacity == roomForFew {
+		if m.capacity == roomForFew {
 			drive.Run(l.get, r, &l.at, 1, 4*roomForFew, 0)
 		}
 		objects, bytes := drive.Allocs(l.get, r, &l.at, 20*memoryBlock)
@@ -94,12 +106,12 @@ func measureMissesOf[K subject.Key](ctx context.Context, b *bench, capacity int)
 	return nil
 }
 
-func openLoaders[K subject.Key](b *bench, capacity int) ([]*loader[K], error) {
+func openLoaders[K subject.Key](b *bench, m missLoad) ([]*loader[K], error) {
 	value := item(subject.KeyOf[K](0))
 	load := func(K) *subject.Value { return value }
 	var loaders []*loader[K]
 	for _, s := range chosen(b, subject.Local[K]()) {
-		cache, err := s.Open(subject.Config[K]{Capacity: capacity, TTL: ttl, Load: load, ReadThrough: true})
+		cache, err := s.Open(subject.Config[K]{Capacity: m.capacity, TTL: ttl, Load: load, ReadThrough: true, Leaves: m.leaves})
 		if err != nil {
 			return loaders, fmt.Errorf("%s: %w", s.Name, err)
 		}
@@ -109,8 +121,8 @@ func openLoaders[K subject.Key](b *bench, capacity int) ([]*loader[K], error) {
 		}
 		loaders = append(loaders, &loader[K]{name: s.Name, get: cache.Load, close: cache.Close})
 	}
-	if subject.Matches(flightName, b.subjects) {
-		loaders = append(loaders, &loader[K]{name: flightName, get: singleflightMap(capacity, load), close: func() {}})
+	if !m.leaves && subject.Matches(flightName, b.subjects) { // it knows no contexts
+		loaders = append(loaders, &loader[K]{name: flightName, get: singleflightMap(m.capacity, load), close: func() {}})
 	}
 	return loaders, nil
 }

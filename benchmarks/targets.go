@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/nearcache/nearcache/benchmarks/internal/result"
 	"github.com/nearcache/nearcache/benchmarks/internal/stats"
@@ -149,6 +150,9 @@ func hitTargets(f *result.File) (all []target) {
 
 func mixedTargets(f *result.File) (all []target) {
 	for _, in := range f.Cases(mixedSection, perOp) {
+		if strings.HasSuffix(in, leaves) {
+			continue // only nearcache's callers can leave
+		}
 		for _, x := range f.Xs(mixedSection, in, perOp) {
 			all = append(all, target{
 				what:  fmt.Sprintf("operations, beside otter: %s, %s", in, plural(int(x), "goroutine")),

@@ -27,7 +27,6 @@ func openNearcacheLocal[K Key](c Config[K]) (*Cache[K], error) {
 }
 
 func newNearcache[K Key](c Config[K], eviction nearcache.Eviction) (*Cache[K], error) {
-	ctx := context.Background()
 	bp := nearcache.Local()
 	if c.Redis != "" {
 		var err error
@@ -50,6 +49,7 @@ func newNearcache[K Key](c Config[K], eviction nearcache.Eviction) (*Cache[K], e
 		_ = bp.Close()
 		return nil, err
 	}
+	ctx, cancel := c.context()
 	get := func(key K) bool {
 		v, err := cache.Get(ctx, key)
 		return v != nil && err == nil
@@ -59,7 +59,7 @@ func newNearcache[K Key](c Config[K], eviction nearcache.Eviction) (*Cache[K], e
 		Load:  get,
 		Set:   func(key K, v *Value) { _ = cache.Set(ctx, key, v) },
 		Len:   cache.Len,
-		Close: func() { _ = bp.Close() },
+		Close: func() { cancel(); _ = bp.Close() },
 	}
 	if c.Redis != "" {
 		opened.Warm = func(keys []K) error { // by loads: each Set would be published

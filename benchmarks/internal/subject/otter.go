@@ -24,7 +24,7 @@ func newOtter[K Key](c Config[K], recorder stats.Recorder) (*Cache[K], error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx := context.Background()
+	ctx, cancel := c.context()
 	loader := otter.LoaderFunc[K, *Value](func(_ context.Context, key K) (*Value, error) { return c.Load(key), nil })
 	return &Cache[K]{
 		Get: func(key K) bool {
@@ -41,6 +41,7 @@ func newOtter[K Key](c Config[K], recorder stats.Recorder) (*Cache[K], error) {
 		Close: func() {
 			cache.InvalidateAll()
 			cache.StopAllGoroutines()
+			cancel()
 		},
 	}, nil
 }

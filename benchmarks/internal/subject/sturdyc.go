@@ -11,7 +11,7 @@ import (
 func openSturdyc(c Config[string]) (*Cache[string], error) {
 	const shards, evictionPercentage = 10, 10
 	cache := sturdyc.New[*Value](c.Capacity, shards, c.TTL, evictionPercentage)
-	ctx := context.Background()
+	ctx, cancel := c.context()
 	get := func(key string) bool {
 		v, err := cache.GetOrFetch(ctx, key, func(context.Context) (*Value, error) { return c.Load(key), nil })
 		return v != nil && err == nil
@@ -22,6 +22,7 @@ func openSturdyc(c Config[string]) (*Cache[string], error) {
 		Set:  func(key string, v *Value) { cache.Set(key, v) },
 		Len:  cache.Size,
 		Close: func() {
+			cancel()
 			for _, key := range cache.ScanKeys() {
 				cache.Delete(key)
 			}

@@ -3,6 +3,7 @@
 package subject
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"time"
@@ -58,11 +59,23 @@ type Config[K Key] struct {
 	// measuring hit ratios: see Cache.Settle.
 	Exact bool
 
+	// Leaves says that reads have a context that can end, as those of a service do, so
+	// that a caller may leave before a load ends. Else they have one that cannot.
+	Leaves bool
+
 	// Regions puts each item of nearcache into one of 16 regions.
 	Regions bool
 
 	// Redis is the address of a server, for those that have to do with one.
 	Redis string
+}
+
+// context returns the context of the reads, and what ends it.
+func (c Config[K]) context() (context.Context, context.CancelFunc) {
+	if c.Leaves {
+		return context.WithCancel(context.Background())
+	}
+	return context.Background(), func() {}
 }
 
 // A Cache is one cache, as functions.

@@ -35,7 +35,7 @@ func openTheineLoading[K Key](c Config[K]) (*Cache[K], error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx := context.Background()
+	ctx, cancel := c.context()
 	get := func(key K) bool {
 		v, err := cache.Get(ctx, key)
 		return v != nil && err == nil
@@ -46,6 +46,6 @@ func openTheineLoading[K Key](c Config[K]) (*Cache[K], error) {
 		Set:    func(key K, v *Value) { cache.SetWithTTL(key, v, 1, c.TTL) },
 		Settle: cache.Wait,
 		Len:    cache.Len,
-		Close:  cache.Close,
+		Close:  func() { cancel(); cache.Close() },
 	}, nil
 }
