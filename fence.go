@@ -168,9 +168,7 @@ func (l *local[K, V]) keepLocked(
 	if !attached {
 		return false
 	}
-	if e != nil && l.replaceLocked(sh, e, scope, o, s.since, expires, now) {
-		sh.releaseLocked(scope) // it was a member already
-	} else {
+	if e == nil || !l.replaceLocked(sh, e, scope, o, s.since, expires, now) {
 		if e = fresh; e == nil {
 			e = newEntry(key, o.value, s.since, expires)
 		}

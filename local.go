@@ -79,24 +79,25 @@ func newEntry[K comparable, V any](key K, value V, started, expires int64) *entr
 	return e
 }
 
-// shard is a part of the cache with a lock of its own.
+// shard is a part of the cache with a lock of its own. What every write changes comes
+// first, in as few cache lines as may be: another processor had the shard before.
 type shard[K comparable, V any] struct {
 	underWay atomic.Int64 // loads and writes of its keys, between clearLog.begin and end
 
 	// mu guards everything below, and all changes to the shard's table.
 	mu         sync.Mutex
+	expiring   atomic.Int64 // entries that have a deadline; read without mu
+	counters   shardCounters
 	table      *atomic.Pointer[table[K, V]]
 	limits     eviction.Limits
-	generation *generation  // of all its entries
-	expiring   atomic.Int64 // entries that have a deadline; read without mu
+	generation *generation // of all its entries
 	regions    map[string]*region
 	policy     eviction.Policy[item[K, V]]
 	flights    map[K]*flight[K, V] // the newest of each key
 	writes     map[K]*pendingWrite
 	failures   map[K]failures // of items that are held
-	counters   shardCounters
 
-	_ [64]byte // shards share no cache line
+	_ [80]byte // shards share no cache line, and all lie alike
 }
 
 const (
@@ -229,6 +230,7 @@ func (l *local[K, V]) shard(hash uint64) *shard[K, V] {
 
 // addLocked takes e in, in the place of what is held under its key.
 func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], weight uint32, now int64) {
+	sh.retainLocked(e.Item.scope) // first: a region whose last other member leaves goes with it
 	old := sh.table.Load().find(hash, e.Item.key)
 	if old != nil && old.Weight() == weight {
 		sh.policy.Replace(old, e)
@@ -276,8 +278,10 @@ func (l *local[K, V]) replaceLocked(
 		return false
 	}
 	store(l.place, &it.value, o.value)
-	l.countExpiryLocked(sh, it.expires.Swap(expires), -1)
-	l.countExpiryLocked(sh, expires, 1)
+	if old := it.expires.Swap(expires); (old == never) != (expires == never) {
+		l.countExpiryLocked(sh, old, -1)
+		l.countExpiryLocked(sh, expires, 1)
+	}
 	it.started.Store(started)
 	l.renew(e, now)
 	sh.policy.Touch(e)

@@ -14,10 +14,12 @@ type region struct {
 	scope   scope // of the items that belong to this region alone
 	name    string
 	members int // entries that hold it
+
+	_ [40]byte // hits read the scope: what changes with every write is on another cache line
 }
 
 // attachLocked returns the scope of an item that belongs to the regions of those
-// names, and counts it as their member. It reports false if one of them was
+// names, of which addLocked makes it a member. It reports false if one of them was
 // cleared after the item's load or write had noted its start s, whose generation
 // is the shard's. An item that is held has the scope held, which saves a look-up if
 // the new one's is the same.
@@ -33,15 +35,14 @@ func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s start, hel
 	}
 	if len(names) == 1 {
 		if held.isOf(names[0]) {
-			held.regions[0].members++
 			return held, true
 		}
-		return &sh.joinLocked(names[0]).scope, true
+		return &sh.regionLocked(names[0]).scope, true
 	}
 	regions := make([]*region, 0, len(names))
 	for i, name := range names {
 		if !slices.Contains(names[:i], name) {
-			regions = append(regions, sh.joinLocked(name))
+			regions = append(regions, sh.regionLocked(name))
 		}
 	}
 	if len(regions) == 1 {
@@ -56,8 +57,9 @@ func (s *scope) isOf(name string) bool {
 	return s != nil && len(s.regions) == 1 && s.regions[0].name == name && !s.cleared.Load()
 }
 
-// joinLocked returns the region of that name with one more member.
-func (sh *shard[K, V]) joinLocked(name string) *region {
+// regionLocked returns the region of that name. A new one is without a member: it stays
+// only if the item that it is for is added at once.
+func (sh *shard[K, V]) regionLocked(name string) *region {
 	r := sh.regions[name]
 	if r == nil {
 		if sh.regions == nil {
@@ -67,8 +69,14 @@ func (sh *shard[K, V]) joinLocked(name string) *region {
 		r.scope.generation, r.scope.regions = sh.generation, []*region{r}
 		sh.regions[name] = r
 	}
-	r.members++
 	return r
+}
+
+// retainLocked counts an entry as a member of its regions.
+func (sh *shard[K, V]) retainLocked(s *scope) {
+	for _, r := range s.regions {
+		r.members++
+	}
 }
 
 // releaseLocked takes back the membership of an entry in its regions.

@@ -244,13 +244,13 @@ func (c *sharedCounters) snapshot() SharedStats {
 
 // shardCounters are one shard's part of a cache's counters, under its lock.
 type shardCounters struct {
-	misses    [fates]uint64 // by the fate of the entry that was held, if any
+	keysInvalidated uint64
+
 	evictions [fates]uint64 // by the fate of the entry that left: an alive one made room
+	misses    [fates]uint64 // by the fate of the entry that was held, if any
 
 	loads, loadErrors, discarded uint64
 	loadTime                     time.Duration
-
-	keysInvalidated uint64
 }
 
 func newCacheCounters() *cacheCounters { return &cacheCounters{hits: striped.NewCounter()} }
