@@ -80,8 +80,10 @@ func (l *local[K, V]) check(capacity int) error {
 			return fmt.Errorf("%d flights, and only %d loads and writes under way", flights, n)
 		}
 	}
+	named := map[*region]bool{}
 	for i := range l.shards {
 		for name, r := range l.shards[i].regions {
+			named[r] = true
 			if r.name != name || r.scope.cleared.Load() || r.members != members[r] || r.members == 0 {
 				return fmt.Errorf("region %q is %+v, with %d members", name, r, members[r])
 			}
@@ -90,6 +92,9 @@ func (l *local[K, V]) check(capacity int) error {
 	for r, n := range members {
 		if r.members != n {
 			return fmt.Errorf("region %q counts %d members and has %d", r.name, r.members, n)
+		}
+		if !named[r] && !r.scope.cleared.Load() {
+			return fmt.Errorf("region %q has members, and a clear does not find it", r.name)
 		}
 	}
 	t := &l.clears
@@ -700,4 +705,23 @@ func TestHugeCapacity(t *testing.T) {
 		require.NoError(t, cache.local.check(capacity))
 		require.NoError(t, cache.Close())
 	}
+}
+
+// A region lives on in an item that takes the place of its last other one.
+func TestRegionOutlivesItsLastVictim(t *testing.T) {
+	regions := func(int, string) []string { return []string{"region"} }
+	c, err := New(Local(), Options[int, string]{
+		Name: "p", Capacity: 1, Regions: regions, Load: func(context.Context, int) (string, error) { return "loaded", nil },
+	})
+	require.NoError(t, err)
+	defer c.Close()
+	for key := range 3 {
+		require.NoError(t, c.Set(t.Context(), key, "set"))
+		require.NoError(t, c.local.check(1))
+		require.NoError(t, c.Set(t.Context(), key, "set again"))
+		require.NoError(t, c.local.check(1))
+	}
+	require.NoError(t, c.ClearRegion(t.Context(), "region"))
+	_, held := c.Peek(2)
+	require.False(t, held)
 }
