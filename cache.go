@@ -91,9 +91,11 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 // fly has a flight flown for a caller who waits for it, and for SoftTimeout at most if
 // he has a fallback: in a goroutine of its own, so that he can leave it. If nothing
 // can end his wait sooner he flies it himself, since to pass a load on and to be woken
-// takes several times as long as the rest of a miss.
+// takes several times as long as the rest of a miss; beside a look at the shared level
+// it is nothing.
 func (c *Cache[K, V]) fly(ctx context.Context, f *flight[K, V], fallback bool) {
-	if ctx.Done() != nil || c.options.LoadTimeout > 0 || fallback && c.options.SoftTimeout > 0 {
+	leaves := ctx.Done() != nil || c.options.LoadTimeout > 0 || fallback && c.options.SoftTimeout > 0
+	if leaves || c.loader.shared != nil {
 		c.local.fly(ctx, f, c.loader)
 	} else {
 		c.local.flyHere(ctx, f, c.loader)

@@ -91,6 +91,32 @@ func getManyHere(ctx context.Context, c *Cache[string, int]) error {
 	return err
 }
 
+// With a shared level, claims and waits for others come first, in another goroutine.
+func TestSharedLoadsRunElsewhere(t *testing.T) {
+	for _, lease := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var stack string
+			bus, caches := simulatedFleet(t, 1, func(int) Options[string, int] {
+				return Options[string, int]{Load: func(context.Context, string) (int, error) {
+					stack = string(debug.Stack())
+					return 1, nil
+				}}
+			})
+			if !lease {
+				bus.Stop()
+				time.Sleep(2 * defaultMaxStaleness)
+			}
+			require.NoError(t, getHere(endless(t), caches[0]))
+			require.NotEmpty(t, stack)
+			require.NotContains(t, stack, "Here(")
+			if !lease {
+				bus.Start()
+				time.Sleep(defaultMaxStaleness)
+			}
+		})
+	}
+}
+
 // Of the callers of a load that runs in the goroutine of one, the others leave as ever,
 // and who comes after an invalidation does not join it.
 func TestLoadInTheCallersGoroutine(t *testing.T) {
