@@ -198,6 +198,26 @@ func TestLoadInTheCallersGoroutineWaitsForItsTurn(t *testing.T) {
 	})
 }
 
+// A load that has the only place needs no other one for what it asks for with its own
+// context's values, though that is to be loaded in its goroutine.
+func TestLoadInTheCallersGoroutineThatLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *Cache[int, int]
+		c, err := New(Local(), Options[int, int]{Name: "p", MaxConcurrentLoads: 1, Load: func(ctx context.Context, key int) (int, error) {
+			if key == 3 {
+				return 3, nil
+			}
+			return c.Get(context.WithoutCancel(ctx), key+1)
+		}})
+		require.NoError(t, err)
+		defer c.Close()
+		v, err := c.Get(endless(t), 0)
+		require.NoError(t, err)
+		require.Equal(t, 3, v)
+		require.Empty(t, c.loader.places)
+	})
+}
+
 // Goexit ends the goroutine that it is called in. Nothing is left behind: the others
 // have an error, the place is free, and the next Get loads.
 func TestGoexitInTheCallersGoroutine(t *testing.T) {

@@ -725,3 +725,21 @@ func TestRegionOutlivesItsLastVictim(t *testing.T) {
 	_, held := c.Peek(2)
 	require.False(t, held)
 }
+
+// What is written after a clear of its region is kept, though the item that the clear
+// took was not swept yet.
+func TestWriteAfterAClearOfItsRegion(t *testing.T) {
+	c, err := New(Local(), Options[int, *int]{
+		Name: "p", Regions: func(int, *int) []string { return []string{"region"} },
+		Load: func(context.Context, int) (*int, error) { return nil, ErrNotFound },
+	})
+	require.NoError(t, err)
+	defer c.Close()
+	for range 100 {
+		require.NoError(t, c.Set(t.Context(), 1, new(int)))
+		require.NoError(t, c.ClearRegion(t.Context(), "region"))
+		require.NoError(t, c.Set(t.Context(), 1, new(int)))
+		_, held := c.Peek(1)
+		require.True(t, held)
+	}
+}

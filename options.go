@@ -141,11 +141,11 @@ type Options[K comparable, V any] struct {
 	// key that it is loading, Get waits until the context ends. Loads that wait for each
 	// other in a circle wait for ever if different callers began them.
 	//
-	// It runs in a goroutine of its own, which the callers can leave, or, without Shared,
-	// in that of the first caller if nothing can end his wait before the load: neither his
-	// context ([context.Background] for one) nor LoadTimeout nor SoftTimeout. There, and
-	// where nothing is kept, as after Close, a Load that calls [runtime.Goexit] ends its
-	// caller's goroutine; else it makes callers get an error.
+	// It runs in a goroutine of its own, which the callers can leave, or in that of a
+	// caller of Get or Refresh whose wait nothing can end before the load: neither his
+	// context ([context.Background] for one) nor LoadTimeout nor SoftTimeout, and there is
+	// no shared level. In a caller's goroutine, which it also is where nothing is kept, as
+	// after Close, a Load that calls [runtime.Goexit] ends that; else callers get an error.
 	Load func(ctx context.Context, key K) (V, error)
 
 	// LoadMany reads several items from the source in one go, for GetMany, as Load
