@@ -264,15 +264,9 @@ func (l *local[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk, ld *lo
 		sought := left
 		left = nil
 		for _, f := range sought {
-			switch e := of[f]; {
-			case e != nil && e.busy:
+			if e := of[f]; e != nil && e.busy {
 				left = append(left, f)
-			case e != nil && e.found:
-				l.land(f, ld, 1)
-			case f.ctx.Err() != nil:
-				l.landUnwanted(f, ld)
-			default:
-				l.leaveShared(f)
+			} else if !l.landSought(f, ld, e) {
 				wanted = append(wanted, f)
 			}
 		}

@@ -245,6 +245,14 @@ func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V], e *errand[K, 
 		ld.shared.fetch(&f.ctx, e)
 		fetched = true
 	}
+	if !l.landSought(f, ld, e) {
+		l.runAndLand(f, ld)
+	}
+}
+
+// landSought lands a flight whose value e has found at the shared level, or that nobody
+// waits for any more. It reports whether it did; else the flight goes on to the source.
+func (l *local[K, V]) landSought(f *flight[K, V], ld *loader[K, V], e *errand[K, V]) bool {
 	switch {
 	case e != nil && e.found:
 		l.land(f, ld, 1)
@@ -252,8 +260,9 @@ func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V], e *errand[K, 
 		l.landUnwanted(f, ld)
 	default:
 		l.leaveShared(f)
-		l.runAndLand(f, ld)
+		return false
 	}
+	return true
 }
 
 // runAndLand calls the loader, whatever becomes of it.
