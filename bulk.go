@@ -197,28 +197,26 @@ func (l *local[K, V]) flyInTurn(flights []*flight[K, V], ld *loader[K, V]) {
 
 // bulk is one call of LoadMany, for several flights.
 type bulk struct {
-	ctx    loadContext // the loader's
-	cancel context.CancelFunc
+	ctx    loadContext  // the loader's
 	wanted atomic.Int64 // flights that someone waits for
 }
 
 func newBulk(ctx context.Context, placed bool) *bulk {
 	b := &bulk{}
-	b.ctx = loadContext{values: ctx, flight: b, placed: placed}
-	b.ctx.Context, b.cancel = context.WithCancel(context.Background())
+	b.ctx.values, b.ctx.flight, b.ctx.placed = ctx, b, placed
 	return b
 }
 
 // leave is called when nobody waits for one of the flights any longer.
 func (b *bulk) leave() {
 	if b != nil && b.wanted.Add(-1) == 0 {
-		b.cancel()
+		b.ctx.end()
 	}
 }
 
 // flyTogether has LoadMany load all flights of a bulk.
 func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
-	defer b.cancel()
+	defer b.ctx.end()
 	if ld.places.needed(b.ctx.values) && ld.places.take(&b.ctx) {
 		defer ld.places.give()
 	}

@@ -156,7 +156,7 @@ func TestCornerLetGoAfterRemove(t *testing.T) {
 				during(c)
 				c.local.letGo(t.Context(), j.flight)
 				assert.Error(t, j.flight.ctx.Err(), "cancelled")
-				j.flight.cancel()
+				j.flight.ctx.end()
 			})
 		})
 	}

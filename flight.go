@@ -23,9 +23,8 @@ type flight[K comparable, V any] struct {
 	key    K
 	hash   uint64
 	ctx    loadContext
-	cancel context.CancelFunc // of ctx
-	ahead  *entry[K, V]       // the entry that it is to refresh in time, or nil
-	inTurn bool               // it does not begin at once, see takeOff
+	ahead  *entry[K, V] // the entry that it is to refresh in time, or nil
+	inTurn bool         // it does not begin at once, see takeOff
 
 	// Guarded by the shard's mu.
 	begun   bool
@@ -46,38 +45,14 @@ type flight[K comparable, V any] struct {
 	// overdue says that LoadTimeout has passed: callers wait no longer.
 	overdue atomic.Bool
 
-	// landed says that everything below was set. Then ctx is cancelled, for which
-	// the callers wait: it saves a channel. It is also cancelled when all of them
-	// have gone, and when it is overdue.
+	// landed says that everything below was set. Then ctx ends, for which the callers
+	// wait: it saves a channel. It also ends when all of them have gone, and when it is
+	// overdue.
 	landed atomic.Bool
 	failed bool // err is no not-found
 	value  V
 	err    error
 	panic  *loaderPanic
-}
-
-// loadContext is a loader's context. It is cancelled with its flight alone, and
-// has the values of the context of the flight's first caller. It also answers to
-// the flight itself, so that a loader which asks for the key that it is loading
-// can be told from other callers, however many loads lie in between, if each of
-// them was begun by the one before. We accept that a circle which two callers
-// began from different ends is not noticed: such a loader never returns anyway.
-// If the load has a place, it answers to that, too: see places.
-type loadContext struct {
-	context.Context
-	values context.Context
-	flight any // *flight or *bulk
-	placed bool
-}
-
-func (c *loadContext) Value(key any) any {
-	if key == c.flight || c.placed && key == any(placedKey{}) {
-		return true
-	}
-	if v := c.Context.Value(key); v != nil {
-		return v
-	}
-	return c.values.Value(key)
 }
 
 // loads reports whether ctx is that of f's loader.
@@ -199,12 +174,11 @@ func (l *local[K, V]) newFlight(
 	f := &flight[K, V]{key: key, hash: hash, start: l.begin(sh), waiters: 1,
 		inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
 	f.sharing = ld.shared != nil && f.begun && l.noteShared(&f.start)
-	f.ctx = loadContext{values: ctx, flight: f, placed: ld.places != nil}
+	f.ctx.values, f.ctx.flight, f.ctx.placed = ctx, f, ld.places != nil
 	if how.bulk != nil {
 		f.ctx.flight = how.bulk
 		how.bulk.wanted.Add(1)
 	}
-	f.ctx.Context, f.cancel = context.WithCancel(context.Background())
 	return f
 }
 
@@ -230,13 +204,15 @@ func (l *local[K, V]) anew(
 // wait returns the flight's result, and reports whether there is one: ctx or soft,
 // which may be nil, may end first. It panics if the loader did.
 func (l *local[K, V]) wait(ctx context.Context, f *flight[K, V], soft <-chan time.Time) (landed bool, err error) {
-	select {
-	case <-f.ctx.Done():
-	case <-soft:
-		return false, nil
-	case <-ctx.Done():
-		l.leave(ctx, f)
-		return false, ctx.Err()
+	if f.ctx.Err() == nil {
+		select {
+		case <-f.ctx.ending():
+		case <-soft:
+			return false, nil
+		case <-ctx.Done():
+			l.leave(ctx, f)
+			return false, ctx.Err()
+		}
 	}
 	switch {
 	case !f.landed.Load() && f.overdue.Load():
@@ -289,7 +265,7 @@ func (f *flight[K, V]) overtakenLocked() {
 }
 
 func (f *flight[K, V]) abandonLocked() {
-	f.cancel()
+	f.ctx.end()
 	f.bulk.leave()
 }
 
@@ -381,7 +357,7 @@ func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
 	}
 	sh.mu.Unlock()
 	f.overdue.Store(true)
-	f.cancel()
+	f.ctx.end()
 }
 
 // land takes the flight out of its shard, keeps its outcome if nothing overtook it,
@@ -406,7 +382,7 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 
 	l.end(sh)
 	f.landed.Store(true)
-	f.cancel()
+	f.ctx.end()
 	if f.ahead != nil {
 		l.refreshed(f, ld, pause)
 	}
