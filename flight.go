@@ -25,6 +25,7 @@ type flight[K comparable, V any] struct {
 	ctx    loadContext
 	ahead  *entry[K, V] // the entry that it is to refresh in time, or nil
 	inTurn bool         // it does not begin at once, see takeOff
+	ran    bool         // the loader was called; the flying goroutine's
 
 	// Guarded by the shard's mu.
 	begun   bool
@@ -38,21 +39,17 @@ type flight[K comparable, V any] struct {
 	older   *flight[K, V]
 	bulk    *bulk // the load of many keys that it is a part of, or nil
 
-	// The flying goroutine's.
-	outcome outcome[V]
-	ran     bool // the loader was called
-
 	// overdue says that LoadTimeout has passed: callers wait no longer.
 	overdue atomic.Bool
 
-	// landed says that everything below was set. Then ctx ends, for which the callers
-	// wait: it saves a channel. It also ends when all of them have gone, and when it is
+	// landed says that everything below was set, by the flying goroutine. Then ctx ends,
+	// for which the callers wait. It also ends when all of them have gone, and when it is
 	// overdue.
-	landed atomic.Bool
-	failed bool // err is no not-found
-	value  V
-	err    error
-	panic  *loaderPanic
+	landed  atomic.Bool
+	value   V
+	err     error
+	panic   *loaderPanic
+	outcome outcome[V]
 }
 
 // loads reports whether ctx is that of f's loader.
@@ -232,7 +229,7 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 	if !f.landed.Load() {
 		return value, ld.errTimeout, true
 	}
-	return f.value, f.err, f.failed
+	return f.value, f.err, !f.outcome.known
 }
 
 // letGo is called when a caller no longer waits, but the load is to go on. It spares
@@ -365,7 +362,6 @@ func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
 // took.
 func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	o := &f.outcome
-	f.failed = !o.known
 	now := l.lease.read().at
 	fresh := l.prepare(o, f.hash, f.key, f.start)
 	kept, pause := false, time.Duration(0)
@@ -376,7 +372,7 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 		kept, pause = l.settleLocked(f, sh, ld, now, o, fresh)
 	}
 	if f.ran {
-		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(share), f.failed, !kept && o.known && o.ttl > 0)
+		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(share), !o.known, !kept && o.known && o.ttl > 0)
 	}
 	sh.mu.Unlock()
 
