@@ -251,7 +251,7 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 		t.replace(hash, old, e)
 		l.uncountLocked(sh, old)
 	} else {
-		if t.held == t.room() {
+		if sh.policy.Len() > t.room() { // e is in it already
 			t = t.resized(2*t.room(), l.hash)
 			sh.table.Store(t)
 		}
@@ -306,8 +306,9 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	sh.table.Load().delete(hash, e)
 	l.uncountLocked(sh, e)
 	sh.forgetFailuresLocked(e.Item.key)
-	if t := sh.table.Load(); t.room() > 8*max(t.held, bucketFill) {
-		sh.table.Store(t.resized(2*t.held, l.hash))
+	held := sh.policy.Len()
+	if t := sh.table.Load(); t.room() > 8*max(held, bucketFill) {
+		sh.table.Store(t.resized(2*held, l.hash))
 	}
 }
 
@@ -344,7 +345,7 @@ func (l *local[K, V]) len() (n int) {
 		sh := &l.shards[i]
 		sh.mu.Lock()
 		t, current := sh.table.Load(), sh.generation == l.current.Load()
-		held := t.held
+		held := sh.policy.Len()
 		sh.mu.Unlock()
 		switch {
 		case !current:

@@ -18,10 +18,6 @@ import (
 // that was deleted from the new one since: the look-up began before.
 type table[K comparable, V any] struct {
 	buckets []bucket[K, V] // a power of two
-
-	_ [64]byte // what changes with every write is away from what every look-up reads
-
-	held int
 }
 
 const (
@@ -100,7 +96,6 @@ func (t *table[K, V]) put(hash uint64, e *entry[K, V]) {
 		if free < bucketSlots {
 			b.slots[free].Store(e) // first: who sees the tag finds the entry
 			b.tags.Store(tags | tag(hash)<<(8*free))
-			t.held++
 			return
 		}
 		if tags>>passedShift < passedMany {
@@ -120,7 +115,6 @@ func (t *table[K, V]) delete(hash uint64, e *entry[K, V]) {
 	found, slot := t.locate(hash, e)
 	found.tags.Store(found.tags.Load() &^ (0xff << (8 * slot)))
 	found.slots[slot].Store(nil)
-	t.held--
 	for i := home(hash); t.at(i) != found; i++ {
 		b := t.at(i)
 		if tags := b.tags.Load(); tags>>passedShift < passedMany {
@@ -142,9 +136,10 @@ func (t *table[K, V]) locate(hash uint64, e *entry[K, V]) (*bucket[K, V], int) {
 	panic("nearcache: the entry is not in the table")
 }
 
-// resized returns a table with room for n entries that holds what t holds.
+// resized returns a table with room for n entries that holds what t holds, which is
+// no more.
 func (t *table[K, V]) resized(n int, hash func(K) uint64) *table[K, V] {
-	other := newTable[K, V](max(n, t.held))
+	other := newTable[K, V](n)
 	for e := range t.all() {
 		other.put(hash(e.Item.key), e)
 	}
