@@ -229,8 +229,12 @@ func (l *local[K, V]) shard(hash uint64) *shard[K, V] {
 }
 
 // addLocked takes e in, in the place of what is held under its key.
+//
+// It makes as few atomic operations as may be: each waits for all writes before it, and
+// those for the processors that had their cache lines.
 func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], weight uint32, now int64) {
 	sh.retainLocked(e.Item.scope) // first: a region whose last other member leaves goes with it
+	expiring := l.expiring(e.Item.expires.Load())
 	old := sh.table.Load().find(hash, e.Item.key)
 	if old != nil && old.Weight() == weight {
 		sh.policy.Replace(old, e)
@@ -241,7 +245,7 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 		for victim := sh.policy.Evict(hash, weight); victim != nil; victim = sh.policy.Evict(hash, weight) {
 			sh.counters.evictions[l.fate(victim, vouched(now))]++
 			sh.table.Load().delete(l.hash(victim.Item.key), victim)
-			l.uncountLocked(sh, victim)
+			expiring -= l.uncountLocked(sh, victim)
 			sh.forgetFailuresLocked(victim.Item.key)
 		}
 		sh.policy.Add(e, hash, weight)
@@ -249,7 +253,7 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 	t := sh.table.Load()
 	if old != nil {
 		t.replace(hash, old, e)
-		l.uncountLocked(sh, old)
+		expiring -= l.uncountLocked(sh, old)
 	} else {
 		if sh.policy.Len() > t.room() { // e is in it already
 			t = t.resized(2*t.room(), l.hash)
@@ -260,7 +264,7 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 	if e.Item.scope.err != nil {
 		sh.generation.errors.Add(1)
 	}
-	l.countExpiryLocked(sh, e.Item.expires.Load(), 1)
+	l.countExpiringLocked(sh, expiring)
 }
 
 // replaceLocked makes e's value, deadline and start those of a newer load or write
@@ -278,22 +282,27 @@ func (l *local[K, V]) replaceLocked(
 		return false
 	}
 	store(l.place, &it.value, o.value)
-	if old := it.expires.Swap(expires); (old == never) != (expires == never) {
-		l.countExpiryLocked(sh, old, -1)
-		l.countExpiryLocked(sh, expires, 1)
-	}
+	l.countExpiringLocked(sh, l.expiring(expires)-l.expiring(it.expires.Swap(expires)))
 	it.started.Store(started)
 	l.renew(e, now)
 	sh.policy.Touch(e)
 	return true
 }
 
-// countExpiryLocked counts entries with that deadline in, or out.
-func (l *local[K, V]) countExpiryLocked(sh *shard[K, V], expires int64, n int64) {
+// expiring returns 1 if an entry with that deadline can expire, else 0.
+func (l *local[K, V]) expiring(expires int64) int {
 	if expires == never && l.idle == 0 {
+		return 0
+	}
+	return 1
+}
+
+// countExpiringLocked counts n more entries that can expire.
+func (l *local[K, V]) countExpiringLocked(sh *shard[K, V], n int) {
+	if n == 0 {
 		return
 	}
-	sh.expiring.Add(n)
+	sh.expiring.Add(int64(n))
 	if n > 0 {
 		l.sweeper.later()
 	}
@@ -304,7 +313,7 @@ func (l *local[K, V]) countExpiryLocked(sh *shard[K, V], expires int64, n int64)
 func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	sh.policy.Remove(e)
 	sh.table.Load().delete(hash, e)
-	l.uncountLocked(sh, e)
+	l.countExpiringLocked(sh, -l.uncountLocked(sh, e))
 	sh.forgetFailuresLocked(e.Item.key)
 	held := sh.policy.Len()
 	if t := sh.table.Load(); t.room() > 8*max(held, bucketFill) {
@@ -312,13 +321,14 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	}
 }
 
-// uncountLocked takes an entry that is no longer held out of the counts.
-func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) {
+// uncountLocked takes an entry that is no longer held out of the counts, but for that
+// of the entries that can expire: it returns how many are less of those.
+func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) (expiring int) {
 	sh.releaseLocked(e.Item.scope)
 	if e.Item.scope.err != nil {
 		sh.generation.errors.Add(-1)
 	}
-	l.countExpiryLocked(sh, e.Item.expires.Load(), -1)
+	return l.expiring(e.Item.expires.Load())
 }
 
 // underWay reports whether a load or write has begun and not ended.

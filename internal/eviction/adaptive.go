@@ -54,19 +54,23 @@ type Adaptive[T any] struct {
 	share                 float64
 	smallShare, mainShare Limits
 
-	small, main queue[T] // the newest node first
+	hash func(*T) uint64
 
-	ghost ghost
-	hash  func(*T) uint64
+	small queue[T] // what most changes change is from here on, in two cache lines
+
+	// evicting says that Evict has returned a node since the last Add: the policy
+	// is full, though there may be room now.
+	evicting bool
 
 	// trust is what returning items have. It keeps within mostTrust above zero and
 	// below; returning items are not trusted while it is below. Returns counts those
 	// that came while they were not.
 	trust, returns int
 
-	// evicting says that Evict has returned a node since the last Add: the policy
-	// is full, though there may be room now.
-	evicting bool
+	ghost ghost
+	main  queue[T]
+
+	_ [24]byte // policies share no cache line
 }
 
 const (
@@ -93,8 +97,7 @@ var _ Policy[any] = (*Adaptive[any])(nil)
 // and so needs no place for it. No memory is set aside for nodes to come.
 func NewAdaptive[T any](limits Limits, hash func(*T) uint64) *Adaptive[T] {
 	p := &Adaptive[T]{limits: limits.normal(), hash: hash, trust: math.MaxInt}
-	p.small.init(inSmall)
-	p.main.init(inMain)
+	p.small.id, p.main.id = inSmall, inMain
 	p.setShare(firstShare)
 	return p
 }
@@ -122,7 +125,7 @@ func (p *Adaptive[T]) Evict(hash uint64, weight uint32) (victim *Node[T]) {
 	p.evicting = true
 	p.ghost.renew(hash) // or the victims of one Add could push it out before Add asks
 	for p.small.size > 0 && p.mainShare.hold(p.main.size, p.main.weight) {
-		oldest := p.small.back()
+		oldest := p.small.oldest
 		if !oldest.used() {
 			p.evict(&p.small, oldest)
 			return oldest
@@ -135,7 +138,7 @@ func (p *Adaptive[T]) Evict(hash uint64, weight uint32) (victim *Node[T]) {
 
 // evictMain evicts from main, which is not empty.
 func (p *Adaptive[T]) evictMain() *Node[T] {
-	oldest := p.main.back()
+	oldest := p.main.oldest
 	// Left alone, one round clears every mark. Readers may set more meanwhile, and
 	// must not hold up the goroutine that has the lock: after as many steps the
 	// oldest node leaves, marked or not.
@@ -147,7 +150,7 @@ func (p *Adaptive[T]) evictMain() *Node[T] {
 			p.gainTrust()
 		}
 		oldest.clear()
-		oldest = p.main.newer(oldest)
+		oldest = p.main.behind(oldest)
 	}
 	p.main.rotate(oldest)
 	p.evict(&p.main, oldest)
@@ -208,7 +211,7 @@ func (p *Adaptive[T]) loseTrust() {
 // that weight within its share, or main has its own.
 func (p *Adaptive[T]) fillMain(weight uint32) {
 	for p.small.size > 0 && !p.smallShare.haveRoom(p.small.size, p.small.weight, weight) {
-		oldest := p.small.back()
+		oldest := p.small.oldest
 		if !p.mainShare.haveRoom(p.main.size, p.main.weight, oldest.weight) {
 			return
 		}

@@ -119,7 +119,7 @@ func TestAdaptiveSmall(t *testing.T) {
 		assert.Equal(t, []int{1}, victims)
 		assert.Equal(t, inMain, nodes[19].queue())
 		assert.False(t, nodes[19].used(), "the move clears the mark")
-		assert.Same(t, nodes[19], p.main.root.next, "it is main's newest")
+		assert.Same(t, nodes[19], p.main.newest, "it is main's newest")
 	})
 
 	t.Run("a move to a main with room makes no victim of main", func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestAdaptiveMain(t *testing.T) {
 		nodes[3].Use()
 		var victims []int
 		for key := range 18 {
-			p.small.back().Use() // so that main has to make room
+			p.small.oldest.Use() // so that main has to make room
 			_, v := addKeys(t, p, 100+key)
 			victims = append(victims, v...)
 		}
@@ -184,7 +184,7 @@ func TestAdaptiveReturns(t *testing.T) {
 		back, _ := addKeys(t, p, 19)
 		p.Remove(back[19])
 		again, _ := addKeys(t, p, 19)
-		assert.NotSame(t, again[19], p.main.root.next)
+		assert.NotSame(t, again[19], p.main.newest)
 	})
 
 	t.Run("an item that is back too late goes into small", func(t *testing.T) {

@@ -20,6 +20,8 @@ import (
 // sinks by one for eight hashes: when a heavy item has driven out many light
 // ones, they are to be remembered though few nodes are left.
 type ghost struct {
+	fromSmall, fromMain int // how many fingerprints are in sets
+
 	capacity, sinks int
 
 	// sets is a power of two in number, or empty. A set has its newest fingerprint
@@ -27,8 +29,6 @@ type ghost struct {
 	// ways are forgotten, if not yet erased.
 	sets []ghostSet
 	ways int // Always: capacity ≤ ways * len(sets), unless there are ghostMaxSets.
-
-	fromSmall, fromMain int // how many fingerprints are in sets
 }
 
 // origin is the queue that an evicted item was in.

@@ -12,9 +12,7 @@ var _ Policy[any] = (*LRU[any])(nil)
 
 // NewLRU returns an empty LRU with those limits.
 func NewLRU[T any](limits Limits) *LRU[T] {
-	p := &LRU[T]{limits: limits.normal()}
-	p.nodes.init(inLRU)
-	return p
+	return &LRU[T]{limits: limits.normal(), nodes: queue[T]{id: inLRU}}
 }
 
 // Evict implements [Policy]. The hash means nothing to it.
@@ -23,7 +21,7 @@ func (p *LRU[T]) Evict(_ uint64, weight uint32) (victim *Node[T]) {
 		return nil
 	}
 	mustHoldSome(p.Len())
-	victim = p.nodes.back()
+	victim = p.nodes.oldest
 	p.nodes.remove(victim)
 	return victim
 }

@@ -132,8 +132,9 @@ type Node[T any] struct {
 	// at it, but for Adaptive, which hands it to the caller's hash function.
 	Item T
 
-	// Both are nil exactly when the node is in no queue, whatever state has. Like
-	// weight, they belong to the policy, under the caller's lock.
+	// The newer and the older neighbour, or the node itself at an end. Both are nil
+	// exactly when the node is in no queue, whatever state has. Like weight, they belong
+	// to the policy, under the caller's lock.
 	prev, next *Node[T]
 }
 
@@ -188,10 +189,29 @@ func (n *Node[T]) queue() queueID {
 	return queueID(n.state.Load() & queueMask >> queueShift)
 }
 
+// newer returns the newer neighbour, nil at the end.
+func (n *Node[T]) newer() *Node[T] {
+	if n.prev == n {
+		return nil
+	}
+	return n.prev
+}
+
+// older returns the older neighbour, nil at the end.
+func (n *Node[T]) older() *Node[T] {
+	if n.next == n {
+		return nil
+	}
+	return n.next
+}
+
 // enter marks the node as in a queue and clears its marks.
 func (n *Node[T]) enter(queue queueID) {
-	n.state.And(^uint32(1<<noteShift - 1)) // a racing reader's note is not lost
-	n.state.Or(uint32(queue) << queueShift)
+	const mask = 1<<noteShift - 1
+	if bits := uint32(queue) << queueShift; n.state.Load()&mask != bits { // else it would wait for all writes before
+		n.state.And(^uint32(mask)) // a racing reader's note is not lost
+		n.state.Or(bits)
+	}
 }
 
 func (n *Node[T]) used() bool     { return n.state.Load()&usedBit != 0 }

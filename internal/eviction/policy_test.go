@@ -57,8 +57,7 @@ func TestNodeTakes24BytesBesideItsItem(t *testing.T) {
 }
 
 func TestUseSetsAMarkAndNothingElse(t *testing.T) {
-	var q queue[int]
-	q.init(inMain)
+	q := queue[int]{id: inMain}
 	n := newNode(1)
 	q.pushFront(n)
 	n.markReturned()
@@ -275,10 +274,14 @@ func TestCheckFindsDamage(t *testing.T) {
 	}{
 		{name: "no neighbour", damage: func(n *Node[int]) { n.next = nil }},
 		{name: "a neighbour that does not know it", damage: func(n *Node[int]) { n.prev = newNode(9) }},
-		{name: "a node skipped", damage: func(n *Node[int]) { unlink(n) }},
-		{name: "a node too many", damage: func(n *Node[int]) { other := newNode(9); other.enter(n.queue()); link(n, other, n.next) }},
+		{name: "a node skipped", damage: func(n *Node[int]) { new(queue[int]).join(n.newer(), n.older()) }},
+		{name: "a node too many", damage: func(n *Node[int]) {
+			other := newNode(9)
+			other.enter(n.queue())
+			new(queue[int]).link(n, other, n.older())
+		}},
 		{name: "a node of another queue", damage: func(n *Node[int]) { n.enter(n.queue() + 1) }},
-		{name: "a node marked as outside", damage: func(n *Node[int]) { n.enter(inNone) }},
+		{name: "a node marked as outside", damage: func(n *Node[int]) { n.prev, n.next = nil, nil }},
 		{name: "a weight that changed", damage: func(n *Node[int]) { n.weight++ }},
 	}
 	for _, policy := range policies {

@@ -6,34 +6,28 @@ import "fmt"
 type queueID uint32
 
 const (
-	inNone queueID = iota
-	inLRU
-	inSmall
+	inSmall queueID = iota // the zero Node's: to enter it changes no state
 	inMain
+	inLRU
+	inNone // is in no state, see Node.queue
 )
 
 // queue is a doubly linked list through the nodes themselves. The caller sees to
 // it that a node is in one queue at a time.
+//
+// It takes less than a cache line, which another processor had before: a ring closed by
+// a node of its own would spread over two.
 type queue[T any] struct {
-	id     queueID
-	size   int
-	weight int64 // the sum of the nodes' weights
-
-	// root closes the list to a ring and is no item: root.next is the newest node,
-	// root.prev the oldest. It spares every operation the cases of an empty list
-	// and of a node at the end.
-	root Node[T]
-}
-
-func (q *queue[T]) init(id queueID) {
-	q.id = id
-	q.root.prev, q.root.next = &q.root, &q.root
+	newest, oldest *Node[T] // nil: it is empty
+	size           int
+	weight         int64 // the sum of the nodes' weights
+	id             queueID
 }
 
 // pushFront makes n, which has its weight, the newest node, without uses.
 func (q *queue[T]) pushFront(n *Node[T]) {
 	n.enter(q.id)
-	link(&q.root, n, q.root.next)
+	q.link(nil, n, q.newest)
 	q.size++
 	q.weight += int64(n.weight)
 }
@@ -42,7 +36,7 @@ func (q *queue[T]) pushFront(n *Node[T]) {
 func (q *queue[T]) replace(old, n *Node[T]) {
 	n.weight = old.weight
 	n.state.Store(old.state.Load()&(1<<noteShift-1) | n.Note()<<noteShift)
-	link(old.prev, n, old.next)
+	q.link(old.newer(), n, old.older())
 	old.prev, old.next = nil, nil
 }
 
@@ -55,56 +49,58 @@ func (q *queue[T]) remove(n *Node[T]) {
 
 // cut takes n out and leaves it as it is, for the caller to push it elsewhere.
 func (q *queue[T]) cut(n *Node[T]) {
-	unlink(n)
+	q.join(n.newer(), n.older())
 	q.size--
 	q.weight -= int64(n.weight)
 }
 
 // moveToFront makes n, which is in this queue, the newest node.
 func (q *queue[T]) moveToFront(n *Node[T]) {
-	unlink(n)
-	link(&q.root, n, q.root.next)
+	if n != q.newest {
+		q.join(n.newer(), n.older())
+		q.link(nil, n, q.newest)
+	}
 }
 
-// back returns the oldest node of a queue that is not empty.
-func (q *queue[T]) back() *Node[T] { return q.root.prev }
-
-// newer returns the node that is next in line behind n, and after the newest the
+// behind returns the node that is next in line behind n, and after the newest the
 // oldest again.
-func (q *queue[T]) newer(n *Node[T]) *Node[T] {
-	if n.prev == &q.root {
-		return q.back()
+func (q *queue[T]) behind(n *Node[T]) *Node[T] {
+	if n == q.newest {
+		return q.oldest
 	}
 	return n.prev
 }
 
 // rotate makes n the oldest node, as if every older one had been pushed to the
-// front again, oldest first. The ring stays as it is but for its root, which
-// moves, so that the cost is the same for any number of nodes.
+// front again, oldest first. The cost is the same for any number of nodes.
 func (q *queue[T]) rotate(n *Node[T]) {
-	if q.back() == n {
+	older := n.older()
+	if older == nil {
 		return
 	}
-	unlink(&q.root)
-	link(n, &q.root, n.next)
+	q.join(q.oldest, q.newest) // a ring, which is opened behind n
+	q.join(n, nil)
+	q.join(nil, older)
 }
 
 // check returns an error if the links, the sums or a node's own state are not
 // what they have to be.
 func (q *queue[T]) check() error {
 	count, weight := 0, int64(0)
-	for n := &q.root; ; n = n.next {
-		if n.next == nil || n.next.prev != n {
+	var newer *Node[T]
+	for n := q.newest; n != nil; n = n.older() {
+		if n.prev == nil || n.next == nil || n.newer() != newer {
 			return fmt.Errorf("eviction: queue %d is broken after %d nodes", q.id, count)
 		}
-		if n.next == &q.root {
-			break
-		}
 		count++
-		weight += int64(n.next.weight)
-		if n.next.queue() != q.id {
-			return fmt.Errorf("eviction: queue %d has a node that is marked as in %d", q.id, n.next.queue())
+		weight += int64(n.weight)
+		if n.queue() != q.id {
+			return fmt.Errorf("eviction: queue %d has a node that is marked as in %d", q.id, n.queue())
 		}
+		newer = n
+	}
+	if newer != q.oldest {
+		return fmt.Errorf("eviction: queue %d ends after %d nodes with another one than its oldest", q.id, count)
 	}
 	if count != q.size {
 		return fmt.Errorf("eviction: queue %d has %d nodes and a size of %d", q.id, count, q.size)
@@ -115,15 +111,24 @@ func (q *queue[T]) check() error {
 	return nil
 }
 
-// link puts n between prev and next.
-func link[T any](prev, n, next *Node[T]) {
-	n.prev, n.next = prev, next
-	prev.next, next.prev = n, n
+// link puts n between two neighbours. Nil stands for an end.
+func (q *queue[T]) link(newer, n, older *Node[T]) {
+	q.join(newer, n)
+	q.join(n, older)
 }
 
-// unlink closes the gap that n leaves. N's own links are as before.
-func unlink[T any](n *Node[T]) {
-	n.prev.next, n.next.prev = n.next, n.prev
+// join makes two nodes neighbours. Nil stands for an end, where the other one is then.
+func (q *queue[T]) join(newer, older *Node[T]) {
+	switch {
+	case newer != nil && older != nil:
+		newer.next, older.prev = older, newer
+	case newer != nil:
+		newer.next, q.oldest = newer, newer
+	case older != nil:
+		older.prev, q.newest = older, older
+	default:
+		q.newest, q.oldest = nil, nil
+	}
 }
 
 // mustBeOutside panics if n is in a policy. A node in two places would corrupt
