@@ -56,6 +56,12 @@ func TestNodeTakes24BytesBesideItsItem(t *testing.T) {
 	assert.Equal(t, uintptr(64), unsafe.Sizeof(Node[[5]uint64]{}))
 }
 
+func TestAdaptivesShareNoCacheLine(t *testing.T) {
+	var p Adaptive[int]
+	assert.Zero(t, unsafe.Sizeof(p)%64)
+	assert.Zero(t, unsafe.Offsetof(p.small)%64)
+}
+
 func TestUseSetsAMarkAndNothingElse(t *testing.T) {
 	q := queue[int]{id: inMain}
 	n := newNode(1)
