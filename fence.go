@@ -96,7 +96,7 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	undisturbed := sh.writes[key] == w
 	l.removeLocked(sh, hash, key)
 	if undisturbed {
-		l.keepLocked(sh, hash, l.lease.now(), key, w.start, o, nil)
+		l.keepLocked(sh, hash, l.lease.now(), key, &w.start, o, nil)
 	}
 }
 
@@ -104,14 +104,14 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 // its regions was cleared since. What was held is replaced, and loads and writes
 // under way will not be kept.
 func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
-	fresh := l.prepare(o, hash, key, s)
+	fresh := l.prepare(o, hash, key, &s)
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.counters.keysInvalidated++
 	sh.overtakeLocked(key)
 	sh.forgetFailuresLocked(key)
-	if !l.keepLocked(sh, hash, s.at, key, s, o, fresh) {
+	if !l.keepLocked(sh, hash, s.at, key, &s, o, fresh) {
 		l.removeLocked(sh, hash, key)
 	}
 }
@@ -129,7 +129,7 @@ type outcome[V any] struct {
 
 // prepare makes the entry that o will need, as far as can be told, before the
 // shard's lock is taken: what allocates may have to help the garbage collector.
-func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s start) *entry[K, V] {
+func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entry[K, V] {
 	if o.ttl <= 0 || l.place != fixed && l.table(hash).find(hash, key) != nil {
 		return nil
 	}
@@ -141,7 +141,7 @@ func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s start) *entry
 // itself was not invalidated. It reports whether o is in memory now. Fresh is what
 // prepare has made, or nil.
 func (l *local[K, V]) keepLocked(
-	sh *shard[K, V], hash uint64, now int64, key K, s start, o *outcome[V], fresh *entry[K, V],
+	sh *shard[K, V], hash uint64, now int64, key K, s *start, o *outcome[V], fresh *entry[K, V],
 ) (kept bool) {
 	expires := deadline(s.at, o.ttl)
 	last := expires
@@ -187,7 +187,7 @@ func (l *local[K, V]) keepLocked(
 
 // scopeLocked returns the scope of what a load or write that began at s ended with,
 // unless one of its regions was cleared since. What is held of the key is e, or nil.
-func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s start, e *entry[K, V]) (*scope, bool) {
+func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s *start, e *entry[K, V]) (*scope, bool) {
 	if o.err != nil {
 		return &scope{generation: s.generation, err: o.err, clears: s.clears}, true
 	}

@@ -363,7 +363,7 @@ func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
 func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	o := &f.outcome
 	now := l.lease.read().at
-	fresh := l.prepare(o, f.hash, f.key, f.start)
+	fresh := l.prepare(o, f.hash, f.key, &f.start)
 	kept, pause := false, time.Duration(0)
 
 	sh := l.shard(f.hash)
@@ -395,7 +395,7 @@ func (l *local[K, V]) settleLocked(
 	switch {
 	case !o.known && held != nil && !l.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
 		pause = sh.failedLocked(f.key, now, ld.random) // the item says more than the error
-	case l.keepLocked(sh, f.hash, now, f.key, f.start, o, fresh):
+	case l.keepLocked(sh, f.hash, now, f.key, &f.start, o, fresh):
 		kept = true
 		sh.forgetFailuresLocked(f.key)
 		// 1. load A begins   2. a region is cleared that turns out to be none of its

@@ -60,8 +60,9 @@ func newLoader[K comparable, V any](
 // outcome decides what to keep of a load, or of a write that succeeded, and says it in
 // o, which is zero. If one of the cache's functions panics o is of no use.
 //
-// This is the deepest that a load's goroutine gets, but for the loader, and it keeps
-// to the stack that goroutines begin with: a larger one costs as much as the load.
+// Here and in addLocked a load's goroutine is at its deepest, but for the loader. It
+// keeps to the stack that goroutines begin with, of which a good thousand bytes are
+// theirs: to grow it takes longer than the rest of a miss.
 func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
 	o.weight = 1
 	if err != nil {

@@ -169,7 +169,7 @@ func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
 	if l.lockedHits {
 		sh.policy = eviction.NewLRU[item[K, V]](sh.limits)
 	} else {
-		sh.policy = eviction.NewAdaptive(sh.limits, func(it *item[K, V]) uint64 { return l.hash(it.key) })
+		sh.policy = eviction.NewAdaptive[item[K, V]](sh.limits)
 	}
 }
 
@@ -243,8 +243,10 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 			sh.policy.Remove(old) // first: it makes room
 		}
 		for victim := sh.policy.Evict(hash, weight); victim != nil; victim = sh.policy.Evict(hash, weight) {
+			victimHash := l.hash(victim.Item.key)
+			sh.policy.Remember(victimHash)
 			sh.counters.evictions[l.fate(victim, vouched(now))]++
-			sh.table.Load().delete(l.hash(victim.Item.key), victim)
+			sh.table.Load().delete(victimHash, victim)
 			expiring -= l.uncountLocked(sh, victim)
 			sh.forgetFailuresLocked(victim.Item.key)
 		}

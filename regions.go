@@ -23,7 +23,7 @@ type region struct {
 // cleared after the item's load or write had noted its start s, whose generation
 // is the shard's. An item that is held has the scope held, which saves a look-up if
 // the new one's is the same.
-func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s start, held *scope) (*scope, bool) {
+func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s *start, held *scope) (*scope, bool) {
 	if len(names) == 0 {
 		return &s.generation.plain, true
 	}

@@ -293,7 +293,7 @@ func testReadsHaveNothingOfBefore(t *testing.T, message bool) {
 		}
 		s := c.local.begin(sh)
 		sh.mu.Lock()
-		c.local.keepLocked(sh, hash, 0, "k", s, &outcome[int64]{value: version, ttl: NoExpiry}, nil)
+		c.local.keepLocked(sh, hash, 0, "k", &s, &outcome[int64]{value: version, ttl: NoExpiry}, nil)
 		sh.mu.Unlock()
 		c.local.end(sh)
 		bp.lease.sent.Store(bp.lease.now()) // and so does an echo

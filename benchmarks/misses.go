@@ -121,15 +121,17 @@ func openLoaders[K subject.Key](b *bench, m missLoad) ([]*loader[K], error) {
 		}
 		loaders = append(loaders, &loader[K]{name: s.Name, get: cache.Load, close: cache.Close})
 	}
-	if !m.leaves && subject.Matches(flightName, b.subjects) { // it knows no contexts
-		loaders = append(loaders, &loader[K]{name: flightName, get: singleflightMap(m.capacity, load), close: func() {}})
+	if subject.Matches(flightName, b.subjects) {
+		get, gone := singleflightMap(m, load)
+		loaders = append(loaders, &loader[K]{name: flightName, get: get, close: gone})
 	}
 	return loaders, nil
 }
 
 // singleflightMap reads through a map with a lock, one load for each key at a
-// time. A full map is emptied, since that costs least.
-func singleflightMap[K subject.Key](capacity int, load func(K) *subject.Value) func(K) bool {
+// time. A full map is emptied, since that costs least. A caller whose context can
+// end has the load run in a goroutine, and waits for either.
+func singleflightMap[K subject.Key](m missLoad, load func(K) *subject.Value) (get func(K) bool, gone func()) {
 	var mu sync.RWMutex
 	var flights singleflight.Group
 	items := map[K]*subject.Value{}
@@ -142,6 +144,18 @@ func singleflightMap[K subject.Key](capacity int, load func(K) *subject.Value) f
 		}
 		return ""
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	wait := flights.Do
+	if m.leaves {
+		wait = func(name string, load func() (any, error)) (any, error, bool) {
+			select {
+			case r := <-flights.DoChan(name, load):
+				return r.Val, r.Err, r.Shared
+			case <-ctx.Done():
+				return nil, ctx.Err(), false
+			}
+		}
+	}
 	return func(key K) bool {
 		mu.RLock()
 		v := items[key]
@@ -149,10 +163,10 @@ func singleflightMap[K subject.Key](capacity int, load func(K) *subject.Value) f
 		if v != nil {
 			return true
 		}
-		loaded, err, _ := flights.Do(name(key), func() (any, error) {
+		loaded, err, _ := wait(name(key), func() (any, error) {
 			v := load(key)
 			mu.Lock()
-			if len(items) >= capacity {
+			if len(items) >= m.capacity {
 				clear(items)
 			}
 			items[key] = v
@@ -160,5 +174,5 @@ func singleflightMap[K subject.Key](capacity int, load func(K) *subject.Value) f
 			return v, nil
 		})
 		return err == nil && loaded != nil
-	}
+	}, cancel
 }

@@ -62,7 +62,7 @@ func renderMisses(r *report) {
 	r.say("## Misses")
 	r.say("What a read-through costs beside the load: keys that were never asked for, and a loader that returns at once. nearcache lets a caller leave when his context ends, "+
 		"without harm to others who wait for the same load: so where contexts can end each load has a goroutine of its own, and with `context.Background()` it runs in the caller's. "+
-		"In otter and theine it always does, and whoever runs it cannot leave. %s is a map with a lock and `golang.org/x/sync/singleflight`; it forgets all when it is full. "+
+		"In otter and theine it always does, and whoever runs it cannot leave. %s is a map with a lock and `golang.org/x/sync/singleflight`, by `DoChan` where contexts can end; it forgets all when it is full. "+
 		"ristretto, golang-lru and ttlcache as set up here have no loader.", flightName)
 	for _, in := range r.file.Cases(missSection, perOp) {
 		r.say("### %s", upperFirst(in))

@@ -54,13 +54,13 @@ type Adaptive[T any] struct {
 	share                 float64
 	smallShare, mainShare Limits
 
-	hash func(*T) uint64
-
+	_     [8]byte
 	small queue[T] // what most changes change is from here on, in two cache lines
 
 	// evicting says that Evict has returned a node since the last Add: the policy
-	// is full, though there may be room now.
+	// is full, though there may be room now. The last of them was in the queue left.
 	evicting bool
+	left     queueID
 
 	// trust is what returning items have. It keeps within mostTrust above zero and
 	// below; returning items are not trusted while it is below. Returns counts those
@@ -92,11 +92,10 @@ const (
 
 var _ Policy[any] = (*Adaptive[any])(nil)
 
-// NewAdaptive returns an empty Adaptive with those limits. Hash returns for the
-// Item of a node the hash that the node was added with: an evicted node is asked,
-// and so needs no place for it. No memory is set aside for nodes to come.
-func NewAdaptive[T any](limits Limits, hash func(*T) uint64) *Adaptive[T] {
-	p := &Adaptive[T]{limits: limits.normal(), hash: hash, trust: math.MaxInt}
+// NewAdaptive returns an empty Adaptive with those limits. No memory is set aside for
+// nodes to come.
+func NewAdaptive[T any](limits Limits) *Adaptive[T] {
+	p := &Adaptive[T]{limits: limits.normal(), trust: math.MaxInt}
 	p.small.id, p.main.id = inSmall, inMain
 	p.setShare(firstShare)
 	return p
@@ -158,8 +157,13 @@ func (p *Adaptive[T]) evictMain() *Node[T] {
 }
 
 func (p *Adaptive[T]) evict(from *queue[T], n *Node[T]) {
-	p.ghost.add(p.hash(&n.Item), from.id == inMain, max(minGhost, p.Len()))
 	from.remove(n)
+	p.left = from.id
+}
+
+// Remember implements [Policy].
+func (p *Adaptive[T]) Remember(hash uint64) {
+	p.ghost.add(hash, p.left == inMain, max(minGhost, p.Len()+1))
 }
 
 // Add implements [Policy].

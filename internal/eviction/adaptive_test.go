@@ -31,7 +31,7 @@ func keysOf(nodes []*Node[int]) (keys []int) {
 // oldest. None was used.
 func fullOfTwenty(t *testing.T) (*Adaptive[int], map[int]*Node[int]) {
 	t.Helper()
-	p := NewAdaptive(Limits{Entries: 20}, hashOfKey)
+	p := NewAdaptive[int](Limits{Entries: 20})
 	nodes, victims := addKeys(t, p, keysFrom(1, 20)...)
 	require.Empty(t, victims)
 	return p, nodes
@@ -53,11 +53,11 @@ func TestAdaptiveShares(t *testing.T) {
 		{limit: 1 << 62, share: 0.5, small: 1 << 61, main: 1 << 61},
 	}
 	for _, test := range tests {
-		byEntries := NewAdaptive(Limits{Entries: test.limit}, hashOfKey)
+		byEntries := NewAdaptive[int](Limits{Entries: test.limit})
 		byEntries.setShare(test.share)
 		assert.Equal(t, Limits{Entries: test.small, Weight: math.MaxInt64}, byEntries.smallShare, "%g of %d entries", test.share, test.limit)
 		assert.Equal(t, Limits{Entries: test.main, Weight: math.MaxInt64}, byEntries.mainShare, "%g of %d entries", test.share, test.limit)
-		byWeight := NewAdaptive(Limits{Weight: int64(test.limit)}, hashOfKey)
+		byWeight := NewAdaptive[int](Limits{Weight: int64(test.limit)})
 		byWeight.setShare(test.share)
 		assert.Equal(t, Limits{Entries: math.MaxInt, Weight: int64(test.small)}, byWeight.smallShare, "%g of a weight of %d", test.share, test.limit)
 		assert.Equal(t, Limits{Entries: math.MaxInt, Weight: int64(test.main)}, byWeight.mainShare, "%g of a weight of %d", test.share, test.limit)
@@ -292,7 +292,7 @@ func TestAdaptiveWeights(t *testing.T) {
 	// full returns an Adaptive whose limit is a weight of 100, so that small's share
 	// is 10, with the keys 1..90 in main and 91..100 in small, each of weight 1.
 	full := func(t *testing.T) (*Adaptive[int], map[int]*Node[int]) {
-		p := NewAdaptive(Limits{Weight: 100}, hashOfKey)
+		p := NewAdaptive[int](Limits{Weight: 100})
 		nodes, _ := addKeys(t, p, keysFrom(1, 100)...)
 		require.Equal(t, int64(90), p.main.weight)
 		return p, nodes
@@ -344,7 +344,7 @@ func TestAdaptiveWeights(t *testing.T) {
 	})
 
 	t.Run("of items that are all too heavy for small, one is there", func(t *testing.T) {
-		p := NewAdaptive(Limits{Weight: 100}, hashOfKey)
+		p := NewAdaptive[int](Limits{Weight: 100})
 		for key := range 30 {
 			add(p, newNode(key), 15)
 			require.NoError(t, p.Check())
@@ -368,12 +368,12 @@ func TestAdaptiveScanLeavesTheHotItemsAlone(t *testing.T) {
 		}
 		return count
 	}
-	assert.Equal(t, 50, hits(NewAdaptive(Limits{Entries: 100}, hashOfKey)))
+	assert.Equal(t, 50, hits(NewAdaptive[int](Limits{Entries: 100})))
 	assert.Equal(t, 0, hits(NewLRU[int](Limits{Entries: 100})), "the scan is long enough to matter")
 }
 
 func TestAdaptiveCostsLittleWhileItHoldsLittle(t *testing.T) {
-	p := NewAdaptive(Limits{Entries: 1_000_000_000, Weight: 1_000_000_000_000}, hashOfKey)
+	p := NewAdaptive[int](Limits{Entries: 1_000_000_000, Weight: 1_000_000_000_000})
 	addKeys(t, p, keysFrom(0, 10)...)
 	assert.Zero(t, cap(p.ghost.sets))
 }

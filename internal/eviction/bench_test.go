@@ -8,7 +8,7 @@ import (
 const benchmarkEntries = 100_000
 
 func BenchmarkAdaptiveAdd(b *testing.B) {
-	benchmarkAdd(b, NewAdaptive(Limits{Entries: benchmarkEntries}, hashOfKey))
+	benchmarkAdd(b, NewAdaptive[int](Limits{Entries: benchmarkEntries}))
 }
 
 func BenchmarkLRUAdd(b *testing.B) {
@@ -26,7 +26,8 @@ func benchmarkAdd(b *testing.B, p Policy[int]) {
 		if key%2 == 0 {
 			n.Use()
 		}
-		for p.Evict(uint64(key), 1) != nil {
+		for v := p.Evict(uint64(key), 1); v != nil; v = p.Evict(uint64(key), 1) {
+			p.Remember(hashOfKey(&v.Item))
 		}
 		p.Add(n, uint64(key), 1)
 	}

@@ -68,22 +68,21 @@ func (w workload) percent(access func(key int32) (hit bool)) float64 {
 	return 100 * float64(hits) / float64(len(w.keys))
 }
 
-// newPolicy returns a policy for w's keys.
-type newPolicy func(w workload, capacity int) Policy[int32]
+type newPolicy func(capacity int) Policy[int32]
 
-func newLRU(_ workload, capacity int) Policy[int32] {
+func newLRU(capacity int) Policy[int32] {
 	return NewLRU[int32](Limits{Entries: capacity})
 }
 
-func newAdaptive(w workload, capacity int) Policy[int32] {
-	return NewAdaptive(Limits{Entries: capacity}, func(key *int32) uint64 { return w.hashes[*key] })
+func newAdaptive(capacity int) Policy[int32] {
+	return NewAdaptive[int32](Limits{Entries: capacity})
 }
 
 // hitRatio asks a cache of that many shards for each key in turn.
 func (w workload) hitRatio(policy newPolicy, capacity, shards int) float64 {
 	policies := make([]Policy[int32], shards)
 	for i := range policies {
-		policies[i] = policy(w, (capacity+i)/shards)
+		policies[i] = policy((capacity + i) / shards)
 	}
 	held := make([]*Node[int32], len(w.hashes))
 	return w.percent(func(key int32) bool {
@@ -95,6 +94,7 @@ func (w workload) hitRatio(policy newPolicy, capacity, shards int) float64 {
 		}
 		for v := p.Evict(hash, 1); v != nil; v = p.Evict(hash, 1) {
 			held[v.Item] = nil
+			p.Remember(w.hashes[v.Item])
 		}
 		held[key] = &Node[int32]{Item: key}
 		p.Add(held[key], hash, 1)

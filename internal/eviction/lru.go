@@ -26,6 +26,9 @@ func (p *LRU[T]) Evict(_ uint64, weight uint32) (victim *Node[T]) {
 	return victim
 }
 
+// Remember implements [Policy]. It does nothing.
+func (p *LRU[T]) Remember(uint64) {}
+
 // Add implements [Policy]. The hash means nothing to it.
 func (p *LRU[T]) Add(n *Node[T], _ uint64, weight uint32) {
 	mustBeOutside(n)

@@ -6,7 +6,7 @@
 // for each with its own data inside. To keep an item it makes room first:
 //
 //	for v := p.Evict(hash, weight); v != nil; v = p.Evict(hash, weight) {
-//		// v has left the policy and must leave the caller's memory too
+//		p.Remember(hashOf(v)) // v has left the policy and must leave the caller's memory too
 //	}
 //	p.Add(n, hash, weight)
 //
@@ -49,6 +49,10 @@ type Policy[T any] interface {
 	// added; nil when there is room. The caller guarantees that weight is at most
 	// Limits.Weight, if that is set.
 	Evict(hash uint64, weight uint32) (victim *Node[T])
+
+	// Remember tells the hash of the item that Evict has just returned, so that the
+	// policy knows it if it comes back. The policy has no place for it meanwhile.
+	Remember(hash uint64)
 
 	// Add takes in n, which is in no policy, without its uses. The caller has made
 	// room by Evict. Keys that share a hash are told apart everywhere but in
@@ -129,7 +133,7 @@ type Node[T any] struct {
 
 	// Item is the caller's data. What a hit needs of it is best at its beginning,
 	// close behind the mark: then a hit touches few cache lines. Policies never look
-	// at it, but for Adaptive, which hands it to the caller's hash function.
+	// at it.
 	Item T
 
 	// The newer and the older neighbour, or the node itself at an end. Both are nil

@@ -16,7 +16,7 @@ var policies = []struct {
 	name string
 	make func(limits Limits) Policy[int]
 }{
-	{name: "Adaptive", make: func(limits Limits) Policy[int] { return NewAdaptive(limits, hashOfKey) }},
+	{name: "Adaptive", make: func(limits Limits) Policy[int] { return NewAdaptive[int](limits) }},
 	{name: "LRU", make: func(limits Limits) Policy[int] { return NewLRU[int](limits) }},
 }
 
@@ -30,6 +30,7 @@ func newNode(key int) *Node[int] { return &Node[int]{Item: key} }
 func add(p Policy[int], n *Node[int], weight uint32) (victims []*Node[int]) {
 	hash := hashOfKey(&n.Item)
 	for v := p.Evict(hash, weight); v != nil; v = p.Evict(hash, weight) {
+		p.Remember(hashOfKey(&v.Item))
 		victims = append(victims, v)
 	}
 	p.Add(n, hash, weight)
@@ -258,6 +259,7 @@ func TestPolicyContract(t *testing.T) {
 					left := fresh
 					for v := p.Evict(hash, weight); v != nil; v = p.Evict(hash, weight) {
 						left = v
+						p.Remember(hashOfKey(&v.Item))
 					}
 					p.Add(fresh, hash, weight)
 					if fresh = left; fresh.queue() != inNone {
