@@ -54,21 +54,25 @@ type Adaptive[T any] struct {
 	share                 float64
 	smallShare, mainShare Limits
 
-	_     [8]byte
-	small queue[T] // what most changes change is from here on, in two cache lines
+	_ [8]byte
+
+	// What nearly every change changes is in one cache line, from small to the ghost's
+	// counts: another processor had it before.
+	small queue[T]
 
 	// evicting says that Evict has returned a node since the last Add: the policy
 	// is full, though there may be room now. The last of them was in the queue left.
 	evicting bool
 	left     queueID
 
+	ghost ghost
+
 	// trust is what returning items have. It keeps within mostTrust above zero and
 	// below; returning items are not trusted while it is below. Returns counts those
 	// that came while they were not.
 	trust, returns int
 
-	ghost ghost
-	main  queue[T]
+	main queue[T]
 
 	_ [24]byte // policies share no cache line
 }
