@@ -421,20 +421,20 @@ func (c *Cache[K, V]) Close() error {
 }
 
 // The local halves of the writes, which serve this instance's own calls and the
-// messages of others.
+// messages of others. Each is counted when it is done.
 
 func (c *Cache[K, V]) removeLocal(keys ...K) {
 	c.local.remove(keys...)
 }
 
 func (c *Cache[K, V]) clearRegionsLocal(regions []string) {
-	c.stats.regionsCleared.Add(uint64(len(regions)))
 	c.local.clearRegions(regions)
+	c.stats.regionsCleared.Add(uint64(len(regions)))
 }
 
 func (c *Cache[K, V]) clearLocal() {
-	c.stats.clears.Add(1)
 	c.local.clear()
+	c.stats.clears.Add(1)
 }
 
 // What the backplane asks of a cache, see the interface member.
@@ -455,6 +455,6 @@ func (c *Cache[K, V]) removeWire(wires []string) {
 func (c *Cache[K, V]) staleness() time.Duration { return c.options.MaxStaleness }
 
 func (c *Cache[K, V]) missedMessages() {
-	c.stats.missedMessages.Add(1)
 	c.local.clear()
+	c.stats.missedMessages.Add(1)
 }

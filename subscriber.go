@@ -260,10 +260,10 @@ func (s *subscriber) invalidate(e envelope) {
 		s.clear(CauseUndecodable, err)
 		return
 	}
-	s.applied.Add(1)
 	for _, op := range ops {
 		s.target.apply(op)
 	}
+	s.applied.Add(1)
 }
 
 // echo takes the answer to a probe of this instance: everything that Redis
@@ -327,8 +327,8 @@ func (s *subscriber) compare(position, history string) ClearCause {
 // clear clears everything. OnEvent is always told, and now and then it is logged:
 // what one message causes, every message may.
 func (s *subscriber) clear(why ClearCause, err error) {
-	s.clears[why].Add(1)
 	s.target.missedMessages()
+	s.clears[why].Add(1) // last: who sees it counted can rely on it
 	if !s.connected.Load() {
 		s.cleared = why
 	}

@@ -215,6 +215,16 @@ func TestHistoryIsRemembered(t *testing.T) {
 	}
 }
 
+// Who sees a clear counted can rely on it.
+func TestCountedWhenDone(t *testing.T) {
+	s, r := newTestSubscriber(t)
+	r.onClear = func() { require.EqualValues(t, r.clears-1, s.clears[CauseStart].Load()+s.clears[CausePosition].Load()) }
+	s.handle(echoOf(s.self, positionA, "1", s.lease.nonce()))
+	s.handle(echoOf(s.self, positionB, "1", s.lease.nonce()))
+	require.Equal(t, 2, r.clears)
+	require.EqualValues(t, 1, s.clears[CausePosition].Load())
+}
+
 //  1. an echo shows that messages were missed   2. the lease is renewed   3. a read
 //     finds what they would have evicted   4. everything is cleared, too late.
 func TestClearComesBeforeTheLease(t *testing.T) {

@@ -73,7 +73,7 @@ var mutations = []mutation{
 		name:  "clear on a gap",
 		fence: "whatever was held when messages were missed is dead",
 		file:  "cache.go",
-		old:   "	c.stats.missedMessages.Add(1)\n	c.local.clear()\n",
+		old:   "	c.local.clear()\n	c.stats.missedMessages.Add(1)\n",
 		new:   "	c.stats.missedMessages.Add(1)\n",
 		tests: []string{"TestSubscriberCutOff", "TestProof"},
 	},
