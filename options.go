@@ -74,6 +74,10 @@ type BackplaneOptions struct {
 	// person's attention, none for each message. Never a secret. Its handler is
 	// called by the goroutines that Close, Flush and writes wait for, so it must
 	// call none of these. Defaults to slog.Default().
+	//
+	// go-redis has lines of its own, for the whole process, on standard error. They
+	// are the program's to redirect, by redis.SetLogger, or to switch off, by
+	// logging.Disable of github.com/redis/go-redis/v9/logging.
 	Logger *slog.Logger
 
 	// OnEvent is told of what happens to the backplane and needs no reading of logs:

@@ -73,6 +73,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/nearcache/nearcache"
 )
@@ -84,6 +85,7 @@ const (
 )
 
 func main() {
+	logging.Disable() // of the Redis client, for the process: what matters nearcache logs
 	if len(os.Args) > 1 && os.Args[1] == instanceCommand {
 		os.Exit(instanceMain())
 	}
