@@ -202,8 +202,8 @@ type bulk struct {
 }
 
 func newBulk(ctx context.Context, placed bool) *bulk {
-	b := &bulk{}
-	b.ctx.values, b.ctx.flight, b.ctx.placed = ctx, b, placed
+	b := &bulk{ctx: loadContext{values: ctx, placed: placed}}
+	b.ctx.flight = b
 	return b
 }
 

@@ -168,10 +168,10 @@ func (l *local[K, V]) launchLocked(
 func (l *local[K, V]) newFlight(
 	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
 ) *flight[K, V] {
-	f := &flight[K, V]{key: key, hash: hash, start: l.begin(sh), waiters: 1,
-		inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
+	f := &flight[K, V]{key: key, hash: hash, ctx: loadContext{values: ctx, placed: ld.places != nil}, start: l.begin(sh),
+		waiters: 1, inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
 	f.sharing = ld.shared != nil && f.begun && l.noteShared(&f.start)
-	f.ctx.values, f.ctx.flight, f.ctx.placed = ctx, f, ld.places != nil
+	f.ctx.flight = f
 	if how.bulk != nil {
 		f.ctx.flight = how.bulk
 		how.bulk.wanted.Add(1)

@@ -235,7 +235,8 @@ func (l *local[K, V]) shard(hash uint64) *shard[K, V] {
 func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], weight uint32, now int64) {
 	sh.retainLocked(e.Item.scope) // first: a region whose last other member leaves goes with it
 	expiring := l.expiring(e.Item.expires.Load())
-	old := sh.table.Load().find(hash, e.Item.key)
+	t := sh.table.Load()
+	old := t.find(hash, e.Item.key)
 	if old != nil && old.Weight() == weight {
 		sh.policy.Replace(old, e)
 	} else {
@@ -246,13 +247,12 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 			victimHash := l.hash(victim.Item.key)
 			sh.policy.Remember(victimHash)
 			sh.counters.evictions[l.fate(victim, vouched(now))]++
-			sh.table.Load().delete(victimHash, victim)
+			t.delete(victimHash, victim)
 			expiring -= l.uncountLocked(sh, victim)
 			sh.forgetFailuresLocked(victim.Item.key)
 		}
 		sh.policy.Add(e, hash, weight)
 	}
-	t := sh.table.Load()
 	if old != nil {
 		t.replace(hash, old, e)
 		expiring -= l.uncountLocked(sh, old)

@@ -14,8 +14,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// check returns an error if an invariant of the table is broken.
-func (t *table[K, V]) check(hash func(K) uint64) error {
+// check returns an error if an invariant of the table is broken, or it does not hold as
+// many entries as it should.
+func (t *table[K, V]) check(want int, hash func(K) uint64) error {
 	held, passed := 0, make([]int, len(t.buckets))
 	for e := range t.all() {
 		held++
@@ -28,8 +29,8 @@ func (t *table[K, V]) check(hash func(K) uint64) error {
 			passed[i%uint64(len(t.buckets))]++
 		}
 	}
-	if held > t.room() {
-		return fmt.Errorf("%d entries are held, with room for %d", held, t.room())
+	if held != want || held > t.room() {
+		return fmt.Errorf("%d entries are held and not %d, with room for %d", held, want, t.room())
 	}
 	for i := range t.buckets {
 		b := &t.buckets[i]
@@ -92,7 +93,7 @@ func TestTableAgainstMap(t *testing.T) {
 					case op == "resize":
 						table = table.resized(rapid.IntRange(len(want), 2*keys).Draw(t, "room"), h.hash)
 					}
-					if err := table.check(h.hash); err != nil {
+					if err := table.check(len(want), h.hash); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -160,7 +161,7 @@ func TestTableReadersSeeWhatIsThere(t *testing.T) {
 			}
 			stop.Store(true)
 			all.Wait()
-			require.NoError(t, current.Load().check(h.hash))
+			require.NoError(t, current.Load().check(held, h.hash))
 		})
 	}
 }
