@@ -37,7 +37,8 @@ const (
 type BackplaneOptions struct {
 	// RedisConnectionString names the Redis that all instances share, as
 	// "host:6380,password=…,ssl=True,abortConnect=False" (the form that
-	// StackExchange.Redis reads) or as a redis://, rediss:// or unix:// URL.
+	// StackExchange.Redis reads) or as a redis://, rediss:// or unix:// URL;
+	// valkey:// and valkeys:// are the same.
 	// Empty, with Redis nil: the backplane is process-local, and a warning says so.
 	// A string of blanks only is an error, since it is a setting gone missing.
 	RedisConnectionString string

@@ -197,6 +197,9 @@ func (s *redisServer) readConnectionString(text string) error {
 			name = endpoint.Host
 		}
 		s.options.TLSConfig = &tls.Config{ServerName: name, MinVersion: tls.VersionTLS12}
+		if c.TLS13 {
+			s.options.TLSConfig.MinVersion = tls.VersionTLS13
+		}
 	}
 	if c.ConnectTimeout > 0 {
 		s.connectTimeout = c.ConnectTimeout

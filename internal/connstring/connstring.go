@@ -15,7 +15,8 @@
 //   - A Config shows its password as ***** in every form of printing that Secret
 //     covers.
 //   - A security or topology option that is not honoured is an error, never
-//     ignored. Tuning options without a meaning here are listed in Config.Ignored.
+//     ignored, unless it asks for no more than is done anyway. Tuning options without a meaning here are listed in Config.Ignored.
+//   - The name of an option without a value is never taken for an endpoint.
 //   - Each endpoint is complete: it has a valid port or it is a unix socket.
 //
 // What is not:
@@ -59,13 +60,16 @@ type Config struct {
 	// Azure Managed Redis. In the URL form the scheme decides.
 	TLS bool
 
+	// TLS13 reports whether TLS 1.3 is the lowest version to speak; otherwise 1.2 is.
+	TLS13 bool
+
 	// TLSHost is the name to verify the server's certificate against; "" means
 	// the endpoint's host. A unix socket has no host to fall back on.
 	TLSHost string
 
 	// ConnectTimeout, SyncTimeout and AsyncTimeout are whole milliseconds; 0
-	// means not given. The URL form gives the last two as read_timeout and
-	// write_timeout.
+	// means not given. The URL form also gives the last two as read_timeout and
+	// write_timeout, and redis-py's socket_timeout is SyncTimeout.
 	ConnectTimeout, SyncTimeout, AsyncTimeout time.Duration
 
 	// ConnectRetry is how often to repeat the first connect; -1 means not given.
@@ -97,12 +101,14 @@ type Config struct {
 	Ignored []string
 }
 
-// Parse reads a connection string. After trimming blanks, a string that starts
-// with redis://, rediss:// or unix:// (in any case) is a URL; any other scheme
-// is an error; a string without a scheme is in the comma-separated form. Errors
-// start with "connection string: " and never hold a password.
+// Parse reads a connection string. Around it, blanks, quotes and semicolons at its
+// end do not count. What starts with redis://, rediss:// or unix://, or with the name
+// that another client has for one of them (valkey://, valkeys://, redis+ssl://,
+// redis-socket:// and so on, in any case), is a URL; any other scheme is an error; a
+// string without a scheme is in the comma-separated form. Errors start with
+// "connection string: " and never hold a password.
 func Parse(s string) (Config, error) {
-	cfg, err := parse(strings.TrimSpace(s))
+	cfg, err := parse(unwrap(s))
 	if err != nil {
 		return Config{}, fmt.Errorf("connection string: %w", err)
 	}
@@ -113,17 +119,15 @@ func parse(s string) (Config, error) {
 	if s == "" {
 		return Config{}, errors.New("it is empty")
 	}
-	scheme, rest, isURL := strings.Cut(s, "://")
-	// "host,password=a://b" has no scheme: what comes before :// is no name.
-	if !isURL || !isName(scheme) {
+	scheme, rest, isURL := cutScheme(s)
+	if !isURL {
 		return parseTokens(s)
 	}
-	switch scheme = strings.ToLower(scheme); scheme {
-	case "redis", "rediss", "unix":
-		return parseURL(scheme, rest)
-	default:
-		return Config{}, fmt.Errorf("scheme %s:// is not supported: use redis://, rediss:// or unix://", scheme)
+	scheme, err := knownScheme(scheme)
+	if err != nil {
+		return Config{}, err
 	}
+	return parseURL(scheme, rest)
 }
 
 // String returns the config in the comma-separated form, with the password, if
@@ -160,6 +164,9 @@ func (c Config) String() string {
 		add("defaultDatabase", strconv.Itoa(c.Database))
 	}
 	add("ssl", strconv.FormatBool(c.TLS))
+	if c.TLS13 {
+		add("sslProtocols", "tls13")
+	}
 	addText("sslHost", c.TLSHost)
 	addMillis("connectTimeout", c.ConnectTimeout)
 	addMillis("syncTimeout", c.SyncTimeout)

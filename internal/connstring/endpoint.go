@@ -75,6 +75,44 @@ func parseEndpoint(text string) (Endpoint, error) {
 	return e, nil
 }
 
+// parseSocketPath reads the path of a socket without a mark, with or without unix:
+// before it. Base64 may start with a / too, so a password can: it must look like the
+// path of a socket. The result is false if text starts like none.
+func parseSocketPath(text string) (e Endpoint, isPath bool, err error) {
+	path := strings.TrimPrefix(text, "unix:")
+	if !strings.HasPrefix(path, "/") {
+		return Endpoint{}, false, nil
+	}
+	known := strings.HasSuffix(path, ".sock") || strings.HasSuffix(path, ".socket")
+	for _, folder := range []string{"/run/", "/var/", "/tmp/", "/private/"} {
+		known = known || strings.HasPrefix(path, folder)
+	}
+	if !known || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "@:?#=;") {
+		return Endpoint{}, true, errors.New("starts like the path of a unix socket: write it as !/run/redis.sock, " +
+			"or as unix:///run/redis.sock?db=1 (its text is withheld, as it may be part of a password)")
+	}
+	e, err = socket(path)
+	return e, true, err
+}
+
+// mayBeHost reports whether a host may have the name of an option, bare or with a
+// port. Those that are not named here have a number or a secret for their value: with
+// a port they are much rather an option whose = was mistyped.
+func mayBeHost(name string, hasPort bool) bool {
+	bare := []string{"host", "hostname", "server", "servers", "endpoint", "endpoints", "address", "addresses"}
+	withPort := []string{"addr", "database", "db", "defaults", "name", "network", "proxy", "tunnel", "user", "username", "version"}
+	return canonical(name, bare) != "" || hasPort && canonical(name, withPort) != ""
+}
+
+// checkName refuses a host, whose port was given or is taken from the scheme, that is
+// much rather an option.
+func (e Endpoint) checkName() error {
+	if e.Network == "tcp" && knownOption(e.Host) != "" && !mayBeHost(e.Host, true) {
+		return errors.New("must not have the name of an option")
+	}
+	return nil
+}
+
 func socket(path string) (Endpoint, error) {
 	if path == "" {
 		return Endpoint{}, errors.New("must not be empty")

@@ -18,6 +18,8 @@ type builder struct {
 	cfg               Config // but for TLS and AbortConnect
 	tls, abortConnect *bool  // nil: not given
 	port, tlsPort     int    // for endpoints without one
+	databaseGiven     bool   // by an option, which beats pathDatabase
+	pathDatabase      *int   // of host:port/1; nil: not given
 }
 
 func newBuilder(port, tlsPort int) *builder {
@@ -45,6 +47,10 @@ func (b *builder) finish() (Config, error) {
 		c.AbortConnect = !slices.ContainsFunc(c.Endpoints, Endpoint.isAzure)
 	}
 
+	if b.pathDatabase != nil && !b.databaseGiven {
+		c.Database = *b.pathDatabase
+	}
+
 	port := b.port
 	switch {
 	case c.ServiceName != "":
@@ -65,46 +71,62 @@ func (b *builder) finish() (Config, error) {
 	return c, nil
 }
 
-// set applies an option of the comma-separated form. It returns the option's
-// canonical name, "" if there is no such option, and an error that says what the
-// option takes, without the value.
+// set applies an option of the comma-separated form, or of another client under
+// whose name it can mean nothing else. It returns the option's canonical name, "" if
+// there is no such option, and an error that says what the option takes, without the
+// value.
 func (b *builder) set(key, value string) (name string, err error) {
 	c := &b.cfg
 	switch strings.ToLower(key) {
-	case "user":
-		return "user", setText(&c.User, value)
-	case "password":
-		c.Password = Secret(value)
-		return "password", nil
-	case "defaultdatabase":
+	case "user", "username":
+		return "user", setUser(&c.User, value)
+	case "password", "pwd", "pass", "passwd", "auth":
+		return "password", setPassword(&c.Password, value)
+	case "defaultdatabase", "database", "db":
+		b.databaseGiven = true
 		return "defaultDatabase", setInt(&c.Database, value)
-	case "ssl":
+	case "ssl", "tls", "usessl":
 		return "ssl", setBool(&b.tls, value)
 	case "sslhost":
 		return "sslHost", setHost(&c.TLSHost, value)
 	case "connecttimeout":
 		return "connectTimeout", setMillis(&c.ConnectTimeout, value)
-	case "synctimeout":
+	case "synctimeout", "commandtimeout":
 		return "syncTimeout", setMillis(&c.SyncTimeout, value)
 	case "asynctimeout":
 		return "asyncTimeout", setMillis(&c.AsyncTimeout, value)
+	case "socket_connect_timeout":
+		return "socket_connect_timeout", setSeconds(&c.ConnectTimeout, value)
+	case "socket_timeout":
+		return "socket_timeout", setSeconds(&c.SyncTimeout, value)
+	case "timeout":
+		return "timeout", setTimeout(&c.SyncTimeout, value)
 	case "connectretry":
 		return "connectRetry", setInt(&c.ConnectRetry, value)
 	case "abortconnect":
 		return "abortConnect", setBool(&b.abortConnect, value)
 	case "keepalive":
 		return "keepAlive", setKeepAlive(&c.KeepAlive, value)
-	case "name":
+	case "name", "clientname", "client_name", "connectionname":
 		return "name", setClientName(&c.ClientName, value)
 	case "servicename":
-		return "serviceName", setText(&c.ServiceName, value)
+		return "serviceName", setName(&c.ServiceName, value)
 	case "channelprefix":
 		return "channelPrefix", setPrefix(&c.ChannelPrefix, value)
 	case "protocol":
 		return "protocol", setProtocol(&c.Protocol, value)
+	case "family":
+		b.ignore("family") // both are tried
+		if canonical(value, []string{"0", "4", "6"}) == "" {
+			return "family", errors.New("must be 0, 4 or 6")
+		}
+		return "family", nil
+	}
+	if name, err := b.setTLSOption(key, value); name != "" {
+		return name, err
 	}
 	if name, why := unsupportedOption(key); name != "" {
-		return name, refusal(why)
+		return name, refusal{why: why}
 	}
 	if name := canonical(key, tuningOptions()); name != "" {
 		b.ignore(name)
@@ -119,41 +141,72 @@ func (b *builder) ignore(name string) {
 	}
 }
 
-// refusal says why an option is an error whatever its value.
-type refusal string
+// refusal says why an option is an error: whatever its value, or with this one.
+type refusal struct {
+	why     string
+	ofValue bool
+}
 
-func (r refusal) Error() string { return string(r) }
+func (r refusal) Error() string {
+	if r.ofValue {
+		return "is not supported with this value: " + r.why
+	}
+	return "is not supported: " + r.why
+}
 
 func isRefusal(err error) bool {
 	_, ok := errors.AsType[refusal](err)
 	return ok
 }
 
-// unsupportedOption returns the canonical name of an option of StackExchange.Redis
-// that would change security or topology, and why it is refused; else "".
+// canonicalOption returns the canonical name of an option of the comma-separated
+// form that key spells, or "".
+func canonicalOption(key string) string {
+	name, _ := newBuilder(0, 0).set(key, "")
+	return name
+}
+
+// knownOption returns the name of an option of either form that key spells, or "".
+func knownOption(key string) string {
+	name, _ := newBuilder(0, 0).setURL(key, "")
+	return name
+}
+
+// spelt returns the name that key, which is one of an option, has in an error.
+func spelt(name, key string) string {
+	if strings.EqualFold(name, key) {
+		return name
+	}
+	return strings.ToLower(key)
+}
+
+// unsupportedOption returns the canonical name of an option that would change
+// security or topology, or says what is said in another way, and why it is refused;
+// else "".
 func unsupportedOption(key string) (name, why string) {
 	switch strings.ToLower(key) {
 	case "proxy":
 		return "proxy", "connections go to Redis itself"
 	case "tunnel":
 		return "tunnel", "connections go to Redis itself"
-	case "sslprotocols":
-		return "sslProtocols", "the TLS versions are those of crypto/tls"
-	case "checkcertificaterevocation":
-		return "checkCertificateRevocation", "revocation lists are not consulted"
 	case "sentineluser":
 		return "sentinelUser", "sentinels get the same user as the servers"
 	case "sentinelpassword":
 		return "sentinelPassword", "sentinels get the same password as the servers"
 	case "defaults":
 		return "defaults", "give the options it stands for, such as ssl and abortConnect"
+	case "keyprefix", "key_prefix", "prefix", "instancename":
+		return strings.ToLower(key), "give channelPrefix, which sets services apart that share a Redis"
+	case "host", "hostname", "server", "servers", "endpoint", "endpoints", "address", "addresses", "addr", "port":
+		return strings.ToLower(key), "an endpoint is written without a name, as in redis.example.com:6379"
 	}
 	return "", ""
 }
 
 // tuningOptions are the options of StackExchange.Redis that are accepted and
 // ignored. A few are the names of its properties, which strings written by hand
-// confuse with its options.
+// confuse with its options. The others are of redis-py, ioredis, Lettuce and
+// CSRedis.
 func tuningOptions() []string {
 	return []string{
 		"allowAdmin", "configChannel", "configCheckSeconds", "connectMaxRetries",
@@ -165,6 +218,18 @@ func tuningOptions() []string {
 		"preserveAsyncOrder", "resolveDns", "responseTimeout", "setClientLibrary",
 		"setlib", "tcpKeepAlive", "tiebreaker", "topologyRefreshSeconds", "version",
 		"writeBuffer",
+
+		"decode_responses", "encoding", "encoding_errors", "health_check_interval",
+		"lib_name", "lib_version", "max_connections", "retry_on_error",
+		"retry_on_timeout", "single_connection_client", "socket_keepalive",
+		"socket_read_size",
+
+		"allowUsernameInURI", "autoResendUnfulfilledCommands", "autoResubscribe",
+		"enableAutoPipelining", "enableOfflineQueue", "enableReadyCheck",
+		"lazyConnect", "maxRetriesPerRequest", "noDelay", "pingInterval",
+		"showFriendlyErrorStack",
+
+		"libraryVersion", "poolSize", "preheat", "asyncPipeline",
 	}
 }
 
@@ -178,13 +243,20 @@ func canonical(key string, names []string) string {
 	return ""
 }
 
-// explain turns an error of set into one for the user. The value is shown only if
-// show is set; that of a refused option never is, as a tunnel's holds credentials.
-func explain(name, value string, err error, show bool) error {
+// explain turns an error of set, for the option that key spells, into one for the
+// user. The value is shown only if
+// show is set and it holds nothing else; that of a refused option never is, as a
+// tunnel's holds credentials.
+func explain(name, key, value string, err error, show bool) error {
+	credential := isCredential(name)
+	name = spelt(name, key)
 	switch {
-	case isRefusal(err):
-		return fmt.Errorf("%s is not supported: %w", name, err)
-	case show:
+	case isRefusal(err), credential:
+		return fmt.Errorf("%s %w", name, err)
+	case holdsOption(value) || strings.Contains(value, ";"):
+		return fmt.Errorf("%s %w, and no further option (its value is withheld, as it may hold a password): "+
+			"options are separated by commas, in a URL by &", name, err)
+	case show && isShowable(value):
 		return fmt.Errorf("%s %w, got %q", name, err, value)
 	default:
 		return fmt.Errorf("%s %w (its value is withheld, as it may be part of a password)", name, err)
@@ -210,19 +282,49 @@ func setText(to *string, value string) error {
 	return nil
 }
 
+// setUser refuses what is there by mistake and would be sent with the user.
+func setUser(to *string, value string) error {
+	switch {
+	case isQuoted(value):
+		return errQuoted
+	case holdsOption(value):
+		return errors.New("must hold no further option: options are separated by commas")
+	}
+	return setText(to, value)
+}
+
+var errQuoted = errors.New("must be without quotes: in this form they would count as a part of it. " +
+	"If they are one, give it in a URL, with %22 for \" and %27 for '")
+
+func setPassword(to *Secret, value string) error {
+	if isQuoted(value) {
+		return errQuoted
+	}
+	*to = Secret(value)
+	return nil
+}
+
+// setName is setText for a name that may stand at the end of what String writes.
+func setName(to *string, value string) error {
+	if holdsOption(value) {
+		return errors.New("must be a name")
+	}
+	return setText(to, unwrapValue(value))
+}
+
 // setClientName drops the characters that Redis refuses in a name, as
 // StackExchange.Redis does: "My App" is a common value there.
 func setClientName(to *string, value string) error {
 	var name string
-	if err := setText(&name, value); err != nil {
+	if err := setName(&name, value); err != nil {
 		return err
 	}
-	*to = strings.Map(func(r rune) rune {
+	*to = unwrapValue(strings.Map(func(r rune) rune {
 		if r < '!' || r > '~' {
 			return -1
 		}
 		return r
-	}, name)
+	}, name))
 	return nil
 }
 
@@ -288,6 +390,25 @@ func setDuration(to *time.Duration, value string) error {
 		return errors.New("must be seconds, or a Go duration such as 1m30s, in whole milliseconds from 1ms to 596h")
 	}
 	*to = d
+	return nil
+}
+
+// setSeconds takes seconds as redis-py does, with or without a fraction.
+func setSeconds(to *time.Duration, value string) error {
+	seconds, err := strconv.ParseFloat(value, 64)
+	if err != nil || !(seconds >= 0.001 && seconds <= longest.Seconds()) {
+		return errors.New("must be a number of seconds, 0.001 or more")
+	}
+	*to = time.Duration(seconds*1000) * time.Millisecond
+	return nil
+}
+
+// setTimeout takes a duration with a unit, as Lettuce does: without one, some clients
+// mean seconds and others milliseconds.
+func setTimeout(to *time.Duration, value string) error {
+	if _, err := strconv.ParseFloat(value, 64); err == nil || setDuration(to, value) != nil {
+		return errors.New("must have a unit, as in 5s or 500ms (syncTimeout is in milliseconds without one)")
+	}
 	return nil
 }
 

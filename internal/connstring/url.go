@@ -10,7 +10,7 @@ import (
 
 // parseURL reads what follows the scheme of redis://, rediss:// or unix://:
 //
-//	redis://[user[:password]@]host[:port][/db][?options]
+//	redis://[user[:password]@]host[:port][,host[:port]…][/db][?options]
 //	unix://[user[:password]@]/path/to.sock[?options]
 //
 // An empty host is localhost. The default port is 6379, for rediss:// as well,
@@ -25,6 +25,9 @@ import (
 func parseURL(scheme, rest string) (Config, error) {
 	if strings.ContainsFunc(rest, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
 		return Config{}, errors.New("a URL has no blanks or control characters: percent-encode them")
+	}
+	if strings.HasSuffix(rest, "#insecure") {
+		return Config{}, errors.New("#insecure is not supported: certificates are always verified, so leave it out")
 	}
 	if strings.Contains(rest, "#") {
 		return Config{}, errors.New("a Redis URL has no fragment: percent-encode # as %23")
@@ -64,6 +67,10 @@ func (b *builder) userinfo(authority string) (host string, err error) {
 	if i < 0 {
 		return authority, nil
 	}
+	if holdsHost(authority[:i]) {
+		return "", errors.New("a URL has one user and password, before its first host, as in " +
+			"redis://user:password@a:6379,b:6379. If the password holds an @, percent-encode it as %40")
+	}
 	user, password, _ := strings.Cut(authority[:i], ":")
 	user, userErr := url.PathUnescape(user)
 	password, passwordErr := url.PathUnescape(password)
@@ -96,24 +103,47 @@ func (b *builder) socketURL(host, path string) error {
 	return nil
 }
 
-func (b *builder) hostURL(host, path string) error {
-	host, err := url.PathUnescape(host) // an IPv6 zone starts with %25
-	if err != nil {
-		return errors.New("the host is not percent-encoded")
+// holdsHost reports whether the user and the password hold an @ with a host and a
+// comma after it, as where each host has its own: u:p@a:1,u:p@b:2.
+func holdsHost(userinfo string) bool {
+	pieces := strings.Split(userinfo, "@")
+	for _, piece := range pieces[1:] {
+		host, _, isList := strings.Cut(piece, ",")
+		if e, err := parseEndpoint(host); isList && err == nil && e.isUnmistakable() {
+			return true
+		}
 	}
-	if strings.HasPrefix(host, socketMark) || isIPv6(host) {
-		return errors.New("the host must be a name, an IPv4 or an IPv6 in brackets")
+	return false
+}
+
+func (b *builder) hostURL(hosts, path string) error {
+	for host := range strings.SplitSeq(hosts, ",") {
+		host, err := url.PathUnescape(host) // an IPv6 zone starts with %25
+		switch {
+		case err != nil:
+			return errors.New("the host is not percent-encoded")
+		case strings.HasPrefix(host, socketMark) || isIPv6(host):
+			return errors.New("the host must be a name, an IPv4 or an IPv6 in brackets")
+		case strings.Contains(host, "="):
+			return errors.New("the host must have no options after a comma: in a URL they follow a ?, as in redis://host:6379?name=orders")
+		case host == "" && hosts != "":
+			return errors.New("the hosts must have one comma between them")
+		case host == "" || strings.HasPrefix(host, ":"):
+			host = "localhost" + host
+		}
+		e, err := parseEndpoint(host)
+		if err == nil {
+			err = e.checkName()
+		}
+		if err != nil {
+			return fmt.Errorf("the host with its port %w", err)
+		}
+		b.cfg.Endpoints = append(b.cfg.Endpoints, e)
 	}
-	if host == "" || strings.HasPrefix(host, ":") {
-		host = "localhost" + host
-	}
-	e, err := parseEndpoint(host)
-	if err != nil {
-		return fmt.Errorf("the host with its port %w", err)
-	}
-	b.cfg.Endpoints = []Endpoint{e}
 	if db := strings.Trim(path, "/"); db != "" {
-		if err := setInt(&b.cfg.Database, db); err != nil {
+		if err := setInt(&b.cfg.Database, db); err != nil && hosts == "" {
+			return fmt.Errorf("the path, which is the database, %w (the URL of a socket starts with unix://)", err)
+		} else if err != nil {
 			return fmt.Errorf("the path, which is the database, %w", err)
 		}
 	}
@@ -133,9 +163,11 @@ func (b *builder) query(query string, show bool) error {
 		if key == "" && value == "" {
 			continue
 		}
+		value = unwrapValue(value)
 		target := b
 		if value == "" {
 			target = newBuilder(0, 0) // go-redis: not given; only the name is checked
+			target.tls = b.tls
 		}
 		name, err := target.setURL(key, value)
 		switch {
@@ -144,7 +176,7 @@ func (b *builder) query(query string, show bool) error {
 		case name == "":
 			return fmt.Errorf("option %d of the URL is unknown (its name is withheld, as it may be part of a password). %s", i+1, encodeHint)
 		case err != nil && (value != "" || isRefusal(err)):
-			return explain(name, value, err, show)
+			return explain(name, key, value, err, show)
 		}
 	}
 	return nil
@@ -156,13 +188,15 @@ func (b *builder) setURL(key, value string) (name string, err error) {
 	c := &b.cfg
 	key = strings.ToLower(key)
 	if name, why := unsupportedInURL(key); name != "" {
-		return name, refusal(why)
+		return name, refusal{why: why}
 	}
 	if name := canonical(key, tuningOptionsOfURL()); name != "" {
 		b.ignore(name)
 		return name, nil
 	}
 	switch key {
+	case "ssl", "tls", "usessl":
+		return "ssl", b.confirmTLS(value)
 	case "db":
 		return "db", setInt(&c.Database, value)
 	case "client_name":
@@ -178,6 +212,9 @@ func (b *builder) setURL(key, value string) (name string, err error) {
 	case "addr":
 		e, err := parseEndpoint(value)
 		if err == nil {
+			err = e.checkName()
+		}
+		if err == nil {
 			c.Endpoints = append(c.Endpoints, e)
 		}
 		return "addr", err
@@ -185,15 +222,26 @@ func (b *builder) setURL(key, value string) (name string, err error) {
 	return b.set(key, value)
 }
 
+// confirmTLS refuses what contradicts the scheme. Without a value the option asks for
+// TLS.
+func (b *builder) confirmTLS(value string) error {
+	given := new(true)
+	if value != "" {
+		if err := setBool(&given, value); err != nil {
+			return err
+		}
+	}
+	if b.tls != nil && *given != *b.tls {
+		return refusal{why: "the scheme says it: write rediss:// for TLS, or redis:// for none, and leave the option out", ofValue: true}
+	}
+	return nil
+}
+
 // unsupportedInURL returns the name of an option that would change security or
 // topology, or belongs elsewhere in the URL, and why it is refused; else "".
 func unsupportedInURL(key string) (name, why string) {
 	switch key {
-	case "skip_verify":
-		return key, "certificates are always verified"
-	case "ssl":
-		return key, "the scheme says it, redis:// or rediss://"
-	case "user", "username", "password":
+	case "user", "username", "password", "pwd", "pass", "passwd", "auth":
 		return key, "user and password go before the host, as in redis://user:password@host"
 	case "network":
 		return key, "the scheme says it, redis:// or unix://"
