@@ -239,6 +239,10 @@ func (k *panickyKey) UnmarshalText([]byte) error { *k = lastPanicky; return nil 
 
 var lastPanicky panickyKey
 
+// tooLarge is a value that takes more than 8 bytes, and is an int everywhere; so many
+// minutes are a time.Duration.
+const tooLarge = 100_000_000
+
 // A Refresh that finds nothing, or nothing that is to be kept, leaves no older value to
 // the others.
 func TestSharedRefreshForgets(t *testing.T) {
@@ -248,7 +252,7 @@ func TestSharedRefreshForgets(t *testing.T) {
 	}{
 		{"not found", func() (int, error) { return 0, ErrNotFound }},
 		{"not to be kept", func() (int, error) { return -1, nil }},
-		{"too large", func() (int, error) { return 1e15, nil }},
+		{"too large", func() (int, error) { return tooLarge, nil }},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -260,7 +264,7 @@ func TestSharedRefreshForgets(t *testing.T) {
 						Expiry: func(_, value int) time.Duration {
 							return time.Duration(value) * time.Minute // those below 0 are not kept
 						},
-						Shared: &SharedOptions[int]{MaxValueBytes: 10},
+						Shared: &SharedOptions[int]{MaxValueBytes: 8},
 					}
 				})
 				_, err := caches[0].Get(t.Context(), 7)
@@ -362,7 +366,7 @@ func TestSharedUnstorableLoadsRunAtOnce(t *testing.T) {
 		name  string
 		value int
 		err   error
-	}{{"too large", 1e15, nil}, {"not found", 0, ErrNotFound}, {"an error", 0, errors.New("broken")}} {
+	}{{"too large", tooLarge, nil}, {"not found", 0, ErrNotFound}, {"an error", 0, errors.New("broken")}} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				_, caches := simulatedFleet(t, instances, func(int) Options[int, int] {
@@ -371,7 +375,7 @@ func TestSharedUnstorableLoadsRunAtOnce(t *testing.T) {
 							time.Sleep(load)
 							return test.value, test.err
 						},
-						Shared: &SharedOptions[int]{MaxValueBytes: 10},
+						Shared: &SharedOptions[int]{MaxValueBytes: 8},
 					}
 				})
 				began := time.Now()

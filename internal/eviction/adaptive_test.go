@@ -50,7 +50,7 @@ func TestAdaptiveShares(t *testing.T) {
 		{limit: 1000, share: 0.1, small: 100, main: 900},
 		{limit: 1000, share: 0, small: 10, main: 990},
 		{limit: 1000, share: 1, small: 800, main: 200},
-		{limit: 1 << 62, share: 0.5, small: 1 << 61, main: 1 << 61},
+		{limit: math.MaxInt/2 + 1, share: 0.5, small: math.MaxInt/4 + 1, main: math.MaxInt/4 + 1},
 	}
 	for _, test := range tests {
 		byEntries := NewAdaptive[int](Limits{Entries: test.limit})
