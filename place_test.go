@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -15,13 +16,17 @@ import (
 
 func TestPlaceOfAValue(t *testing.T) {
 	type named int64
+	number := numberWord
+	if unsafe.Alignof(int64(0)) != 8 { // on a processor of 32 bits
+		number = fixed
+	}
 	assert.Equal(t, pointerWord, placeOf[*string]())
 	assert.Equal(t, pointerWord, placeOf[map[string]int]())
 	assert.Equal(t, pointerWord, placeOf[chan int]())
 	assert.Equal(t, pointerWord, placeOf[func()]())
-	assert.Equal(t, numberWord, placeOf[int64]())
-	assert.Equal(t, numberWord, placeOf[named]())
-	assert.Equal(t, numberWord, placeOf[float64]())
+	assert.Equal(t, number, placeOf[int64]())
+	assert.Equal(t, number, placeOf[named]())
+	assert.Equal(t, number, placeOf[float64]())
 	assert.Equal(t, fixed, placeOf[int32]())
 	assert.Equal(t, fixed, placeOf[bool]())
 	assert.Equal(t, fixed, placeOf[string]())
@@ -113,7 +118,7 @@ func TestValuesAreReplacedInPlace(t *testing.T) {
 				first := outcome[int64]{ttl: time.Hour, weight: 1, regions: []string{"a"}}
 				old := write(1, first, nil)
 				entry := write(2, test.second, test.before)
-				assert.Equal(t, test.inPlace, entry == old)
+				assert.Equal(t, test.inPlace && placeOf[int64]() != fixed, entry == old)
 
 				for _, region := range []string{"c", "b", "a"} {
 					require.NoError(t, cache.ClearRegion(t.Context(), region))
