@@ -28,13 +28,14 @@ type subscriber struct {
 	random    random
 
 	// Used by one goroutine at a time, that which has the subscription.
-	last       string     // the channel's position here; empty: unknown
-	history    string     // the server's history id as the last echo showed it; empty: unknown
-	knownID    string     // the last history id that was not empty
-	begun      bool       // an echo was heard, on any subscription
-	fresh      bool       // no echo was heard on this subscription yet
-	cleared    ClearCause // why everything was cleared on the way to this subscription, if it was
-	quietUntil time.Time  // no clear is logged before
+	last    string     // the channel's position here; empty: unknown
+	history string     // the server's history id as the last echo showed it; empty: unknown
+	knownID string     // the last history id that was not empty
+	begun   bool       // an echo was heard, on any subscription
+	fresh   bool       // no echo was heard on this subscription yet
+	cleared ClearCause // why everything was cleared on the way to this subscription, if it was
+
+	clearLines logLimit
 
 	connected atomic.Bool
 
@@ -42,9 +43,6 @@ type subscriber struct {
 	subscribed, warm, failed, probeFailures atomic.Uint64
 	clears                                  [causes]atomic.Uint64
 }
-
-// logInterval is how long the log is silent about clears after one was logged.
-const logInterval = time.Minute
 
 // subscriberTarget is what a subscriber acts on: the backplane.
 type subscriberTarget interface {
@@ -332,12 +330,11 @@ func (s *subscriber) clear(why ClearCause, err error) {
 	if !s.connected.Load() {
 		s.cleared = why
 	}
-	e, now := Event{Kind: EventCleared, Cause: why, Err: err}, time.Now()
-	if why == CauseStart || now.Before(s.quietUntil) {
+	e := Event{Kind: EventCleared, Cause: why, Err: err}
+	if why == CauseStart || !s.clearLines.allow() {
 		s.target.note(e)
 		return
 	}
-	s.quietUntil = now.Add(logInterval)
 	s.target.tell(slog.LevelWarn, "nearcache: everything was cleared", e)
 }
 
