@@ -49,7 +49,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 		local:     newLocal(o, bp.lease),
 		stats:     stats,
 	}
-	c.loader = newLoader(o, c.outcome, bp.random)
+	c.loader = newLoader(c)
 	if o.Shared != nil && bp.bus != nil {
 		c.loader.shared = newShared(c)
 	}

@@ -921,6 +921,7 @@ func TestBadInput(t *testing.T) {
 		{"negative Capacity", func(o *options) { o.Capacity = -1 }, "Capacity"},
 		{"negative MaxWeight", func(o *options) { o.MaxWeight = -1 }, "MaxWeight"},
 		{"MaxWeight without Weigh", func(o *options) { o.MaxWeight = 1 }, "Weigh is nil"},
+		{"WeighNotFound without MaxWeight", func(o *options) { o.WeighNotFound = func(string, error) uint32 { return 1 } }, "MaxWeight is 0"},
 		{"Weigh without MaxWeight", func(o *options) { o.Weigh = func(string, string) uint32 { return 1 } }, "MaxWeight is 0"},
 		{"unknown Eviction", func(o *options) { o.Eviction = 7 }, "Eviction"},
 		{"negative TTL", func(o *options) { o.TTL = -time.Second }, "TTL"},

@@ -38,8 +38,9 @@
 //     get its result; a Get that begins after the invalidation does not.
 //   - Callers of one load are independent: each leaves by its own context, and the
 //     load is cancelled only when all have gone.
-//   - Memory is bounded by Options.Capacity, and so is the queue of invalidations
-//     while Redis is away.
+//   - Memory is bounded by Options.Capacity, and by Options.MaxWeight if that is set,
+//     kept not-founds and errors included. So is the queue of invalidations while Redis
+//     is away.
 //   - A Get never fails because of Redis. While Redis is away, an item is served for
 //     MaxStaleness after its load began, or up to a fifth less, and then loaded anew,
 //     once in that time.

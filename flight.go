@@ -347,10 +347,11 @@ func (l *local[K, V]) leaveShared(f *flight[K, V]) {
 // giveUp ends the wait for f, whose time is over. What it may still bring is not
 // kept.
 func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
+	o := ld.timedOut(f.key, ld.errTimeout)
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	if sh.registeredLocked(f) {
-		l.settleLocked(f, sh, ld, l.lease.read().at, &outcome[V]{err: ld.errTimeout, ttl: ld.errorTTL, weight: 1}, nil)
+		l.settleLocked(f, sh, ld, l.lease.read().at, &o, nil)
 	}
 	sh.mu.Unlock()
 	f.overdue.Store(true)

@@ -21,6 +21,8 @@ type keyCodec[K comparable] struct {
 	// exact says that every K survives encode and decode, so that nothing has to
 	// be checked: true for strings and integers, unknown for a TextMarshaler.
 	exact bool
+
+	strings bool // K is a string kind, and travels as its own bytes
 }
 
 // newKeyCodec chooses the codec for K: text marshalling where K has both halves
@@ -39,7 +41,7 @@ func newKeyCodec[K comparable]() (keyCodec[K], error) {
 	case marshals && unmarshals:
 		return keyCodec[K]{encode: encodeText[K], decode: decodeText[K]}, nil
 	case kind.Kind() == reflect.String:
-		return keyCodec[K]{encode: encodeString[K], decode: decodeString[K], exact: true}, nil
+		return keyCodec[K]{encode: encodeString[K], decode: decodeString[K], exact: true, strings: true}, nil
 	case reflect.Int <= kind.Kind() && kind.Kind() <= reflect.Int64:
 		return keyCodec[K]{encode: encodeInt[K], decode: decodeInt[K], exact: true}, nil
 	case reflect.Uint <= kind.Kind() && kind.Kind() <= reflect.Uintptr:
@@ -77,6 +79,19 @@ func (c keyCodec[K]) keepable(key K) bool {
 	}
 	_, err := c.wire(key)
 	return err == nil
+}
+
+// bytesOf returns how many bytes key holds outside itself, as far as its encoded form
+// tells.
+func (c keyCodec[K]) bytesOf(key K) int {
+	if c.exact && !c.strings {
+		return 0
+	}
+	text, err := c.encode(key)
+	if err != nil {
+		return 0 // such a key is never kept
+	}
+	return len(text)
 }
 
 // comparesSafely reports whether == on two values of t can never panic.

@@ -34,11 +34,11 @@ type loader[K comparable, V any] struct {
 	load     func(context.Context, K) (V, error)
 	loadMany func(context.Context, []K) (map[K]V, error) // may be nil
 	outcome  func(K, V, error, *outcome[V])              // what to keep of a load's result
+	timedOut func(K, error) outcome[V]                   // and of one that took longer than timeout
 	random   random
 
 	timeout    time.Duration // of a call; 0: none
 	errTimeout error         // what callers get then
-	errorTTL   time.Duration // for how long it is kept
 
 	shared *shared[K, V] // nil: there is none
 
@@ -46,12 +46,11 @@ type loader[K comparable, V any] struct {
 	refreshes atomic.Int64 // in the background, under way
 }
 
-func newLoader[K comparable, V any](
-	o Options[K, V], outcome func(K, V, error, *outcome[V]), random random,
-) *loader[K, V] {
+func newLoader[K comparable, V any](c *Cache[K, V]) *loader[K, V] {
+	o := c.options
 	return &loader[K, V]{
-		load: o.Load, loadMany: o.LoadMany, outcome: outcome, random: random, places: newPlaces(o.MaxConcurrentLoads),
-		timeout: o.LoadTimeout, errorTTL: o.ErrorTTL,
+		load: o.Load, loadMany: o.LoadMany, outcome: c.outcome, timedOut: c.outcomeOfTimeout,
+		random: c.backplane.random, places: newPlaces(o.MaxConcurrentLoads), timeout: o.LoadTimeout,
 		errTimeout: fmt.Errorf("nearcache: cache %q: the load took longer than LoadTimeout, %v: %w",
 			o.Name, o.LoadTimeout, context.DeadlineExceeded),
 	}
@@ -66,7 +65,7 @@ func newLoader[K comparable, V any](
 func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
 	o.weight = 1
 	if err != nil {
-		c.outcomeOfError(err, o)
+		c.outcomeOfError(key, err, o)
 		return
 	}
 	o.known, o.value = true, value
@@ -80,10 +79,7 @@ func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
 		return
 	}
 	if c.options.Weigh != nil {
-		o.weight = c.options.Weigh(key, value)
-		if int64(o.weight) > c.options.MaxWeight {
-			c.stats.tooHeavy.Add(1)
-			o.ttl = 0
+		if c.weighed(o, c.options.Weigh(key, value)); o.ttl <= 0 {
 			return
 		}
 	}
@@ -92,13 +88,32 @@ func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
 	}
 }
 
-func (c *Cache[K, V]) outcomeOfError(err error, o *outcome[V]) {
+func (c *Cache[K, V]) outcomeOfError(key K, err error, o *outcome[V]) {
 	switch {
 	case c.options.NotFound(err):
 		o.known, o.err, o.ttl, o.life = true, ErrNotFound, c.options.NotFoundTTL, c.options.NotFoundTTL
 	case c.keepsError(err):
 		o.err, o.ttl = err, c.options.ErrorTTL
 	}
+	if o.ttl > 0 && c.options.MaxWeight > 0 {
+		c.weighed(o, c.weighError(key, o.err))
+	}
+}
+
+// outcomeOfTimeout decides what to keep of a load that LoadTimeout has ended. It is
+// called by a goroutine in which a panic of WeighNotFound would reach no caller: then
+// nothing is kept.
+func (c *Cache[K, V]) outcomeOfTimeout(key K, err error) (o outcome[V]) {
+	defer func() {
+		if recover() != nil {
+			o = outcome[V]{}
+		}
+	}()
+	o.weight, o.err, o.ttl = 1, err, c.options.ErrorTTL
+	if o.ttl > 0 && c.options.MaxWeight > 0 {
+		c.weighed(&o, c.weighError(key, err))
+	}
+	return o
 }
 
 // keepsError reports whether a load's error is one of the source. That of a caller

@@ -180,15 +180,18 @@ type Options[K comparable, V any] struct {
 	MaxConcurrentLoads int
 
 	// Capacity bounds the number of items held in memory, exactly. Negative is an
-	// error. Defaults to 100 000, or to no bound if MaxWeight is set.
+	// error. Defaults to 100 000, whether MaxWeight is set or not: a cache of light
+	// items may need more.
 	Capacity int
 
 	// MaxWeight bounds the sum of the items' weights, exactly, in whatever unit Weigh
-	// has, and a Capacity that is given beside it bounds their number too. An item
-	// that alone weighs more is served and not kept. A kept not-found weighs 1.
+	// has. Capacity bounds their number too. An item that alone weighs more is served
+	// and not kept, and CacheStats.TooHeavy counts it. Kept not-founds and errors
+	// have a weight as well, see WeighNotFound.
 	// Bytes are a good unit; an item takes about 90 beside those of its key and
-	// value. Negative is an error. Such a cache has a single lock for its loads and
-	// writes; hits take none, as ever. Defaults to 0: weights do not count.
+	// value, and a region that it shares with no other item about 200 beside those of
+	// its name. Negative is an error. Such a cache has a single lock for its loads and
+	// writes; hits take none. Defaults to 0: weights do not count.
 	MaxWeight int64
 
 	// Weigh returns an item's weight, and is required if MaxWeight is set. It is
@@ -196,6 +199,18 @@ type Options[K comparable, V any] struct {
 	// legal, and nothing but Capacity bounds the number of such items. Defaults to
 	// nil.
 	Weigh func(key K, value V) uint32
+
+	// WeighNotFound returns the weight of a not-found that NotFoundTTL keeps, for which
+	// err is ErrNotFound, and of an error that ErrorTTL keeps, in the unit of Weigh. It
+	// is called once with each before it is kept, and must not block. A panic in it
+	// counts as one of the loader. With MaxWeight 0 it is an error. Defaults to nil:
+	// the weight is in bytes, whatever unit Weigh has. It is what the layer needs for
+	// an entry (about 160, and more if V is a large struct), the bytes of the key (the
+	// length of a string, of the encoded form of a type with MarshalText), and the
+	// length of the error's text. So set it if Weigh counts anything but bytes: a
+	// not-found that alone weighs more than MaxWeight is not kept. Set it too if errors
+	// keep more alive than their text.
+	WeighNotFound func(key K, err error) uint32
 
 	// Eviction chooses what makes room in a full cache.
 	// Defaults to DefaultEviction.
@@ -353,7 +368,7 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 // withDefaults returns o with its defaults filled in, or an error that wraps
 // ErrOptions and names every field that is wrong.
 func (o Options[K, V]) withDefaults() (Options[K, V], error) {
-	if o.Capacity == 0 && o.MaxWeight == 0 {
+	if o.Capacity == 0 {
 		o.Capacity = defaultCapacity
 	}
 	if o.TTL == 0 {
@@ -377,6 +392,7 @@ func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 	wrong.check(o.MaxWeight >= 0, "MaxWeight %d is negative", o.MaxWeight)
 	wrong.check(o.MaxWeight == 0 || o.Weigh != nil, "MaxWeight is set and Weigh is nil")
 	wrong.check(o.MaxWeight != 0 || o.Weigh == nil, "Weigh is set and MaxWeight is 0")
+	wrong.check(o.MaxWeight != 0 || o.WeighNotFound == nil, "WeighNotFound is set and MaxWeight is 0")
 	wrong.check(o.Eviction == DefaultEviction || o.Eviction == LRU, "Eviction %d is unknown", o.Eviction)
 	wrong.check(o.TTL > 0, "TTL %v is negative", o.TTL)
 	for _, d := range []struct {

@@ -132,12 +132,12 @@ type LeaseStats struct {
 type CacheStats struct {
 	Name     string
 	Entries  int // held now, see Cache.Len
-	Capacity int // 0 if only the weight is bounded
+	Capacity int
 	Regions  int // known now: those of entries, in each shard anew, and those cleared during a load under way
 
 	Weight    int64  // of what is held now, that of cleared regions included until it is swept
 	MaxWeight int64  // 0: weights do not count, and each item weighs 1
-	TooHeavy  uint64 // items that weighed more than MaxWeight, and were served and not kept
+	TooHeavy  uint64 // items, not-founds and errors that weighed more than MaxWeight, and were served and not kept
 
 	Hits   uint64 // Gets answered from memory, kept not-founds and errors included
 	Misses MissStats

@@ -2,9 +2,14 @@ package nearcache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,18 +116,232 @@ func TestTooHeavy(t *testing.T) {
 	assert.Equal(t, 2, cache.Len(), "what weighs nothing has room beside it")
 }
 
-func TestNotFoundWeighsOne(t *testing.T) {
-	cache := newWeighed(t, Options[string, string]{
-		MaxWeight:   3,
-		NotFoundTTL: time.Hour,
-		Load:        func(context.Context, string) (string, error) { return "", ErrNotFound },
+// What is kept in place of a value weighs what it takes in bytes, unless WeighNotFound
+// says otherwise.
+func TestWeightOfNotFoundsAndErrors(t *testing.T) {
+	const key = "0123456789"
+	layer := int64(errorBytes[string, string]())
+	long := errors.New(strings.Repeat("x", 2000))
+	tests := []struct {
+		name   string
+		err    error
+		weigh  func(string, error) uint32
+		max    int64
+		weight int64 // 0: not kept
+	}{
+		{name: "a not-found", err: ErrNotFound, max: 1 << 20, weight: layer + 10},
+		{name: "a not-found with a text that is not kept", err: fmt.Errorf("no such item: %w", ErrNotFound), max: 1 << 20, weight: layer + 10},
+		{name: "an error", err: long, max: 1 << 20, weight: layer + 10 + 2000},
+		{name: "one that fits exactly", err: long, max: layer + 10 + 2000, weight: layer + 10 + 2000},
+		{name: "one that alone is too heavy", err: long, max: layer + 10 + 1999},
+		{name: "a not-found in a unit of its own", err: ErrNotFound, max: 3, weight: 2,
+			weigh: func(k string, err error) uint32 {
+				require.Equal(t, key, k)
+				require.Equal(t, ErrNotFound, err)
+				return 2
+			}},
+		{name: "an error in a unit of its own", err: long, max: 3, weight: 3,
+			weigh: func(_ string, err error) uint32 {
+				require.Equal(t, long, err)
+				return 3
+			}},
+		{name: "too heavy in a unit of its own", err: ErrNotFound, max: 3, weigh: func(string, error) uint32 { return 4 }},
+		{name: "without a weight", err: ErrNotFound, max: 3, weight: -1, weigh: func(string, error) uint32 { return 0 }},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			cache := newWeighed(t, Options[string, string]{
+				MaxWeight: test.max, WeighNotFound: test.weigh, NotFoundTTL: time.Hour, ErrorTTL: time.Hour,
+				Load: func(context.Context, string) (string, error) { return "", test.err },
+			})
+			_, err := cache.Get(t.Context(), key)
+			require.Equal(t, test.err, err)
+			s := cache.Stats()
+			assert.Equal(t, max(test.weight, 0), s.Weight)
+			if test.weight == 0 {
+				assert.Zero(t, s.Entries)
+				assert.EqualValues(t, 1, s.TooHeavy)
+			} else {
+				assert.Equal(t, 1, s.Entries)
+				assert.Zero(t, s.TooHeavy)
+			}
+		})
+	}
+}
+
+// A text key weighs its encoded form, and a number nothing beside the entry.
+func TestWeightOfKeys(t *testing.T) {
+	number, err := New(Local(), Options[int64, [100]byte]{
+		Name: "numbers", NotFoundTTL: time.Hour, MaxWeight: 1 << 20, Weigh: func(int64, [100]byte) uint32 { return 0 },
+		Load: func(context.Context, int64) (v [100]byte, err error) { return v, ErrNotFound },
 	})
-	for i := range 10 {
-		_, err := cache.Get(t.Context(), fmt.Sprint(i))
+	require.NoError(t, err)
+	_, err = number.Get(t.Context(), 1)
+	require.ErrorIs(t, err, ErrNotFound)
+	require.EqualValues(t, errorBytes[int64, [100]byte](), number.Stats().Weight)
+
+	address, err := New(Local(), Options[netip.Addr, int]{
+		Name: "addresses", NotFoundTTL: time.Hour, MaxWeight: 1 << 20, Weigh: func(netip.Addr, int) uint32 { return 0 },
+		Load: func(context.Context, netip.Addr) (int, error) { return 0, ErrNotFound },
+	})
+	require.NoError(t, err)
+	_, err = address.Get(t.Context(), netip.MustParseAddr("10.20.30.40"))
+	require.ErrorIs(t, err, ErrNotFound)
+	require.EqualValues(t, errorBytes[netip.Addr, int]()+len("10.20.30.40"), address.Stats().Weight)
+}
+
+// A panic in WeighNotFound is one of the loader: it is raised in the callers, and nothing
+// is kept. Where a load is given up there is no caller to raise it in.
+func TestWeighNotFoundPanics(t *testing.T) {
+	weigh := func(string, error) uint32 { panic("heavy") }
+	cache := newWeighed(t, Options[string, string]{
+		MaxWeight: 100, WeighNotFound: weigh, NotFoundTTL: time.Hour,
+		Load: func(context.Context, string) (string, error) { return "", ErrNotFound },
+	})
+	func() {
+		defer func() { require.ErrorContains(t, recover().(error), "the loader panicked: heavy") }()
+		_, _ = cache.Get(t.Context(), "a")
+	}()
+	require.Zero(t, cache.Len())
+
+	synctest.Test(t, func(t *testing.T) {
+		cache := newWeighed(t, Options[string, string]{
+			MaxWeight: 100, WeighNotFound: weigh, ErrorTTL: time.Hour, LoadTimeout: time.Second,
+			Load: func(ctx context.Context, _ string) (string, error) {
+				time.Sleep(time.Minute)
+				return "", nil
+			},
+		})
+		_, err := cache.Get(t.Context(), "a")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Zero(t, cache.Len())
+		time.Sleep(time.Minute)
+	})
+}
+
+// A load that LoadTimeout ended weighs its key and the text of its error.
+func TestWeightOfATimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cache := newWeighed(t, Options[string, string]{
+			MaxWeight: 1 << 20, ErrorTTL: time.Hour, LoadTimeout: time.Second,
+			Load: func(ctx context.Context, _ string) (string, error) {
+				time.Sleep(time.Minute)
+				return "", nil
+			},
+		})
+		_, err := cache.Get(t.Context(), "abc")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.EqualValues(t, errorBytes[string, string]()+3+len(err.Error()), cache.Stats().Weight)
+		time.Sleep(time.Minute)
+	})
+}
+
+// Whoever asks for a million keys that do not exist, or has the source fail as often,
+// fills no memory: what is kept of it is bounded by MaxWeight, in number, in weight and
+// in bytes.
+func TestMissingKeysAreBoundedByWeight(t *testing.T) {
+	const maxWeight = 1 << 20
+	for name, test := range map[string]struct {
+		err  error
+		keys int
+	}{
+		"not-founds": {err: ErrNotFound, keys: 1_000_000},
+		"errors":     {keys: 100_000}, // of 2 KB each
+	} {
+		t.Run(name, func(t *testing.T) {
+			if testing.Short() {
+				test.keys /= 10
+			}
+			cache := newWeighed(t, Options[string, string]{
+				MaxWeight: maxWeight, NotFoundTTL: time.Hour, ErrorTTL: time.Hour,
+				Load: func(_ context.Context, key string) (string, error) {
+					if test.err != nil {
+						return "", test.err
+					}
+					return "", errors.New(key + strings.Repeat("x", 2000))
+				},
+			})
+			before := heapInUse()
+			for range test.keys {
+				_, err := cache.Get(context.Background(), fmt.Sprintf("%016x", rand.Uint64()))
+				require.Error(t, err)
+			}
+			grown := int64(heapInUse()) - int64(before)
+			s := cache.Stats()
+			weight, entries := int64(0), 0
+			for e := range cache.local.tables[0].Load().all() {
+				n := errorBytes[string, string]() + len(e.Item.key)
+				if test.err == nil {
+					n += len(e.Item.scope.err.Error())
+				}
+				weight += int64(n)
+				entries++
+			}
+			assert.Equal(t, weight, s.Weight)
+			assert.LessOrEqual(t, weight, int64(maxWeight))
+			assert.Equal(t, entries, s.Entries)
+			assert.Greater(t, weight, int64(maxWeight*9/10), "what there is room for is kept")
+			assert.Less(t, grown, int64(4*maxWeight))
+			t.Logf("%d entries of weight %d grew the heap by %d", entries, weight, grown)
+			runtime.KeepAlive(cache)
+		})
+	}
+}
+
+// The weight of a not-found is what it takes in memory, or a little more.
+func TestErrorBytesAreMeasured(t *testing.T) {
+	const keys = 60_000 // of as many, in a table that has just grown
+	measure := func(name string, expect int, fill func() any) {
+		before := heapInUse()
+		kept := fill()
+		took := float64(int64(heapInUse())-int64(before)) / keys
+		runtime.KeepAlive(kept)
+		t.Logf("%s: an entry takes %.0f bytes, and weighs %d", name, took, expect)
+		assert.InEpsilon(t, expect, took, 0.3, name)
+	}
+	measure("int64, int64", errorBytes[int64, int64](), func() any { return fillWithNotFounds[int64, int64](t, keys, func(i int) int64 { return int64(i) }) })
+	measure("string, string", errorBytes[string, string]()+32, func() any {
+		return fillWithNotFounds[string, string](t, keys, func(i int) string { return fmt.Sprintf("%032d", i) })
+	})
+	measure("int64, [50]int64", errorBytes[int64, [50]int64](), func() any {
+		return fillWithNotFounds[int64, [50]int64](t, keys, func(i int) int64 { return int64(i) })
+	})
+}
+
+func fillWithNotFounds[K comparable, V any](t *testing.T, n int, key func(int) K) any {
+	cache, err := New(Local(), Options[K, V]{
+		Name: "p", NotFoundTTL: time.Hour, Load: func(context.Context, K) (v V, err error) { return v, ErrNotFound },
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = cache.Close() })
+	for i := range n {
+		_, err := cache.Get(context.Background(), key(i))
 		require.ErrorIs(t, err, ErrNotFound)
 	}
-	assert.Equal(t, 3, cache.Len())
-	assert.EqualValues(t, 3, cache.Stats().Weight)
+	return cache
+}
+
+// heapInUse returns the bytes of what is reachable.
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC() // what the first one finalized
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// The default Capacity holds beside MaxWeight, so items without a weight are bounded too.
+func TestCapacityBesideMaxWeight(t *testing.T) {
+	cache := newWeighed(t, Options[string, string]{
+		MaxWeight: 10, Load: func(context.Context, string) (string, error) { return "", nil },
+	})
+	require.Equal(t, defaultCapacity, cache.Stats().Capacity)
+	for i := range defaultCapacity + 10 {
+		_, err := cache.Get(context.Background(), strconv.Itoa(i))
+		require.NoError(t, err)
+	}
+	require.Equal(t, defaultCapacity, cache.Len())
+	require.Zero(t, cache.Stats().Weight)
 }
 
 // The weight goes with what it is of: by Clear at once, by expiry with the sweep.

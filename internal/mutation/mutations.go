@@ -468,4 +468,14 @@ var mutations = []mutation{
 		new:   "case false:",
 		tests: []string{"TestSharedReadsItsOwnWrites", "TestProof"},
 	},
+
+	// Memory.
+	{
+		name:  "weight of not-founds",
+		fence: "kept not-founds and errors are bounded by their weight",
+		file:  "load.go",
+		old:   "	if o.ttl > 0 && c.options.MaxWeight > 0 {\n		c.weighed(o, c.weighError(key, o.err))\n	}\n",
+		new:   "",
+		tests: []string{"TestMissingKeysAreBoundedByWeight"},
+	},
 }
