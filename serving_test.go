@@ -244,11 +244,21 @@ func TestHungLoadIsNotJoinedWithoutALease(t *testing.T) {
 // More readers than processors, so that many a read is preempted between its
 // steps. Each state of the lease lasts long enough for reads to begin in it.
 func TestReadsHaveNothingOfBefore(t *testing.T) {
-	t.Run("the lease was renewed", func(t *testing.T) { testReadsHaveNothingOfBefore(t, true) })
-	t.Run("the value was replaced", func(t *testing.T) { testReadsHaveNothingOfBefore(t, false) })
+	for name, read := range map[string]func(c *Cache[string, int64]) (int64, bool){
+		"Peek": func(c *Cache[string, int64]) (int64, bool) { return c.Peek("k") },
+		"All": func(c *Cache[string, int64]) (int64, bool) {
+			for _, v := range c.All() {
+				return v, true
+			}
+			return 0, false
+		},
+	} {
+		t.Run(name+", the lease was renewed", func(t *testing.T) { testReadsHaveNothingOfBefore(t, true, read) })
+		t.Run(name+", the value was replaced", func(t *testing.T) { testReadsHaveNothingOfBefore(t, false, read) })
+	}
 }
 
-func testReadsHaveNothingOfBefore(t *testing.T, message bool) {
+func testReadsHaveNothingOfBefore(t *testing.T, message bool, read func(*Cache[string, int64]) (int64, bool)) {
 	bp := Local()
 	defer bp.Close()
 	bp.staleness = time.Hour // no read is slow enough to lose it by the clock
@@ -266,7 +276,7 @@ func testReadsHaveNothingOfBefore(t *testing.T, message bool) {
 		reading.Go(func() {
 			for !stop.Load() {
 				least := accepted.Load()
-				if v, ok := c.Peek("k"); ok && v < least {
+				if v, ok := read(c); ok && v < least {
 					t.Errorf("version %d was served after the message for %d was accepted and the lease had run out", v, least)
 					return
 				}
