@@ -245,7 +245,7 @@ func (sh *shard[K, V]) overtakeLocked(key K) {
 		f.older = nil
 	} else if f != nil {
 		f.overtakenLocked()
-		delete(sh.flights, key) // with all the older ones
+		forget(&sh.flights, &sh.mostFlights, key) // with all the older ones
 	}
-	delete(sh.writes, key)
+	forget(&sh.writes, &sh.mostWrites, key)
 }

@@ -301,7 +301,7 @@ func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 	at := sh.flights[f.key]
 	if at == f {
 		if older == nil {
-			delete(sh.flights, f.key)
+			forget(&sh.flights, &sh.mostFlights, f.key)
 		} else {
 			sh.flights[f.key] = older
 		}

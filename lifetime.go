@@ -128,6 +128,6 @@ func (sh *shard[K, V]) failedLocked(key K, now int64, random random) time.Durati
 
 func (sh *shard[K, V]) forgetFailuresLocked(key K) {
 	if len(sh.failures) > 0 {
-		delete(sh.failures, key)
+		forget(&sh.failures, &sh.mostFailures, key)
 	}
 }

@@ -97,7 +97,9 @@ type shard[K comparable, V any] struct {
 	writes     map[K]*pendingWrite
 	failures   map[K]failures // of items that are held
 
-	_ [80]byte // shards share no cache line, and all lie alike
+	mostFlights, mostWrites, mostFailures, mostRegions int // see forget
+
+	_ [48]byte // shards share no cache line, and all lie alike
 }
 
 const (
@@ -450,7 +452,7 @@ func (l *local[K, V]) close() {
 		for _, newest := range sh.flights {
 			newest.overtakenLocked()
 		}
-		clear(sh.flights) // nobody joins them, and closed again they are not ended again
+		sh.flights = map[K]*flight[K, V]{} // nobody joins them, and closed again they are not ended again
 		sh.mu.Unlock()
 	}
 }

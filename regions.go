@@ -84,7 +84,7 @@ func (sh *shard[K, V]) releaseLocked(s *scope) {
 	for _, r := range s.regions {
 		r.members--
 		if r.members == 0 && sh.regions[r.name] == r {
-			delete(sh.regions, r.name)
+			forget(&sh.regions, &sh.mostRegions, r.name)
 		}
 	}
 }
@@ -101,7 +101,7 @@ func (l *local[K, V]) clearRegions(names []string) {
 		for _, name := range names {
 			if r := sh.regions[name]; r != nil {
 				r.scope.cleared.Store(true)
-				delete(sh.regions, name)
+				forget(&sh.regions, &sh.mostRegions, name)
 				died = true
 			}
 		}

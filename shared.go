@@ -49,6 +49,8 @@ type shared[K comparable, V any] struct {
 
 	mu   sync.Mutex        // guards what is below
 	held map[string]string // the keys of claims, by token
+
+	mostHeld int // see forget
 }
 
 const (
@@ -401,7 +403,7 @@ func (s *shared[K, V]) letGo(puts []transport.Put) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range puts {
-		delete(s.held, p.Token)
+		forget(&s.held, &s.mostHeld, p.Token)
 	}
 }
 
