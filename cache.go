@@ -18,6 +18,7 @@ type Cache[K comparable, V any] struct {
 	local   *local[K, V]
 	loader  *loader[K, V]
 	stats   *cacheCounters
+	hints   hints
 }
 
 // New makes a cache on a backplane.
@@ -56,6 +57,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 	if err := bp.register(o.Name, c); err != nil {
 		return nil, err
 	}
+	o.warn(c.hint)
 	return c, nil
 }
 

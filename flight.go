@@ -383,11 +383,18 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	if f.ahead != nil {
 		l.refreshed(f, ld, pause)
 	}
+	heard := f.waiters > f.goesOn
 }
 
 // settleLocked takes f, which is registered, out of its key's flights, and does to
 // what is held what o says. It returns whether o was kept, and how long the next load
 // should wait, if this one failed and there is something to serve meanwhile.
+	if f.ran && o.ttl > 0 && deadline(f.start.at, o.ttl) <= now {
+		ld.slow(o, time.Duration(now-f.start.at))
+	}
+	if !heard && (f.panic != nil || f.err == errGoexit) {
+		ld.unheard(f.err)
+	}
 func (l *local[K, V]) settleLocked(
 	f *flight[K, V], sh *shard[K, V], ld *loader[K, V], now int64, o *outcome[V], fresh *entry[K, V],
 ) (kept bool, pause time.Duration) {

@@ -35,6 +35,8 @@ type loader[K comparable, V any] struct {
 	loadMany func(context.Context, []K) (map[K]V, error) // may be nil
 	outcome  func(K, V, error, *outcome[V])              // what to keep of a load's result
 	timedOut func(K, error) outcome[V]                   // and of one that took longer than timeout
+	slow     func(*outcome[V], time.Duration)            // is told of a result that came too late to be kept
+	unheard  func(error)                                 // is told of a panic that reaches no caller
 	random   random
 
 	timeout    time.Duration // of a call; 0: none
@@ -49,7 +51,7 @@ type loader[K comparable, V any] struct {
 func newLoader[K comparable, V any](c *Cache[K, V]) *loader[K, V] {
 	o := c.options
 	return &loader[K, V]{
-		load: o.Load, loadMany: o.LoadMany, outcome: c.outcome, timedOut: c.outcomeOfTimeout,
+		load: o.Load, loadMany: o.LoadMany, outcome: c.outcome, timedOut: c.outcomeOfTimeout, slow: c.hintSlow, unheard: c.hintUnheard,
 		random: c.backplane.random, places: newPlaces(o.MaxConcurrentLoads), timeout: o.LoadTimeout,
 		errTimeout: fmt.Errorf("nearcache: cache %q: the load took longer than LoadTimeout, %v: %w",
 			o.Name, o.LoadTimeout, context.DeadlineExceeded),
@@ -107,6 +109,7 @@ func (c *Cache[K, V]) outcomeOfTimeout(key K, err error) (o outcome[V]) {
 	defer func() {
 		if recover() != nil {
 			o = outcome[V]{}
+			c.hintUnheard(&loaderPanic{value: r, stack: debug.Stack()})
 		}
 	}()
 	o.weight, o.err, o.ttl = 1, err, c.options.ErrorTTL
