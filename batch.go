@@ -16,6 +16,10 @@ const (
 	// The same for the bytes of those keys and regions, in one cache.
 	maxBatchBytes = 16 << 20
 
+	// And of all caches together. The cache whose entry finds no room is cleared, as the
+	// one that is written to most is the likeliest.
+	maxQueueBytes = 128 << 20
+
 	// Past so many caches, everything is cleared instead.
 	maxBatchCaches = 1 << 12
 )
@@ -36,6 +40,7 @@ type invalidation struct {
 type batch struct {
 	all       bool
 	caches    map[string]*cacheBatch
+	bytes     int      // of all caches
 	collapsed uint64   // caches that outgrew the bounds and became a clear
 	fallen    []string // their names, until takeFallen; an empty one stands for all caches
 }
@@ -49,29 +54,39 @@ type cacheBatch struct {
 	bytes   int // of all keys and regions
 }
 
-// add folds inv into b.
-func (b *batch) add(inv invalidation) {
+// add folds inv into b. Keys and regions are copied where b has not got them yet: their
+// bytes may be those of a caller who uses them again, or a piece of something large.
+//
+//  1. a handler removes a key, which lies in its request's buffer   2. Redis is away, and
+//     the message is queued   3. the buffer has the next request, and another key
+//  4. Redis is back: the key of 1 is to be removed.
+func (b *batch) add(inv invalidation) { b.fold(inv, strings.Clone) }
+
+// fold is add, with own making the copies.
+func (b *batch) fold(inv invalidation, own func(string) string) {
 	switch {
 	case b.all:
 	case inv.all:
-		b.all = true
-		clear(b.caches)
+		b.all, b.caches, b.bytes = true, nil, 0
 	case b.caches[inv.cache] == nil && len(b.caches) == maxBatchCaches:
 		b.collapsed++
 		b.fallen = append(b.fallen, "")
 		b.add(invalidation{all: true})
 	default:
 		c := b.cache(inv.cache)
+		others := b.bytes - c.bytes
+		room := min(maxBatchBytes, maxQueueBytes-others)
 		if inv.clear {
 			c.collapse()
 		}
 		before := c.clear
 		for _, key := range inv.keys {
-			c.add(&c.keys, key)
+			c.add(&c.keys, key, room, own)
 		}
 		for _, region := range inv.regions {
-			c.add(&c.regions, region)
+			c.add(&c.regions, region, room, own)
 		}
+		b.bytes = others + c.bytes
 		if c.clear && !before {
 			b.collapsed++
 			b.fallen = append(b.fallen, inv.cache)
@@ -96,12 +111,15 @@ func (b *batch) merge(other *batch) {
 		return
 	}
 	for name, c := range other.caches {
-		b.add(invalidation{
+		b.fold(invalidation{
 			cache: name, clear: c.clear,
 			keys: slices.Collect(maps.Keys(c.keys)), regions: slices.Collect(maps.Keys(c.regions)),
-		})
+		}, asItIs)
 	}
 }
+
+// asItIs is for strings that nobody else changes.
+func asItIs(s string) string { return s }
 
 // concerns reports whether b evicts a key of a cache, or may: in what regions its item
 // is nobody knows here.
@@ -181,23 +199,23 @@ func (b *batch) cache(name string) *cacheBatch {
 	return c
 }
 
-// add puts entry into set, one of c's own. If there is no room, c collapses to a
-// clear.
-func (c *cacheBatch) add(set *map[string]struct{}, entry string) {
+// add puts a copy of entry into set, one of c's own. If there is no room for so many
+// bytes in all, or for another entry, c collapses to a clear.
+func (c *cacheBatch) add(set *map[string]struct{}, entry string, room int, own func(string) string) {
 	if c.clear {
 		return
 	}
 	if _, held := (*set)[entry]; held {
 		return
 	}
-	if len(c.keys)+len(c.regions) == maxBatchEntries || c.bytes+len(entry) > maxBatchBytes {
+	if len(c.keys)+len(c.regions) == maxBatchEntries || c.bytes+len(entry) > room {
 		c.collapse()
 		return
 	}
 	if *set == nil {
 		*set = map[string]struct{}{}
 	}
-	(*set)[entry] = struct{}{}
+	(*set)[own(entry)] = struct{}{}
 	c.bytes += len(entry)
 }
 

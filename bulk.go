@@ -2,10 +2,7 @@ package nearcache
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -13,7 +10,8 @@ import (
 // loadsAtOnce bounds the loads under way for one GetMany without a LoadMany.
 const loadsAtOnce = 16
 
-// KeysError says for which keys GetMany has no answer, and why.
+// KeysError says for which keys GetMany has no answer, and why. If there are several, the
+// error of GetMany has them all, by its method Unwrap() []error.
 type KeysError[K comparable] struct {
 	Cache string // its name
 	Keys  []K    // in the order in which they were asked for
@@ -22,20 +20,7 @@ type KeysError[K comparable] struct {
 
 // Error names the first of the keys, and says how many more there are.
 func (e *KeysError[K]) Error() string {
-	const named = 10
-	var b strings.Builder
-	fmt.Fprintf(&b, "nearcache: cache %q: not loaded: ", e.Cache)
-	for i, key := range e.Keys[:min(len(e.Keys), named)] {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprint(&b, key)
-	}
-	if more := len(e.Keys) - named; more > 0 {
-		fmt.Fprintf(&b, " and %d more", more)
-	}
-	fmt.Fprintf(&b, ": %v", e.Err)
-	return b.String()
+	return notLoaded(e.Cache, e.Keys[:min(len(e.Keys), mostNamed)], len(e.Keys), e.Err.Error())
 }
 
 // Unwrap returns Err.
@@ -48,8 +33,9 @@ func (e *KeysError[K]) Unwrap() error { return e.Err }
 //
 // An item that does not exist is not in the map, which is no error. If others cannot
 // be had, the map has the rest, and the error wraps one [KeysError] for each cause;
-// ctx may be one. A loader that panics makes GetMany panic as Get does. The map is
-// never nil, and the caller's own.
+// ctx may be one. Errors have one cause if they are equal, or wrap equal errors in the
+// same way; [errors.Is] finds each. A loader that panics makes GetMany panic as Get does.
+// The map is never nil, and the caller's own.
 func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
 	m := many[K, V]{cache: c, got: make(map[K]V, len(keys))}
 	var missing []K
@@ -57,7 +43,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
 	for _, key := range keys {
 		if e, at := c.local.peek(key); e != nil {
 			value, err := c.hit(ctx, e, at)
-			m.add(key, value, err)
+			m.add(e.Item.key, value, err)
 		} else if _, again := asked[key]; !again {
 			asked[key] = struct{}{}
 			missing = append(missing, key)
@@ -66,54 +52,26 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
 	if len(missing) > 0 {
 		m.load(ctx, missing)
 	}
-	return m.got, m.err()
+	return m.got, m.failed.err(c.options.Name)
 }
 
 // many is a GetMany under way.
 type many[K comparable, V any] struct {
 	cache  *Cache[K, V]
 	got    map[K]V
-	failed []*KeysError[K]
-	causes map[string]*KeysError[K] // of these, by their text, since errors need not be comparable
+	failed keyFailures[K]
 }
 
-// add takes in what became of a key.
+// add takes in what became of a key. The key is one of the cache's own: both the map and
+// the error outlive the call.
 func (m *many[K, V]) add(key K, value V, err error) {
 	switch {
 	case err == nil:
 		m.got[key] = value
-	case err == ErrNotFound || m.cache.options.NotFound(err):
+	case err == ErrNotFound || m.cache.isNotFound(err):
 	default:
-		m.fail(key, err)
+		m.failed.add(key, err)
 	}
-}
-
-func (m *many[K, V]) fail(key K, err error) {
-	text := err.Error()
-	if f := m.causes[text]; f != nil {
-		f.Keys = append(f.Keys, key)
-		return
-	}
-	f := &KeysError[K]{Cache: m.cache.options.Name, Keys: []K{key}, Err: err}
-	m.failed = append(m.failed, f)
-	if m.causes == nil {
-		m.causes = map[string]*KeysError[K]{}
-	}
-	m.causes[text] = f
-}
-
-func (m *many[K, V]) err() error {
-	switch len(m.failed) {
-	case 0:
-		return nil
-	case 1:
-		return m.failed[0]
-	}
-	all := make([]error, len(m.failed))
-	for i, f := range m.failed {
-		all[i] = f
-	}
-	return errors.Join(all...)
 }
 
 // load gets what is not in memory.
@@ -121,7 +79,8 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	c := m.cache
 	if err := ctx.Err(); err != nil {
 		for _, key := range keys {
-			m.fail(key, err)
+			key, _ = c.holds(key)
+			m.failed.add(c.local.own(key), err)
 		}
 		return
 	}
@@ -133,7 +92,7 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	}
 	held := make([]bool, len(keys))
 	for i, key := range keys {
-		held[i] = c.holds(key) // of all first: a MarshalText may panic, and whoever joins a load relies on it
+		keys[i], held[i] = c.holds(key) // of all first: a MarshalText may panic, and whoever joins a load relies on it
 	}
 	found := make([]lookup[K, V], len(keys))
 	var launched []*flight[K, V]
@@ -168,7 +127,7 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	for i, key := range keys {
 		awaited++
 		value, err := c.await(ctx, key, found[i], time.Since(began))
-		m.add(key, value, err)
+		m.add(found[i].key(), value, err)
 	}
 }
 

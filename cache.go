@@ -63,7 +63,8 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 
 // Get returns the item of key: from memory, or from Load, once for all callers
 // that ask meanwhile. It returns the loader's own error, ErrNotFound for a kept
-// not-found, or ctx's error if ctx ends first; a hit ignores ctx. While a load fails,
+// not-found (to a loader, an error that wraps it: see Options.NotFound), or ctx's error
+// if ctx ends first; a hit ignores ctx. While a load fails,
 // or is slow, an expired item may be returned, see Options.StaleIfError. If the loader
 // panics, Get panics in every caller, with an error that has the panic's value
 // and the loader's stack in its text and wraps the value if that is an error; a
@@ -71,14 +72,20 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 // Get calls Load each time.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	if e, at := c.local.peek(key); e != nil {
-		return c.hit(ctx, e, at)
+		value, err := c.hit(ctx, e, at)
+		if err != nil {
+			err = c.marked(ctx, err)
+		}
+		return value, err
 	}
 	if err := ctx.Err(); err != nil {
 		var zero V
 		return zero, err
 	}
-	if !c.holds(key) {
-		return c.options.Load(ctx, key)
+	key, held := c.holds(key)
+	if !held {
+		value, err := c.options.Load(ctx, key)
+		return value, c.marked(ctx, err)
 	}
 	j := c.local.join(ctx, key, c.loader, c.launch(ctx))
 	switch {
@@ -87,7 +94,8 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	case j.launched || j.hurried:
 		c.fly(ctx, j.flight, j.fallback)
 	}
-	return c.await(ctx, key, j, 0)
+	value, err := c.await(ctx, key, j, 0)
+	return value, c.marked(ctx, err)
 }
 
 // fly has a flight flown for a caller who waits for it, and for SoftTimeout at most if
@@ -127,9 +135,11 @@ func (c *Cache[K, V]) hit(ctx context.Context, e *entry[K, V], at int64) (V, err
 }
 
 // holds reports whether an item of that key may be in memory: if not, because no
-// message could evict it or the cache is closed, it is loaded every time.
-func (c *Cache[K, V]) holds(key K) bool {
-	return !c.local.closed.Load() && c.keys.keepable(key)
+// message could evict it or the cache is closed, it is loaded every time. It returns
+// the key to go on with, which shares no memory with one that has a MarshalText.
+func (c *Cache[K, V]) holds(key K) (again K, held bool) {
+	again, keepable := c.keys.keepable(key)
+	return again, keepable && !c.local.closed.Load()
 }
 
 // launch says how a load begins that is called with ctx.
@@ -213,10 +223,11 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	var inv invalidation
 	if !c.alone() {
 		var keyErr error
-		if inv, keyErr = c.removal(key); keyErr != nil {
+		if inv, key, keyErr = c.removalOf(key); keyErr != nil {
 			return joined(keyErr, c.publish(ctx, inv, c.clearLocal))
 		}
 	}
+	key = c.local.own(key)
 	hash := c.local.hash(key)
 	sh := c.local.shard(hash)
 	start := c.local.begin(sh)
@@ -264,7 +275,8 @@ func (c *Cache[K, V]) Update(
 	}
 	defer c.backplane.leave()
 
-	inv, keyErr := c.removal(key)
+	inv, key, keyErr := c.removalOf(key)
+	key = c.local.own(key)
 	var w *pendingWrite // nil: the key cannot be fenced, so everything is cleared at the end
 	if keyErr == nil {
 		w = c.local.beginWrite(key)

@@ -7,7 +7,9 @@ import "errors"
 var (
 	// ErrNotFound reports that the source has no such item. A loader returns it,
 	// or an error that wraps it, to say so; a hit on a kept not-found
-	// (Options.NotFoundTTL) returns it bare, whatever error the loader had.
+	// (Options.NotFoundTTL) returns it bare, whatever error the loader had. A loader that
+	// asks a cache for another item, with its own context, gets an error that wraps it:
+	// passed on, that says nothing of the item being loaded, see Options.NotFound.
 	ErrNotFound = errors.New("nearcache: not found")
 
 	// ErrClosed reports a write to a cache or backplane that has been closed, or a

@@ -66,6 +66,14 @@ type lookup[K comparable, V any] struct {
 	fallback bool // what is held may be served in place of an error
 }
 
+// key returns the cache's own copy of the key.
+func (j *lookup[K, V]) key() K {
+	if j.entry != nil {
+		return j.entry.Item.key
+	}
+	return j.flight.key
+}
+
 // launch says how a new flight begins.
 type launch struct {
 	bulk   *bulk // which it is a part of, or nil
@@ -159,7 +167,7 @@ func (l *local[K, V]) launchLocked(
 ) *flight[K, V] {
 	f := l.newFlight(sh, ctx, hash, key, ld, how)
 	f.older = sh.flights[key]
-	sh.flights[key] = f
+	sh.flights[f.key] = f
 	return f
 }
 
@@ -168,7 +176,7 @@ func (l *local[K, V]) launchLocked(
 func (l *local[K, V]) newFlight(
 	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
 ) *flight[K, V] {
-	f := &flight[K, V]{key: key, hash: hash, ctx: loadContext{values: ctx, placed: ld.places != nil}, start: l.begin(sh),
+	f := &flight[K, V]{key: l.own(key), hash: hash, ctx: loadContext{values: ctx, placed: ld.places != nil}, start: l.begin(sh),
 		waiters: 1, inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
 	f.sharing = ld.shared != nil && f.begun && l.noteShared(&f.start)
 	f.ctx.flight = f
@@ -375,26 +383,26 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	if f.ran {
 		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(share), !o.known, !kept && o.known && o.ttl > 0)
 	}
+	heard := f.waiters > f.goesOn
 	sh.mu.Unlock()
 
 	l.end(sh)
 	f.landed.Store(true)
 	f.ctx.end()
-	if f.ahead != nil {
-		l.refreshed(f, ld, pause)
-	}
-	heard := f.waiters > f.goesOn
-}
-
-// settleLocked takes f, which is registered, out of its key's flights, and does to
-// what is held what o says. It returns whether o was kept, and how long the next load
-// should wait, if this one failed and there is something to serve meanwhile.
 	if f.ran && o.ttl > 0 && deadline(f.start.at, o.ttl) <= now {
 		ld.slow(o, time.Duration(now-f.start.at))
 	}
 	if !heard && (f.panic != nil || f.err == errGoexit) {
 		ld.unheard(f.err)
 	}
+	if f.ahead != nil {
+		l.refreshed(f, ld, pause)
+	}
+}
+
+// settleLocked takes f, which is registered, out of its key's flights, and does to
+// what is held what o says. It returns whether o was kept, and how long the next load
+// should wait, if this one failed and there is something to serve meanwhile.
 func (l *local[K, V]) settleLocked(
 	f *flight[K, V], sh *shard[K, V], ld *loader[K, V], now int64, o *outcome[V], fresh *entry[K, V],
 ) (kept bool, pause time.Duration) {

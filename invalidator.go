@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 )
 
 // Invalidator evicts items of a cache that lives in other processes: for a job or
@@ -111,7 +112,7 @@ func newAnnouncer[K comparable](bp *Backplane, name string) (a announcer[K], err
 	if err != nil {
 		return a, fmt.Errorf("%w: cache %q: %w", ErrOptions, name, err)
 	}
-	return announcer[K]{backplane: bp, name: name, keys: keys}, nil
+	return announcer[K]{backplane: bp, name: strings.Clone(name), keys: keys}, nil
 }
 
 // enter refuses a write on a closed backplane. Each success is paired with one
@@ -133,12 +134,27 @@ func (a *announcer[K]) removal(keys ...K) (invalidation, error) {
 	for i, key := range keys {
 		wire, err := a.keys.wire(key)
 		if err != nil {
-			return invalidation{cache: a.name, clear: true}, fmt.Errorf(
-				"%w: cache %q, key %v: %w; the whole cache was cleared", ErrKey, a.name, key, err)
+			return a.unnamed(key, err)
 		}
 		wires[i] = wire
 	}
 	return invalidation{cache: a.name, keys: wires}, nil
+}
+
+// removalOf is removal of one key, and returns the key to go on with, see keyCodec.name.
+func (a *announcer[K]) removalOf(key K) (invalidation, K, error) {
+	wire, again, err := a.keys.name(key)
+	if err != nil {
+		inv, err := a.unnamed(key, err)
+		return inv, key, err
+	}
+	return invalidation{cache: a.name, keys: []string{wire}}, again, nil
+}
+
+// unnamed is the removal of a key that cannot be named to others, for that reason.
+func (a *announcer[K]) unnamed(key K, cause error) (invalidation, error) {
+	return invalidation{cache: a.name, clear: true}, fmt.Errorf(
+		"%w: cache %q, key %v: %w; the whole cache was cleared", ErrKey, a.name, key, cause)
 }
 
 // joined returns one error that wraps those of its two that are not nil.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
+	"strings"
+	"unsafe"
 )
 
 // errForeignKey is why a cache is cleared by a message with a key that it cannot
@@ -54,31 +56,43 @@ func newKeyCodec[K comparable]() (keyCodec[K], error) {
 // wire returns key's encoded form, or an error that says why other instances
 // could not recognise it.
 func (c keyCodec[K]) wire(key K) (string, error) {
-	text, err := c.encode(key)
-	if err != nil {
-		return "", err
+	text, _, err := c.name(key)
+	return text, err
+}
+
+// name is wire, and returns the key that the encoded form decodes to as well. It is
+// equal to key. Where strings lie behind a key whose type has MarshalText, these are
+// its own: a copy that costs nothing beside the check.
+func (c keyCodec[K]) name(key K) (text string, again K, err error) {
+	text, err = c.encode(key)
+	if err != nil || c.exact {
+		return text, key, err
 	}
-	if c.exact {
-		return text, nil
-	}
-	again, err := c.decode(text)
+	again, err = c.decode(text)
 	if err != nil {
-		return "", err
+		return "", key, err
 	}
 	if again != key {
-		return "", errors.New("it decodes to another key")
+		return "", key, errors.New("it decodes to another key")
 	}
-	return text, nil
+	return text, again, nil
 }
 
 // keepable reports whether an item under key may be kept in memory: whether an
-// invalidation from another instance could find it.
-func (c keyCodec[K]) keepable(key K) bool {
+// invalidation from another instance could find it. It returns the key as name does.
+func (c keyCodec[K]) keepable(key K) (again K, keepable bool) {
 	if c.exact {
-		return true
+		return key, true
 	}
-	_, err := c.wire(key)
-	return err == nil
+	_, again, err := c.name(key)
+	return again, err == nil
+}
+
+// ownString returns a key of a string kind with bytes of its own. Callers may use the
+// memory of theirs again, as web frameworks do that hand out pieces of a request's buffer.
+func ownString[K comparable](key K) K {
+	s := strings.Clone(*(*string)(unsafe.Pointer(&key))) // all types of the kind are laid out alike
+	return *(*K)(unsafe.Pointer(&s))
 }
 
 // bytesOf returns how many bytes key holds outside itself, as far as its encoded form

@@ -92,7 +92,7 @@ func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
 
 func (c *Cache[K, V]) outcomeOfError(key K, err error, o *outcome[V]) {
 	switch {
-	case c.options.NotFound(err):
+	case c.isNotFound(err):
 		o.known, o.err, o.ttl, o.life = true, ErrNotFound, c.options.NotFoundTTL, c.options.NotFoundTTL
 	case c.keepsError(err):
 		o.err, o.ttl = err, c.options.ErrorTTL
@@ -107,7 +107,7 @@ func (c *Cache[K, V]) outcomeOfError(key K, err error, o *outcome[V]) {
 // nothing is kept.
 func (c *Cache[K, V]) outcomeOfTimeout(key K, err error) (o outcome[V]) {
 	defer func() {
-		if recover() != nil {
+		if r := recover(); r != nil {
 			o = outcome[V]{}
 			c.hintUnheard(&loaderPanic{value: r, stack: debug.Stack()})
 		}

@@ -83,7 +83,7 @@ func (c *loadContext) Err() error {
 }
 
 func (c *loadContext) Value(key any) any {
-	if key == c.flight || c.placed && key == any(placedKey{}) {
+	if key == c.flight || key == any(loadingKey{}) || c.placed && key == any(placedKey{}) {
 		return true
 	}
 	if v := c.library().Value(key); v != nil {

@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"hash/maphash"
+	"reflect"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,9 @@ type local[K comparable, V any] struct {
 	regional bool
 
 	place place // of the values
+
+	// ownsStrings says that keys are of a string kind, see own.
+	ownsStrings bool
 
 	lifetimes
 
@@ -135,16 +139,17 @@ func shardsFor(capacity int, maxWeight int64) int {
 func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 	shards := shardsFor(o.Capacity, o.MaxWeight)
 	l := &local[K, V]{
-		tables:     make([]atomic.Pointer[table[K, V]], shards),
-		shards:     make([]shard[K, V], shards),
-		seed:       maphash.MakeSeed(),
-		lockedHits: o.Eviction == LRU,
-		regional:   o.Regions != nil || o.NotFoundTTL > 0 || o.ErrorTTL > 0,
-		place:      placeOf[V](),
-		lifetimes:  newLifetimes(o),
-		lease:      lease,
-		staleness:  int64(o.MaxStaleness),
-		fresh:      int64(o.MaxStaleness - o.MaxStaleness/lapseSpread),
+		tables:      make([]atomic.Pointer[table[K, V]], shards),
+		shards:      make([]shard[K, V], shards),
+		seed:        maphash.MakeSeed(),
+		lockedHits:  o.Eviction == LRU,
+		regional:    o.Regions != nil || o.NotFoundTTL > 0 || o.ErrorTTL > 0,
+		place:       placeOf[V](),
+		ownsStrings: reflect.TypeFor[K]().Kind() == reflect.String,
+		lifetimes:   newLifetimes(o),
+		lease:       lease,
+		staleness:   int64(o.MaxStaleness),
+		fresh:       int64(o.MaxStaleness - o.MaxStaleness/lapseSpread),
 	}
 	l.current.Store(newGeneration())
 	l.clears.underWay = l.underWay
@@ -222,6 +227,16 @@ func (l *local[K, V]) result(e *entry[K, V]) (V, error) {
 		return e.Item.value, err // the zero value, never replaced
 	}
 	return load(l.place, &e.Item.value), nil
+}
+
+// own returns the key to keep for key, whose bytes may be the caller's. Whatever outlives
+// a call, such as entries, loads, writes and queued messages, has a key from here or, if
+// it has a MarshalText, one that keyCodec.name has decoded. Look-ups take the caller's.
+func (l *local[K, V]) own(key K) K {
+	if l.ownsStrings {
+		return ownString(key)
+	}
+	return key
 }
 
 func (l *local[K, V]) hash(key K) uint64 { return maphash.Comparable(l.seed, key) }

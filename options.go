@@ -141,10 +141,27 @@ type Options[K comparable, V any] struct {
 	// unless the key, a region or the cache was invalidated since it began: then it goes
 	// on for those who wait already, and the next to ask starts another. Its context
 	// carries the values of the first caller's and is cancelled when the last caller
-	// that waits for it has gone; it has no deadline. An error goes to all callers as it
+	// that waits for it has gone. An error goes to all callers as it
 	// is and is not kept, but see NotFoundTTL. Load may call Get for other keys; for the
 	// key that it is loading, Get waits until the context ends. Loads that wait for each
 	// other in a circle wait for ever if different callers began them.
+	//
+	// The context is the load's, and no caller's:
+	//
+	//   - It has no deadline: a caller's own bounds only how long that caller waits.
+	//     LoadTimeout bounds the load.
+	//   - It ends with the load. What a value keeps of it, such as a stream or an open
+	//     query, fails later, for everybody. Give [context.WithoutCancel] of it to what has
+	//     to outlive the load, and a bound of its own.
+	//   - Its values may be read after the first caller's request has ended, since the load
+	//     may go on for others or in the background. A context that a framework takes back
+	//     then has the values of the next request, perhaps of another tenant. Do not give
+	//     such a context to Get: copy what a load needs, with a key type of your own, by
+	//     [context.WithValue] into a context that is not taken back. What decides about
+	//     the result belongs into the cache's key, as all callers of the key share it.
+	//
+	// The key is a copy where it is a string, or has MarshalText: the caller may use the
+	// memory of its own key again as soon as Get has returned.
 	//
 	// It runs in a goroutine of its own, which the callers can leave, or in that of a
 	// caller of Get or Refresh whose wait nothing can end before the load: neither his
@@ -237,6 +254,13 @@ type Options[K comparable, V any] struct {
 	// NotFound reports whether a loader's error means that the item does not
 	// exist; set it to recognise sql.ErrNoRows, for instance. It changes no error;
 	// see NotFoundTTL. Defaults to errors.Is(err, ErrNotFound).
+	//
+	// It is not asked about an error that wraps the not-found of another item: one that
+	// Load, or what it calls, got from Get or Refresh of this cache or of another one. That
+	// a product's category does not exist does not mean that the product does not. Such an
+	// error is a failure of the load, and is logged once. If the item does not exist
+	// either, return ErrNotFound. The two can be told apart only if Load passes its context
+	// on, and not where the other item is read by GetMany, which returns no error for it.
 	NotFound func(err error) bool
 
 	// ErrorTTL is how long a load's error is kept, exactly, so that a source that fails
@@ -368,6 +392,7 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 // withDefaults returns o with its defaults filled in, or an error that wraps
 // ErrOptions and names every field that is wrong.
 func (o Options[K, V]) withDefaults() (Options[K, V], error) {
+	o.Name = strings.Clone(o.Name)
 	if o.Capacity == 0 {
 		o.Capacity = defaultCapacity
 	}

@@ -454,6 +454,26 @@ func TestBatchBounds(t *testing.T) {
 		require.True(t, b.caches["p"].clear)
 		require.EqualValues(t, 1, b.collapsed)
 	})
+	t.Run("bytes of all caches", func(t *testing.T) {
+		var b batch
+		large := strings.Repeat("x", maxBatchBytes-10)
+		const full = maxQueueBytes / maxBatchBytes
+		for i := range full + 1 {
+			b.add(invalidation{cache: fmt.Sprint(i), keys: []string{large}})
+			require.LessOrEqual(t, b.bytes, maxQueueBytes)
+		}
+		require.Equal(t, full+1, b.entries())
+		require.False(t, b.caches["0"].clear)
+		require.True(t, b.caches[fmt.Sprint(full)].clear, "there was no room for it")
+		require.EqualValues(t, 1, b.collapsed)
+		before := b.bytes
+		b.add(invalidation{cache: "0", clear: true})
+		require.Equal(t, before-len(large), b.bytes)
+		b.add(invalidation{cache: "another", keys: []string{large}})
+		require.Equal(t, before, b.bytes, "there is room again")
+		b.add(invalidation{all: true})
+		require.Zero(t, b.bytes)
+	})
 	t.Run("caches", func(t *testing.T) {
 		var b batch
 		for i := range maxBatchCaches + 1 {

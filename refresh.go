@@ -19,8 +19,10 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		var zero V
 		return zero, err
 	}
-	if !c.holds(key) {
-		return c.options.Load(ctx, key)
+	key, held := c.holds(key)
+	if !held {
+		value, err := c.options.Load(ctx, key)
+		return value, c.marked(ctx, err)
 	}
 	f, mine := c.local.anew(ctx, key, c.loader, c.launch(ctx))
 	if mine {
@@ -31,7 +33,7 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		return zero, err
 	}
 	value, err, _ := f.result(c.loader)
-	return value, err
+	return value, c.marked(ctx, err)
 }
 
 // attend does what a hit on e has to do with the item's times: it notes the hit, and

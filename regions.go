@@ -65,6 +65,7 @@ func (sh *shard[K, V]) regionLocked(name string) *region {
 		if sh.regions == nil {
 			sh.regions = map[string]*region{}
 		}
+		name = strings.Clone(name) // it may be a piece of a value, or of memory that is used again
 		r = &region{name: name}
 		r.scope.generation, r.scope.regions = sh.generation, []*region{r}
 		sh.regions[name] = r

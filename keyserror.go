@@ -1,0 +1,198 @@
+package nearcache
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+const (
+	// mostNamed bounds how many keys, and how many causes, an error's text names.
+	mostNamed = 10
+
+	// mostAlike bounds with how many errors of the same text and root one is compared.
+	mostAlike = 16
+
+	// deepest bounds how far wrapped errors are looked into.
+	deepest = 32
+)
+
+// keyFailures gathers which keys have failed and why, in one KeysError for each cause.
+//
+// Errors of one cause are the same for errors.Is and errors.As: they are equal, or they
+// wrap the same errors in the same way, as those of one fmt.Errorf in a loader do. That
+// two have the same text says nothing. Two that wrap the same, and that somebody compares
+// with by their addresses, are told apart no more. We accept this, because a loader that
+// wraps its errors makes another one for each key.
+type keyFailures[K comparable] struct {
+	all   []*KeysError[K]
+	alike map[likeness][]*KeysError[K]
+}
+
+// likeness is what errors of one cause have in common, and few others: so that a million
+// errors are not compared with each other.
+type likeness struct {
+	text string
+	root error // the innermost one, if it can be compared
+}
+
+func (c *keyFailures[K]) add(key K, err error) {
+	like := likeness{text: err.Error(), root: rootOf(err)}
+	alike := c.alike[like]
+	for _, f := range alike {
+		if sameCause(reflect.ValueOf(f.Err), reflect.ValueOf(err), deepest) {
+			f.Keys = append(f.Keys, key)
+			return
+		}
+	}
+	f := &KeysError[K]{Keys: []K{key}, Err: err}
+	c.all = append(c.all, f)
+	if len(alike) < mostAlike {
+		if c.alike == nil {
+			c.alike = map[likeness][]*KeysError[K]{}
+		}
+		c.alike[like] = append(alike, f)
+	}
+}
+
+// err returns one error for all, or nil if there are none.
+func (c *keyFailures[K]) err(cache string) error {
+	for _, f := range c.all {
+		f.Cache = cache
+	}
+	switch len(c.all) {
+	case 0:
+		return nil
+	case 1:
+		return c.all[0]
+	}
+	return keysErrors[K](c.all)
+}
+
+// rootOf returns the innermost error that err wraps, the first one where there are
+// several; nil if it cannot be compared.
+func rootOf(err error) error {
+	for range deepest {
+		var inner error
+		switch w := err.(type) {
+		case interface{ Unwrap() error }:
+			inner = w.Unwrap()
+		case interface{ Unwrap() []error }:
+			if all := w.Unwrap(); len(all) > 0 {
+				inner = all[0]
+			}
+		}
+		if inner == nil {
+			break
+		}
+		err = inner
+	}
+	if !reflect.ValueOf(err).Comparable() {
+		return nil
+	}
+	return err
+}
+
+var (
+	wrapsOne  = reflect.TypeFor[interface{ Unwrap() error }]()
+	wrapsMany = reflect.TypeFor[interface{ Unwrap() []error }]()
+)
+
+// sameCause reports whether two errors, or parts of errors, are the same. Pointers to
+// what wraps nothing are, if they are equal: an error is told from others by its address.
+func sameCause(a, b reflect.Value, depth int) bool {
+	if depth == 0 || !a.IsValid() || !b.IsValid() || a.Type() != b.Type() {
+		return a.IsValid() == b.IsValid() && !a.IsValid()
+	}
+	switch a.Kind() {
+	case reflect.Interface:
+		return sameCause(a.Elem(), b.Elem(), depth-1)
+	case reflect.Pointer:
+		wraps := a.Type().Implements(wrapsOne) || a.Type().Implements(wrapsMany)
+		return a.Pointer() == b.Pointer() || wraps && sameCause(a.Elem(), b.Elem(), depth-1)
+	case reflect.Struct:
+		for i := range a.NumField() {
+			if !sameCause(a.Field(i), b.Field(i), depth-1) {
+				return false
+			}
+		}
+		return true
+	case reflect.Slice, reflect.Array:
+		if a.Len() != b.Len() {
+			return false
+		}
+		for i := range a.Len() {
+			if !sameCause(a.Index(i), b.Index(i), depth-1) {
+				return false
+			}
+		}
+		return true
+	case reflect.Map, reflect.Func:
+		return a.UnsafePointer() == b.UnsafePointer()
+	}
+	return a.Equal(b)
+}
+
+// keysErrors is one error for several causes.
+type keysErrors[K comparable] []*KeysError[K]
+
+func (e keysErrors[K]) Unwrap() []error {
+	all := make([]error, len(e))
+	for i, f := range e {
+		all[i] = f
+	}
+	return all
+}
+
+// Error has a line for each of the first texts, and says how many more keys there are.
+// Causes with the same text share a line.
+func (e keysErrors[K]) Error() string {
+	type line struct {
+		text  string
+		keys  []K
+		count int
+	}
+	var lines []*line
+	of := map[string]*line{}
+	more := 0
+	for _, f := range e {
+		text := f.Err.Error()
+		l := of[text]
+		if l == nil && len(lines) < mostNamed {
+			l = &line{text: text}
+			lines = append(lines, l)
+			of[text] = l
+		}
+		if l == nil {
+			more += len(f.Keys)
+			continue
+		}
+		l.count += len(f.Keys)
+		l.keys = append(l.keys, f.Keys[:min(len(f.Keys), mostNamed-len(l.keys))]...)
+	}
+	texts := make([]string, 0, mostNamed+1)
+	for _, l := range lines {
+		texts = append(texts, notLoaded(e[0].Cache, l.keys, l.count, l.text))
+	}
+	if more > 0 {
+		texts = append(texts, fmt.Sprintf("nearcache: cache %q: not loaded: %d more, for other reasons", e[0].Cache, more))
+	}
+	return strings.Join(texts, "\n")
+}
+
+// notLoaded is the text of an error about so many keys, of which it names some.
+func notLoaded[K comparable](cache string, named []K, count int, cause string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "nearcache: cache %q: not loaded: ", cache)
+	for i, key := range named {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprint(&b, key)
+	}
+	if more := count - len(named); more > 0 {
+		fmt.Fprintf(&b, " and %d more", more)
+	}
+	fmt.Fprintf(&b, ": %s", cause)
+	return b.String()
+}

@@ -1,0 +1,54 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+)
+
+// A loader that asks a cache for another item may get a not-found, and wrap it in its own
+// error.
+//
+//  1. the load of product 7 asks the cache of categories for its category   2. that one
+//     does not exist: ErrNotFound   3. the load returns "category of product 7: %w"
+//  4. product 7, which does exist, is kept as missing.
+//
+// So a not-found that goes to a loader is marked. It has the same text, and wraps what
+// other callers get. An error that wraps a marked one is a failure of the load.
+
+// loadingKey is what the contexts of loads answer to.
+type loadingKey struct{}
+
+// markedNotFound is a not-found that a loader got from a cache.
+type markedNotFound struct {
+	cache string // which said so
+	err   error
+}
+
+func (e *markedNotFound) Error() string { return e.err.Error() }
+
+func (e *markedNotFound) Unwrap() error { return e.err }
+
+// marked returns err as the caller with that context gets it.
+func (c *Cache[K, V]) marked(ctx context.Context, err error) error {
+	if err == nil || ctx == nil || ctx.Value(loadingKey{}) == nil {
+		return err
+	}
+	if err != ErrNotFound && !c.isNotFound(err) {
+		return err
+	}
+	return &markedNotFound{cache: c.options.Name, err: err}
+}
+
+// isNotFound reports whether a loader's error says that the item which it was to load
+// does not exist.
+func (c *Cache[K, V]) isNotFound(err error) bool {
+	if !c.options.NotFound(err) {
+		return false
+	}
+	var other *markedNotFound
+	if errors.As(err, &other) {
+		c.hintNotFound(other.cache)
+		return false
+	}
+	return true
+}
