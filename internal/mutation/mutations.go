@@ -250,7 +250,7 @@ var mutations = []mutation{
 		name:  "load fence: key",
 		fence: "a load that an invalidation of its key overtook is not kept, and nobody joins it",
 		file:  "fence.go",
-		old:   "		delete(sh.flights, key) // with all the older ones\n",
+		old:   "		forget(&sh.flights, &sh.mostFlights, key) // with all the older ones\n",
 		new:   "",
 		tests: []string{"TestLoadIsFencedAgainst", "TestLoadOvertakenByRemoteInvalidation", "TestProof"},
 	}, {
@@ -300,7 +300,7 @@ var mutations = []mutation{
 		fence: "a load that began during an Update is not kept",
 		file:  "fence.go",
 		old:   "	undisturbed := sh.writes[key] == w\n	l.removeLocked(sh, hash, key)\n",
-		new:   "	undisturbed := sh.writes[key] == w\n	delete(sh.writes, key)\n",
+		new:   "	undisturbed := sh.writes[key] == w\n	forget(&sh.writes, &sh.mostWrites, key)\n",
 		tests: []string{"TestUpdate", "TestProof"},
 	}, {
 		name:  "Update's result",
