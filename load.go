@@ -94,7 +94,11 @@ func (c *Cache[K, V]) outcomeOfError(key K, err error, o *outcome[V]) {
 	switch {
 	case c.isNotFound(err):
 		o.known, o.err, o.ttl, o.life = true, ErrNotFound, c.options.NotFoundTTL, c.options.NotFoundTTL
-	case c.keepsError(err):
+	default:
+		// Also context.DeadlineExceeded and context.Canceled: a load's context has no
+		// caller's deadline, so they are the source's own. When all callers have gone the
+		// load's context is cancelled too, but then the load is no longer registered, and
+		// nothing of it is kept.
 		o.err, o.ttl = err, c.options.ErrorTTL
 	}
 	if o.ttl > 0 && c.options.MaxWeight > 0 {
@@ -117,12 +121,6 @@ func (c *Cache[K, V]) outcomeOfTimeout(key K, err error) (o outcome[V]) {
 		c.weighed(&o, c.weighError(key, err))
 	}
 	return o
-}
-
-// keepsError reports whether a load's error is one of the source. That of a caller
-// who has gone, or whose time was over, is not.
-func (c *Cache[K, V]) keepsError(err error) bool {
-	return !errors.Is(err, context.Canceled) && (c.options.LoadTimeout > 0 || !errors.Is(err, context.DeadlineExceeded))
 }
 
 // jittered takes a random part of up to a tenth off ttl, unless it is endless.

@@ -266,10 +266,11 @@ type Options[K comparable, V any] struct {
 	// ErrorTTL is how long a load's error is kept, exactly, so that a source that fails
 	// is not asked at every Get: meanwhile Get returns the same error. It is evicted as
 	// the item would be, and by the clear of any region. While an item is held its
-	// place is not taken by an error, see StaleIfError. Not-founds have NotFoundTTL; a
-	// panic, a load that nobody waited for any more, and an error that wraps
-	// context.Canceled or, without LoadTimeout, context.DeadlineExceeded, are never
-	// kept. Negative is an error. Defaults to 0: an error is not kept.
+	// place is not taken by an error, see StaleIfError. Not-founds have NotFoundTTL.
+	// Every other error that Load returns is kept, the source's own timeouts
+	// (context.DeadlineExceeded) included: a load's context has no caller's deadline. A
+	// panic is not kept, nor is anything of a load that all callers have left.
+	// Negative is an error. Defaults to 0: an error is not kept.
 	ErrorTTL time.Duration
 
 	// RefreshAfter is the age of an item from which on a hit has it loaded anew in the
