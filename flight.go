@@ -109,7 +109,7 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V], how lau
 		}
 	}
 	sh.counters.misses[j.fate]++
-	if j.flight = sh.flights[key]; l.joinableLocked(j.flight, m) {
+	if j.flight = sh.flights[key]; l.joinableLocked(j.flight, m) && !j.flight.outlasts(ctx, m) {
 		// A loader that asks for the key it is loading waits for its own context;
 		// were it counted as a waiter, that context would never be cancelled.
 		if !j.flight.loads(ctx) {
@@ -135,6 +135,23 @@ func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 		return true
 	}
 	return l.holds(f.start) && l.lease.covers(m, f.start.since, l.staleness)
+}
+
+// outlasts reports whether f has already lasted as long as ctx's caller can wait, or
+// longer. Such a caller does not join it:
+//
+//  1. a load hangs   2. a caller joins it, and leaves at its deadline   3. another has
+//     joined before, and so on. None is served, and the load never ends, since there
+//     always is somebody who waits for it.
+//
+// It begins another load, which later callers join. The older one is cancelled when its
+// last waiter leaves. The loader of f itself waits as it always does.
+func (f *flight[K, V]) outlasts(ctx context.Context, m moment) bool {
+	if !f.begun {
+		return false
+	}
+	deadline, limited := ctx.Deadline()
+	return limited && m.at-f.start.at >= int64(time.Until(deadline)) && !f.loads(ctx)
 }
 
 // hurryLocked reports whether a caller with that ctx has f flown at once, or as soon

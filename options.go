@@ -141,8 +141,10 @@ type Options[K comparable, V any] struct {
 	// unless the key, a region or the cache was invalidated since it began: then it goes
 	// on for those who wait already, and the next to ask starts another. Its context
 	// carries the values of the first caller's and is cancelled when the last caller
-	// that waits for it has gone. An error goes to all callers as it
-	// is and is not kept, but see NotFoundTTL. Load may call Get for other keys; for the
+	// that waits for it has gone. A caller does not join a load that has already lasted
+	// as long as the caller's own deadline leaves it: it begins another, which later
+	// callers join, so that a load that hangs does not hold up its key for ever. An error
+	// goes to all callers as it is and is not kept, but see NotFoundTTL. Load may call Get for other keys; for the
 	// key that it is loading, Get waits until the context ends. Loads that wait for each
 	// other in a circle wait for ever if different callers began them.
 	//
@@ -183,8 +185,10 @@ type Options[K comparable, V any] struct {
 	// context ends, the callers get an error that wraps context.DeadlineExceeded,
 	// whether Load returns or not, and the next Get begins another load. A Load that
 	// does not heed its context keeps its place (see MaxConcurrentLoads) until it
-	// returns. The time that a load waits for its turn does not count. Negative is an
-	// error. Defaults to 0: no bound but that of the callers' contexts.
+	// returns. The time that a load waits for its turn does not count. It is recommended
+	// wherever a source can hang: callers without a deadline wait for a load until it
+	// ends, and those with one are only served by the next. Negative is an error. Defaults
+	// to 0: no bound but that of the callers' contexts, see Load.
 	LoadTimeout time.Duration
 
 	// MaxConcurrentLoads bounds how many calls of Load and LoadMany are under way at a
