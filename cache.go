@@ -167,7 +167,7 @@ func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V], waited t
 	ended, err := c.local.wait(ctx, j.flight, soft)
 	if !ended && err == nil { // the load goes on, as if this caller waited for it
 		if e := c.local.lastResort(key); e != nil {
-			c.local.letGo(ctx, j.flight)
+			c.local.letGo(ctx, j.flight, e)
 			return c.standIn(e)
 		}
 		_, err = c.local.wait(ctx, j.flight, nil)

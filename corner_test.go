@@ -154,7 +154,7 @@ func TestCornerLetGoAfterRemove(t *testing.T) {
 				c.local.fly(t.Context(), j.flight, c.loader)
 				synctest.Wait()
 				during(c)
-				c.local.letGo(t.Context(), j.flight)
+				c.local.letGo(t.Context(), j.flight, newEntry("k", 1, 0, never))
 				assert.Error(t, j.flight.ctx.Err(), "cancelled")
 				j.flight.ctx.end()
 			})

@@ -37,7 +37,10 @@ type flight[K comparable, V any] struct {
 	goesOn  int32 // the latter: a hit that had it begun, callers who waited for SoftTimeout
 	start   start
 	older   *flight[K, V]
-	bulk    *bulk // the load of many keys that it is a part of, or nil
+	bulk    *bulk // the load of many keys that it is a part of, or nil; nil when it needs that no longer
+
+	// Of a load that goes on for others than its waiters; nil: it does not.
+	background *background
 
 	// overdue says that LoadTimeout has passed: callers wait no longer.
 	overdue atomic.Bool
@@ -109,6 +112,9 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V], how lau
 		}
 	}
 	sh.counters.misses[j.fate]++
+	if f := sh.flights[key]; f != nil && f.outlivedLocked(m, j.fate) {
+		l.outliveLocked(sh, f)
+	}
 	if j.flight = sh.flights[key]; l.joinableLocked(j.flight, m) && !j.flight.outlasts(ctx, m) {
 		// A loader that asks for the key it is loading waits for its own context;
 		// were it counted as a waiter, that context would never be cancelled.
@@ -171,7 +177,7 @@ func (f *flight[K, V]) hurryLocked(ctx context.Context, ld *loader[K, V]) bool {
 // already has.
 func (l *local[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 	f := sh.flights[key]
-	if f == nil || !l.joinableLocked(f, m) {
+	if f == nil || !l.joinableLocked(f, m) || f.outlivedLocked(m, stale) {
 		return false
 	}
 	return f.goesOn > 1 || f.goesOn == 1 && f.ahead == nil // a refresh goes on for the hit
@@ -257,21 +263,26 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 	return f.value, f.err, !f.outcome.known
 }
 
-// letGo is called when a caller no longer waits, but the load is to go on. It spares
-// others the wait, who have something else to serve.
+// letGo is called when a caller no longer waits, but the load is to go on, until the last
+// use of e is over, which the caller serves instead. It spares others the wait, who have
+// something else to serve.
 //
 //  1. a caller has waited for SoftTimeout, and finds what to serve   2. the item is
 //     removed, or the cache closed: the caller is still counted   3. it lets the load
 //     go, which will not be kept.
-func (l *local[K, V]) letGo(ctx context.Context, f *flight[K, V]) {
+func (l *local[K, V]) letGo(ctx context.Context, f *flight[K, V], e *entry[K, V]) {
 	if f.loads(ctx) {
 		return // it was not counted
 	}
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	if sh.registeredLocked(f) {
+		l.detachLocked(f, l.lastUse(e), nil)
+		return
+	}
 	f.goesOn++
-	if f.waiters == f.goesOn && !sh.registeredLocked(f) {
+	if f.waiters == f.goesOn {
 		f.abandonLocked()
 	}
 }
@@ -286,9 +297,18 @@ func (f *flight[K, V]) overtakenLocked() {
 	}
 }
 
+// abandonLocked cancels f, for which nobody waits any more.
 func (f *flight[K, V]) abandonLocked() {
 	f.ctx.end()
+	f.leaveBulkLocked()
+	f.attachLocked()
+}
+
+// leaveBulkLocked is called when nobody waits for f as a part of a load of many keys any
+// more, or f has its result.
+func (f *flight[K, V]) leaveBulkLocked() {
 	f.bulk.leave()
+	f.bulk = nil
 }
 
 // leave takes a caller off the flight. The last one out cancels the load, and
@@ -355,8 +375,7 @@ func (l *local[K, V]) takeOff(f *flight[K, V], ld *loader[K, V], b *bulk) bool {
 	f.start, f.begun = l.note(), true
 	f.sharing = ld.shared != nil && l.noteShared(&f.start)
 	if f.bulk != b {
-		f.bulk.leave() // whose turn has not come
-		f.bulk = nil
+		f.leaveBulkLocked() // whose turn has not come
 	}
 	return true
 }
@@ -378,6 +397,7 @@ func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
 	if sh.registeredLocked(f) {
 		l.settleLocked(f, sh, ld, l.lease.read().at, &o, nil)
 	}
+	f.attachLocked()
 	sh.mu.Unlock()
 	f.overdue.Store(true)
 	f.ctx.end()
@@ -401,6 +421,8 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(share), !o.known, !kept && o.known && o.ttl > 0)
 	}
 	heard := f.waiters > f.goesOn
+	f.attachLocked()
+	f.leaveBulkLocked()
 	sh.mu.Unlock()
 
 	l.end(sh)
@@ -413,7 +435,7 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 		ld.unheard(f.err)
 	}
 	if f.ahead != nil {
-		l.refreshed(f, ld, pause)
+		l.refreshed(f, pause)
 	}
 }
 

@@ -62,36 +62,47 @@ func (c *Cache[K, V]) attend(ctx context.Context, e *entry[K, V], at int64) {
 // if there is one, and reports whether it has. A loader's hit needs one for it, too:
 // unlike what a loader waits for, it goes on when the loader has ended.
 func (l *local[K, V]) ahead(ctx context.Context, e *entry[K, V], ld *loader[K, V]) (f *flight[K, V], placed bool) {
-	if ld.refreshes.Add(1) > refreshesAtOnce {
-		ld.refreshes.Add(-1)
+	place := newRefreshPlace(&ld.refreshes, 1)
+	if place == nil {
 		return nil, false
 	}
 	placed = ld.places != nil
 	if placed && !ld.places.tryTake() {
-		ld.refreshes.Add(-1)
+		place.leave()
 		return nil, false
 	}
-	hash := l.hash(e.Item.key)
-	sh := l.shard(hash)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	m := l.lease.read()
-	if l.closed.Load() || sh.table.Load().find(hash, e.Item.key) != e ||
-		l.joinableLocked(sh.flights[e.Item.key], m) || m.at < sh.failures[e.Item.key].until {
-		ld.refreshes.Add(-1)
+	if f = l.launchAhead(ctx, e, ld, launch{}, place); f == nil {
+		place.leave()
 		if placed {
 			ld.places.give()
 		}
 		return nil, false
 	}
-	f = l.launchLocked(sh, ctx, hash, e.Item.key, ld, launch{})
-	f.ahead, f.goesOn = e, 1
 	return f, placed
 }
 
+// launchAhead registers a flight that is to replace e in time, or returns nil if there is
+// no need for one.
+func (l *local[K, V]) launchAhead(
+	ctx context.Context, e *entry[K, V], ld *loader[K, V], how launch, place *refreshPlace,
+) *flight[K, V] {
+	hash := l.hash(e.Item.key)
+	sh := l.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	m := l.lease.read()
+	if l.closed.Load() || sh.table.Load().find(hash, e.Item.key) != e || m.at >= e.Item.expires.Load() ||
+		l.joinableLocked(sh.flights[e.Item.key], m) || m.at < sh.failures[e.Item.key].until {
+		return nil
+	}
+	f := l.launchLocked(sh, ctx, hash, e.Item.key, ld, how)
+	f.ahead = e
+	l.detachLocked(f, l.refreshUntil(e, m.at), place)
+	return f
+}
+
 // refreshed ends a refresh. If it failed, the next one waits.
-func (l *local[K, V]) refreshed(f *flight[K, V], ld *loader[K, V], pause time.Duration) {
-	ld.refreshes.Add(-1)
+func (l *local[K, V]) refreshed(f *flight[K, V], pause time.Duration) {
 	if pause > 0 {
 		// It keeps the entry alive for as long, at most, which we accept.
 		time.AfterFunc(pause, func() { l.disclaim(f.ahead) })
