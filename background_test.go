@@ -240,7 +240,7 @@ func TestRefreshAheadThatIsWaitedFor(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, f.ctx.Err(), "it is waited for")
 		require.Zero(t, c.loader.refreshes.Load(), "it is no refresh any more")
-		c.local.leave(t.Context(), f)
+		c.local.leave(t.Context(), &lookup[string, int]{flight: f})
 		require.Error(t, f.ctx.Err(), "nobody waits for it any more")
 	})
 }

@@ -84,24 +84,52 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 		}
 		return
 	}
-	how := c.launch(ctx)
-	if c.options.LoadMany != nil {
-		how.bulk = newBulk(ctx, c.loader.places != nil)
-	} else {
-		how.inTurn, how.queued = true, true
-	}
+	began := time.Now()
+	how := m.launch(ctx)
 	held := make([]bool, len(keys))
 	for i, key := range keys {
 		keys[i], held[i] = c.holds(key) // of all first: a MarshalText may panic, and whoever joins a load relies on it
 	}
 	found := make([]lookup[K, V], len(keys))
-	var launched []*flight[K, V]
 	for i, key := range keys {
 		if held[i] {
 			found[i] = c.local.join(ctx, key, c.loader, how)
 		} else {
 			found[i] = lookup[K, V]{flight: c.local.apart(ctx, key, c.loader, how), launched: true}
 		}
+	}
+	again, waited := m.round(ctx, keys, found, how, began)
+	if len(again) == 0 {
+		return
+	}
+	// What was waited for and may not be had is loaded together, too, and waited for once.
+	how = m.launch(ctx)
+	for i := range waited {
+		c.local.follow(ctx, again[i], &waited[i], c.loader, how)
+	}
+	m.round(ctx, again, waited, how, began)
+}
+
+// launch says how the loads begin.
+func (m *many[K, V]) launch(ctx context.Context) launch {
+	c := m.cache
+	how := c.launch(ctx)
+	if c.options.LoadMany != nil {
+		how.bulk = newBulk(ctx, c.loader.places != nil)
+	} else {
+		how.inTurn, how.queued = true, true
+	}
+	return how
+}
+
+// round begins what was launched and takes in what becomes of all, which have been waited
+// for since began. It returns the keys that have to be looked up once more, see follow.
+func (m *many[K, V]) round(
+	ctx context.Context, keys []K, found []lookup[K, V], how launch, began time.Time,
+) (again []K, waited []lookup[K, V]) {
+	c := m.cache
+	var launched []*flight[K, V]
+	for i := range found {
 		switch {
 		case found[i].launched:
 			launched = append(launched, found[i].flight)
@@ -116,19 +144,24 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	default:
 		go c.local.flyInTurn(launched, c.loader)
 	}
-	awaited, began := 0, time.Now()
+	awaited := 0
 	defer func() { // if a loader has panicked, the others are no longer waited for
 		for _, j := range found[awaited:] {
 			if j.entry == nil {
-				c.local.leave(ctx, j.flight)
+				c.local.leave(ctx, &j)
 			}
 		}
 	}()
 	for i, key := range keys {
 		awaited++
-		value, err := c.await(ctx, key, found[i], time.Since(began))
+		value, more, err := c.await(ctx, key, &found[i], time.Since(began))
+		if more {
+			again, waited = append(again, key), append(waited, found[i])
+			continue
+		}
 		m.add(found[i].key(), value, err)
 	}
+	return again, waited
 }
 
 // apart returns a flight that nobody else joins, and whose result is not kept.
@@ -249,6 +282,7 @@ func (l *local[K, V]) runTogether(wanted []*flight[K, V], b *bulk, ld *loader[K,
 	r := results[K, V]{err: errGoexit}
 	defer func() { // also after runtime.Goexit
 		for _, f := range wanted {
+			l.noteCleared(f)
 			r.give(f, ld)
 			l.land(f, ld, len(wanted))
 		}

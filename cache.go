@@ -88,14 +88,36 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 		return value, c.marked(ctx, err)
 	}
 	j := c.local.join(ctx, key, c.loader, c.launch(ctx))
+	if j.conditional {
+		value, err := c.getAfter(ctx, key, j)
+		return value, c.marked(ctx, err)
+	}
+	c.begin(ctx, &j)
+	value, _, err := c.await(ctx, key, &j, 0)
+	return value, c.marked(ctx, err)
+}
+
+// getAfter is Get from where it waits for a load whose result it may not have.
+func (c *Cache[K, V]) getAfter(ctx context.Context, key K, j lookup[K, V]) (V, error) {
+	began := time.Now()
+	value, again, err := c.await(ctx, key, &j, 0)
+	if !again {
+		return value, err
+	}
+	c.local.follow(ctx, key, &j, c.loader, c.launch(ctx))
+	c.begin(ctx, &j)
+	value, _, err = c.await(ctx, key, &j, time.Since(began))
+	return value, err
+}
+
+// begin has the flight that a caller has found begin, if that is the caller's to do.
+func (c *Cache[K, V]) begin(ctx context.Context, j *lookup[K, V]) {
 	switch {
-	case j.launched && c.looksHere(ctx, &j):
+	case j.launched && c.looksHere(ctx, j):
 		c.local.lookHere(ctx, j.flight, c.loader)
 	case j.launched || j.hurried:
 		c.fly(ctx, j.flight, j.fallback)
 	}
-	value, err := c.await(ctx, key, j, 0)
-	return value, c.marked(ctx, err)
 }
 
 // fly has a flight flown for a caller who waits for it, and for SoftTimeout at most if
@@ -149,14 +171,19 @@ func (c *Cache[K, V]) launch(ctx context.Context) launch {
 
 // await returns what j came to: an entry, or the result of its flight, for which it
 // waits, and has waited for others before. An item that has expired may stand in for a
-// load that fails or is slow.
-func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V], waited time.Duration) (V, error) {
+// load that fails or is slow. It reports whether a conditional waiter may not have that
+// result, and has to follow.
+func (c *Cache[K, V]) await(
+	ctx context.Context, key K, j *lookup[K, V], waited time.Duration,
+) (value V, again bool, err error) {
 	switch {
 	case j.entry != nil && j.fate == alive:
 		c.stats.hits.Inc()
-		return c.local.result(j.entry)
+		value, err = c.local.result(j.entry)
+		return value, false, err
 	case j.entry != nil:
-		return c.standIn(j.entry)
+		value, err = c.standIn(j.entry)
+		return value, false, err
 	}
 	var soft <-chan time.Time
 	if j.fallback && c.options.SoftTimeout > 0 {
@@ -164,25 +191,29 @@ func (c *Cache[K, V]) await(ctx context.Context, key K, j lookup[K, V], waited t
 		defer timer.Stop()
 		soft = timer.C
 	}
-	ended, err := c.local.wait(ctx, j.flight, soft)
+	ended, err := c.local.waitFor(ctx, j, soft)
 	if !ended && err == nil { // the load goes on, as if this caller waited for it
 		if e := c.local.lastResort(key); e != nil {
-			c.local.letGo(ctx, j.flight, e)
-			return c.standIn(e)
+			c.local.letGo(ctx, j, e)
+			value, err = c.standIn(e)
+			return value, false, err
 		}
-		_, err = c.local.wait(ctx, j.flight, nil)
+		_, err = c.local.waitFor(ctx, j, nil)
 	}
 	if err != nil {
-		var zero V
-		return zero, err
+		return value, false, err
+	}
+	if j.conditional && !j.proven() {
+		c.local.leave(ctx, j)
+		return value, true, nil
 	}
 	value, err, failed := j.flight.result(c.loader)
 	if failed && c.local.stale {
 		if e := c.local.lastResort(key); e != nil {
-			return c.standIn(e)
+			value, err = c.standIn(e)
 		}
 	}
-	return value, err
+	return value, false, err
 }
 
 // standIn serves e in place of a load that fails or is slow.

@@ -41,7 +41,7 @@ func (c *candidate[K, V]) judge(s *shared[K, V], v *transport.Value, r *transpor
 	}
 	e.seen, c.label, c.life = l.id, l, min(v.Life, l.life)
 	if c.life <= 0 || l.epoch != r.Epoch || l.count > r.Count || l.count < r.Cleared ||
-		l.notFound && (l.count != r.Count || s.notFounds <= 0) ||
+		l.notFound && (l.count != r.Count && s.notFoundRegions == nil || s.notFounds <= 0) ||
 		e.flight.ahead != nil && !s.isNewer(c) {
 		return invalid
 	}
@@ -49,10 +49,10 @@ func (c *candidate[K, V]) judge(s *shared[K, V], v *transport.Value, r *transpor
 		s.stats.undecodable.Add(1)
 		return invalid
 	}
-	if l.count == r.Count || s.regions == nil {
+	if l.count == r.Count || s.regions == nil && !l.notFound {
 		return valid
 	}
-	if c.names, err = s.regionsOf(e.flight.key, c.value); err != nil {
+	if c.names, err = s.regionsOf(e.flight.key, c.value, l.notFound); err != nil {
 		return invalid // the load will show it
 	}
 	if len(c.names) == 0 {
@@ -68,7 +68,11 @@ func (s *shared[K, V]) isNewer(c *candidate[K, V]) bool {
 	return c.label.life-c.life < time.Duration(held)/2
 }
 
-func (s *shared[K, V]) regionsOf(key K, value V) (names []string, err error) {
+func (s *shared[K, V]) regionsOf(key K, value V, notFound bool) (names []string, err error) {
+	if notFound {
+		defer recovered("NotFoundRegions", &err)
+		return s.notFoundRegions(key), nil
+	}
 	defer recovered("Regions", &err)
 	return s.regions(key, value), nil
 }
@@ -110,6 +114,7 @@ func (s *shared[K, V]) answer(c *candidate[K, V]) {
 	if c.label.notFound {
 		f.err = ErrNotFound
 	}
+	s.local.noteCleared(f)
 	s.outcome(f.key, f.value, f.err, &f.outcome)
 	f.outcome.ttl = min(f.outcome.ttl, c.life)
 }

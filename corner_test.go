@@ -154,7 +154,7 @@ func TestCornerLetGoAfterRemove(t *testing.T) {
 				c.local.fly(t.Context(), j.flight, c.loader)
 				synctest.Wait()
 				during(c)
-				c.local.letGo(t.Context(), j.flight, newEntry("k", 1, 0, never))
+				c.local.letGo(t.Context(), &j, newEntry("k", 1, 0, never))
 				assert.Error(t, j.flight.ctx.Err(), "cancelled")
 				j.flight.ctx.end()
 			})
@@ -266,7 +266,7 @@ func TestCornerJoinAfterClose(t *testing.T) {
 		if j.launched {
 			c.local.fly(t.Context(), j.flight, c.loader)
 		}
-		v, err := c.await(t.Context(), "k", j, 0)
+		v, _, err := c.await(t.Context(), "k", &j, 0)
 		assert.NoError(t, err)
 		assert.Equal(t, 2, v, "it was loaded")
 		synctest.Wait()

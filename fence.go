@@ -125,6 +125,9 @@ type outcome[V any] struct {
 	life    time.Duration // the same, but for what is too heavy to be kept here
 	weight  uint32
 	regions []string
+	placed  bool // regions says which: else it may belong to any
+
+	cleared bool // regions were cleared since it began: say which are its own, kept or not
 }
 
 // prepare makes the entry that o will need, as far as can be told, before the
@@ -158,9 +161,10 @@ func (l *local[K, V]) keepLocked(
 	if s.generation != sh.generation {
 		return false
 	}
-	// The same for a region. A kept error is a member of all, and born dead if one
-	// is cleared from here on; other items are if their regions are marked.
-	if o.err != nil && s.clears != l.clears.count.Load() {
+	// The same for a region. A kept error is a member of all, unless NotFoundRegions names
+	// its own, and born dead if one is cleared from here on; other items are if their
+	// regions are marked.
+	if o.err != nil && !o.placed && s.clears != l.clears.count.Load() {
 		return false
 	}
 	e := sh.table.Load().find(hash, key)
@@ -188,8 +192,14 @@ func (l *local[K, V]) keepLocked(
 // scopeLocked returns the scope of what a load or write that began at s ended with,
 // unless one of its regions was cleared since. What is held of the key is e, or nil.
 func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s *start, e *entry[K, V]) (*scope, bool) {
+	if o.err != nil && !o.placed {
+		return &scope{generation: s.generation, err: o.err, every: true, clears: s.clears}, true
+	}
 	if o.err != nil {
-		return &scope{generation: s.generation, err: o.err, clears: s.clears}, true
+		if l.clears.overtook(s.clears, o.regions) { // as in attachLocked
+			return nil, false
+		}
+		return &scope{generation: s.generation, err: o.err, regions: sh.regionsLocked(o.regions)}, true
 	}
 	var held *scope
 	if e != nil {

@@ -11,11 +11,14 @@ import (
 // invalidation of its key takes it out: whoever waits for it still gets its result,
 // and nobody else ever does.
 //
-// A clear of a region makes all flights unjoinable, as none knows its regions
-// yet, and so does a lost lease; the next Get of the key starts a newer one. The
-// older stays registered behind it, because its result may be kept: if its regions
-// were not among those, if the lease comes back and nothing was missed, and if it
-// ends before the newer one is kept.
+// After a clear of a region no caller may have its result unconditionally, as it does
+// not know its own regions yet. Callers that come then wait for it all the same, as
+// conditional waiters, see waiter.go.
+//
+// A lost lease or a clear of the cache makes all flights unjoinable; the next Get of the
+// key starts a newer one. The older stays registered behind it, because its result may
+// be kept: if the lease comes back and nothing was missed, and if it ends before the
+// newer one is kept.
 //
 // A flight that has not begun has read nothing. No invalidation concerns it, and
 // anyone may join it; it is always the newest of its key.
@@ -36,8 +39,16 @@ type flight[K comparable, V any] struct {
 	waiters int32 // those that wait, and those it goes on for though they do not
 	goesOn  int32 // the latter: a hit that had it begun, callers who waited for SoftTimeout
 	start   start
-	older   *flight[K, V]
-	bulk    *bulk // the load of many keys that it is a part of, or nil; nil when it needs that no longer
+
+	conditional int32         // of waiters: those that have its result only if it is proven
+	overtaken   chan struct{} // closed when an invalidation takes it out; nil: no conditional waiter
+	next        *flight[K, V] // the load that its conditional waiters share after it
+	nextAnew    bool          // that is not to take a value from the shared level
+	abandoned   bool          // it was cancelled since nobody waits for it
+	number      uint64        // of its shard's loads, in the order in which they were registered
+
+	older *flight[K, V]
+	bulk  *bulk // the load of many keys that it is a part of, or nil; nil when it needs that no longer
 
 	// Of a load that goes on for others than its waiters; nil: it does not.
 	background *background
@@ -53,6 +64,7 @@ type flight[K comparable, V any] struct {
 	err     error
 	panic   *loaderPanic
 	outcome outcome[V]
+	proven  bool // conditional waiters may have the result
 }
 
 // loads reports whether ctx is that of f's loader.
@@ -67,6 +79,10 @@ type lookup[K comparable, V any] struct {
 	launched bool // the caller has to see to it that flight is flown
 	hurried  bool // the same, though somebody else does already, in its turn
 	fallback bool // what is held may be served in place of an error
+
+	conditional bool            // the caller is a conditional waiter of flight
+	refreshes   bool            // it is a Refresh, which never has flight's result then
+	overtaken   <-chan struct{} // then: flight's
 }
 
 // key returns the cache's own copy of the key.
@@ -115,13 +131,19 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V], how lau
 	if f := sh.flights[key]; f != nil && f.outlivedLocked(m, j.fate) {
 		l.outliveLocked(sh, f)
 	}
-	if j.flight = sh.flights[key]; l.joinableLocked(j.flight, m) && !j.flight.outlasts(ctx, m) {
+	j.flight = sh.flights[key]
+	switch {
+	case !l.waitableLocked(j.flight, m) || j.flight.outlasts(ctx, m):
+	case l.joinableLocked(j.flight, m):
 		// A loader that asks for the key it is loading waits for its own context;
 		// were it counted as a waiter, that context would never be cancelled.
 		if !j.flight.loads(ctx) {
 			j.flight.waiters++
 		}
 		j.hurried = j.flight.hurryLocked(ctx, ld)
+		return j
+	case !j.flight.loads(ctx):
+		j.waitLocked()
 		return j
 	}
 	j.flight, j.launched = l.launchLocked(sh, ctx, hash, key, ld, how), true
@@ -134,13 +156,7 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V], how lau
 //     and a message is missed   3. a Get begins. It must not get what was read before
 //     2, so it joins the load only if it might have the entry that results.
 func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
-	switch {
-	case f == nil:
-		return false
-	case !f.begun:
-		return true
-	}
-	return l.holds(f.start) && l.lease.covers(m, f.start.since, l.staleness)
+	return l.waitableLocked(f, m) && (!f.begun || l.holds(f.start))
 }
 
 // outlasts reports whether f has already lasted as long as ctx's caller can wait, or
@@ -177,7 +193,7 @@ func (f *flight[K, V]) hurryLocked(ctx context.Context, ld *loader[K, V]) bool {
 // already has.
 func (l *local[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 	f := sh.flights[key]
-	if f == nil || !l.joinableLocked(f, m) || f.outlivedLocked(m, stale) {
+	if !l.waitableLocked(f, m) || f.outlivedLocked(m, stale) {
 		return false
 	}
 	return f.goesOn > 1 || f.goesOn == 1 && f.ahead == nil // a refresh goes on for the hit
@@ -199,7 +215,8 @@ func (l *local[K, V]) launchLocked(
 func (l *local[K, V]) newFlight(
 	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
 ) *flight[K, V] {
-	f := &flight[K, V]{key: l.own(key), hash: hash, ctx: loadContext{values: ctx, placed: ld.places != nil}, start: l.begin(sh),
+	sh.launched++
+	f := &flight[K, V]{number: sh.launched, key: l.own(key), hash: hash, ctx: loadContext{values: ctx, placed: ld.places != nil}, start: l.begin(sh),
 		waiters: 1, inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
 	f.sharing = ld.shared != nil && f.begun && l.noteShared(&f.start)
 	f.ctx.flight = f
@@ -210,23 +227,31 @@ func (l *local[K, V]) newFlight(
 	return f
 }
 
-// anew returns a flight that has not begun before the call, and reports whether the
-// caller has to fly it.
-func (l *local[K, V]) anew(
-	ctx context.Context, key K, ld *loader[K, V], how launch,
-) (f *flight[K, V], mine bool) {
+// anew returns a flight that has not begun before the call, or one that has, to be
+// waited for as a conditional waiter.
+func (l *local[K, V]) anew(ctx context.Context, key K, ld *loader[K, V], how launch) lookup[K, V] {
 	hash := l.hash(key)
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if f := sh.flights[key]; f != nil && !f.begun && !f.loads(ctx) {
+	m := l.lease.read()
+	f := sh.flights[key]
+	j := lookup[K, V]{flight: f, refreshes: true}
+	switch {
+	case f == nil || f.loads(ctx):
+	case !f.begun:
 		f.waiters++
 		f.anew = true
-		return f, f.hurryLocked(ctx, ld)
+		j.hurried = f.hurryLocked(ctx, ld)
+		return j
+	case l.waitableLocked(f, m) && !f.outlasts(ctx, m):
+		j.waitLocked()
+		f.nextAnew = true
+		return j
 	}
-	f = l.launchLocked(sh, ctx, hash, key, ld, how)
-	f.anew = true
-	return f, true
+	j.flight, j.launched = l.launchLocked(sh, ctx, hash, key, ld, how), true
+	j.flight.anew = true
+	return j
 }
 
 // wait returns the flight's result, and reports whether there is one: ctx or soft,
@@ -238,7 +263,7 @@ func (l *local[K, V]) wait(ctx context.Context, f *flight[K, V], soft <-chan tim
 		case <-soft:
 			return false, nil
 		case <-ctx.Done():
-			l.leave(ctx, f)
+			l.leave(ctx, &lookup[K, V]{flight: f})
 			return false, ctx.Err()
 		}
 	}
@@ -270,28 +295,37 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 //  1. a caller has waited for SoftTimeout, and finds what to serve   2. the item is
 //     removed, or the cache closed: the caller is still counted   3. it lets the load
 //     go, which will not be kept.
-func (l *local[K, V]) letGo(ctx context.Context, f *flight[K, V], e *entry[K, V]) {
+func (l *local[K, V]) letGo(ctx context.Context, j *lookup[K, V], e *entry[K, V]) {
+	f := j.flight
 	if f.loads(ctx) {
 		return // it was not counted
 	}
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	if j.conditional {
+		f.conditional--
+	}
 	if sh.registeredLocked(f) {
 		l.detachLocked(f, l.lastUse(e), nil)
 		return
 	}
 	f.goesOn++
-	if f.waiters == f.goesOn {
+	if f.waiters == f.goesOn+f.conditional {
 		f.abandonLocked()
 	}
 }
 
 // overtakenLocked ends the loads of f, and of all that are older, whose result
-// nobody waits for and will not be kept.
+// nobody waits for and will not be kept. Conditional waiters have no use for it any more,
+// and go on.
 func (f *flight[K, V]) overtakenLocked() {
 	for ; f != nil; f = f.older {
-		if f.waiters == f.goesOn {
+		if f.overtaken != nil {
+			close(f.overtaken)
+			f.overtaken = nil
+		}
+		if f.waiters == f.goesOn+f.conditional {
 			f.abandonLocked()
 		}
 	}
@@ -299,6 +333,7 @@ func (f *flight[K, V]) overtakenLocked() {
 
 // abandonLocked cancels f, for which nobody waits any more.
 func (f *flight[K, V]) abandonLocked() {
+	f.abandoned = true
 	f.ctx.end()
 	f.leaveBulkLocked()
 	f.attachLocked()
@@ -313,7 +348,8 @@ func (f *flight[K, V]) leaveBulkLocked() {
 
 // leave takes a caller off the flight. The last one out cancels the load, and
 // a Get from here on starts a new one.
-func (l *local[K, V]) leave(ctx context.Context, f *flight[K, V]) {
+func (l *local[K, V]) leave(ctx context.Context, j *lookup[K, V]) {
+	f := j.flight
 	if f.loads(ctx) {
 		return // it was not counted
 	}
@@ -321,6 +357,9 @@ func (l *local[K, V]) leave(ctx context.Context, f *flight[K, V]) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f.waiters--
+	if j.conditional {
+		f.conditional--
+	}
 	registered := sh.registeredLocked(f)
 	if f.waiters > f.goesOn || f.goesOn > 0 && registered && !l.closed.Load() {
 		return
@@ -415,6 +454,7 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	if sh.registeredLocked(f) {
+		f.proven = f.conditional > 0 && l.provenLocked(f)
 		kept, pause = l.settleLocked(f, sh, ld, now, o, fresh)
 	}
 	if f.ran {

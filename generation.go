@@ -7,7 +7,7 @@ import "sync/atomic"
 type generation struct {
 	plain scope // of the items that belong to no region
 
-	errors atomic.Int64 // the kept ones, not-founds among them
+	errors atomic.Int64 // the kept ones that are members of every region, not-founds among them
 }
 
 func newGeneration() *generation {
@@ -22,8 +22,9 @@ func newGeneration() *generation {
 type scope struct {
 	generation *generation
 	cleared    atomic.Bool // the region was, if this is a region's
-	err        error       // what is kept in place of a value: ErrNotFound, or a loader's; a member of every region
-	clears     uint64      // of a kept error: clearLog.count when its load began
+	err        error       // what is kept in place of a value: ErrNotFound, or a loader's
+	every      bool        // of a kept error: it is a member of every region
+	clears     uint64      // then: clearLog.count when its load began
 	regions    []*region   // each once; of a region's own scope: itself
 }
 
@@ -33,10 +34,10 @@ func (l *local[K, V]) isCleared(s *scope) bool {
 	if s.generation != l.current.Load() || s.cleared.Load() {
 		return true
 	}
-	if s.err != nil && s.clears != l.clears.count.Load() {
+	if s.every && s.clears != l.clears.count.Load() {
 		return true
 	}
-	if len(s.regions) > 1 {
+	if len(s.regions) > 1 || s.err != nil {
 		for _, r := range s.regions {
 			if r.scope.cleared.Load() {
 				return true

@@ -77,14 +77,13 @@ func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
 		o.ttl = c.backplane.jittered(c.options.TTL)
 	}
 	o.life = o.ttl
-	if o.ttl <= 0 {
+	if o.ttl > 0 && c.options.Weigh != nil {
+		c.weighed(o, c.options.Weigh(key, value))
+	}
+	if o.ttl <= 0 && !o.cleared {
 		return
 	}
-	if c.options.Weigh != nil {
-		if c.weighed(o, c.options.Weigh(key, value)); o.ttl <= 0 {
-			return
-		}
-	}
+	o.placed = true
 	if c.options.Regions != nil {
 		o.regions = c.options.Regions(key, value)
 	}
@@ -94,6 +93,9 @@ func (c *Cache[K, V]) outcomeOfError(key K, err error, o *outcome[V]) {
 	switch {
 	case c.isNotFound(err):
 		o.known, o.err, o.ttl, o.life = true, ErrNotFound, c.options.NotFoundTTL, c.options.NotFoundTTL
+		if c.options.NotFoundRegions != nil && (o.ttl > 0 || o.cleared) {
+			o.placed, o.regions = true, c.options.NotFoundRegions(key)
+		}
 	default:
 		// Also context.DeadlineExceeded and context.Canceled: a load's context has no
 		// caller's deadline, so they are the source's own. When all callers have gone the
@@ -317,6 +319,7 @@ func (l *local[K, V]) run(f *flight[K, V], ld *loader[K, V]) {
 	} else {
 		l.runInTime(f, ld)
 	}
+	l.noteCleared(f)
 	ld.outcome(f.key, f.value, f.err, &f.outcome)
 }
 

@@ -100,10 +100,11 @@ type shard[K comparable, V any] struct {
 	flights    map[K]*flight[K, V] // the newest of each key
 	writes     map[K]*pendingWrite
 	failures   map[K]failures // of items that are held
+	launched   uint64         // loads, so far
 
 	mostFlights, mostWrites, mostFailures, mostRegions int // see forget
 
-	_ [48]byte // shards share no cache line, and all lie alike
+	_ [40]byte // shards share no cache line, and all lie alike
 }
 
 const (
@@ -143,7 +144,7 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 		shards:      make([]shard[K, V], shards),
 		seed:        maphash.MakeSeed(),
 		lockedHits:  o.Eviction == LRU,
-		regional:    o.Regions != nil || o.NotFoundTTL > 0 || o.ErrorTTL > 0,
+		regional:    o.Regions != nil || o.NotFoundRegions != nil || o.NotFoundTTL > 0 || o.ErrorTTL > 0,
 		place:       placeOf[V](),
 		ownsStrings: reflect.TypeFor[K]().Kind() == reflect.String,
 		lifetimes:   newLifetimes(o),
@@ -280,7 +281,7 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 		}
 		t.put(hash, e)
 	}
-	if e.Item.scope.err != nil {
+	if e.Item.scope.every {
 		sh.generation.errors.Add(1)
 	}
 	l.countExpiringLocked(sh, expiring)
@@ -344,7 +345,7 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 // of the entries that can expire: it returns how many are less of those.
 func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) (expiring int) {
 	sh.releaseLocked(e.Item.scope)
-	if e.Item.scope.err != nil {
+	if e.Item.scope.every {
 		sh.generation.errors.Add(-1)
 	}
 	return l.expiring(e.Item.expires.Load())

@@ -140,6 +140,16 @@ func (m *model) stale(key int, v testValue, notFound bool, step int) bool {
 	return slices.ContainsFunc(v.regions, func(r string) bool { return m.regions[r] > step })
 }
 
+// staleFor reports whether a copy of v that was begun at step may not be had by a Get
+// that came later.
+func (m *model) staleFor(key int, v testValue, notFound bool, step, came int) bool {
+	// What was invalidated after the Get came does not matter, but the model has only the
+	// last of each kind: it is strict where it can be.
+	within := func(at int) bool { return step < at && at <= came }
+	return within(m.invalidated[key]) || within(m.all) || notFound && within(m.anyRegion) ||
+		slices.ContainsFunc(v.regions, func(r string) bool { return within(m.regions[r]) })
+}
+
 // Random operations against a plain reference, every invariant checked after each
 // step. Loads and updates are held up on channels, so that any operation can come
 // between their beginning and their end.
@@ -183,7 +193,7 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 		return v
 	}
 
-	var loading []*heldLoad
+	var loading, done []*heldLoad
 	cache, err := New(Local(), Options[int, testValue]{
 		Name:     "model",
 		Capacity: capacity,
@@ -255,10 +265,26 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 		}
 	}
 
+	var wrong []string
+	var put []int // versions that a Set or an Update may keep
+	var seen []*heldLoad
 	release := func() {
 		for _, f := range flights {
 			close(f.finish)
+			done = append(done, f.heldLoad)
 		}
+		defer func() { // and those that begin only now
+			for again := true; again; {
+				again = false
+				synctest.Wait()
+				for _, h := range loading {
+					if !slices.Contains(done, h) {
+						close(h.finish)
+						done, again = append(done, h), true
+					}
+				}
+			}
+		}()
 		for _, u := range updates {
 			u.finish <- nil
 		}
@@ -267,7 +293,22 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 	}
 	defer release()
 
+	adopt := func() { // the loads that those began who had waited for another
+		for _, h := range loading {
+			if !slices.Contains(seen, h) {
+				seen = append(seen, h)
+				if !slices.ContainsFunc(flights, func(f *flying) bool { return f.heldLoad == h }) {
+					flights = append(flights, &flying{heldLoad: h, at: time.Now()})
+				}
+			}
+		}
+	}
 	for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+		synctest.Wait()
+		adopt()
+		if len(wrong) > 0 {
+			rt.Fatal(wrong)
+		}
 		m.step++
 		key := rapid.IntRange(0, keys-1).Draw(rt, "key")
 		switch op := rapid.SampledFrom([]string{
@@ -297,14 +338,27 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 				if m.stale(key, c.value, !c.found, c.began) || c.found != (err == nil) || got.version != c.value.version {
 					rt.Fatalf("key %d was served as %v, %v; want %+v", key, got, err, c)
 				}
-			default: // joined: only a load of the same key that nothing has overtaken
+			default: // waits: only for a load of the same key that at most clears of regions have overtaken
 				i := slices.IndexFunc(flights, func(f *flying) bool {
-					return f.key == key && m.invalidated[key] <= f.began && m.all <= f.began && m.anyRegion <= f.began
+					return f.key == key && m.invalidated[key] <= f.began && m.all <= f.began
 				})
 				if i < 0 {
 					rt.Fatalf("key %d joined a load that began before an invalidation", key)
 				}
-				go func() { <-reply }()
+				began := m.step
+				go func() {
+					err := <-reply
+					if err == nil && slices.Contains(put, got.version) {
+						return // a write has put it here meanwhile
+					}
+					for _, h := range loading { // which of them it was does not matter if one may be had
+						if h.key == key && h.found == (err == nil) && h.value.version == got.version &&
+							!m.staleFor(key, h.value, !h.found, h.began, began) {
+							return
+						}
+					}
+					wrong = append(wrong, fmt.Sprintf("a Get of key %d at step %d has %v, %v", key, began, got, err))
+				}()
 			}
 		case "land":
 			if len(flights) == 0 {
@@ -313,10 +367,13 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 			i := rapid.IntRange(0, len(flights)-1).Draw(rt, "flight")
 			f := flights[i]
 			flights = slices.Delete(flights, i, i+1)
+			done = append(done, f.heldLoad)
 			close(f.finish)
 			synctest.Wait()
-			if err := <-f.reply; (err == nil) != f.found {
-				rt.Fatalf("the load of %d ended with %v", f.key, err)
+			if f.reply != nil {
+				if err := <-f.reply; (err == nil) != f.found {
+					rt.Fatalf("the load of %d ended with %v", f.key, err)
+				}
 			}
 			if newest[f.key] > f.began { // what began later was kept, or may have been
 				began := cache.local.lease.now() - int64(time.Since(f.at))
@@ -376,6 +433,7 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 			}
 		case "set":
 			v := write(key)
+			put = append(put, v.version)
 			if err := cache.Set(t.Context(), key, v); err != nil {
 				rt.Fatal(err)
 			}
@@ -394,6 +452,7 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 				u.done <- err
 			}()
 			synctest.Wait()
+			put = append(put, u.value.version)
 			invalidate(key)
 			updates = append(updates, u)
 		case "updated":

@@ -138,8 +138,10 @@ type Options[K comparable, V any] struct {
 
 	// Load reads an item from the source. It is required, unless there is LoadMany. It
 	// is called without any lock held. One load of a key serves all who ask for it,
-	// unless the key, a region or the cache was invalidated since it began: then it goes
-	// on for those who wait already, and the next to ask starts another. Its context
+	// unless the key or the cache was invalidated since it began: then it goes on for those
+	// who wait already, and the next to ask starts another. If a region was cleared since,
+	// the next to ask wait for it too, and share one more load if the result turns out to
+	// belong to that region. Its context
 	// carries the values of the first caller's and is cancelled when the last caller
 	// that waits for it has gone. A caller does not join a load that has already lasted
 	// as long as the caller's own deadline leaves it: it begins another, which later
@@ -285,7 +287,9 @@ type Options[K comparable, V any] struct {
 	// MaxConcurrentLoads a refresh begins only if it does not have to wait. If it
 	// fails, or panics, which CacheStats.LoadErrors counts, the item stays until it
 	// expires, and the next try waits for 50 to 100 ms, then twice as long each time,
-	// up to 10 s. Negative is an error. Defaults to 0: nothing is refreshed ahead.
+	// up to 10 s. A refresh that nobody waits for is cancelled when its item expires (one
+	// of an item that never expires after RefreshAfter, and not before 5 minutes), and
+	// the next Get loads. Negative is an error. Defaults to 0: nothing is refreshed ahead.
 	RefreshAfter time.Duration
 
 	// StaleIfError is for how long after it has expired an item may still be served,
@@ -309,8 +313,8 @@ type Options[K comparable, V any] struct {
 	// SoftTimeout is how long a Get, or a GetMany in all, waits for a load if there is
 	// an item that StaleIfError or StaleWithoutLease lets it serve in its place. Then
 	// it serves that, and the load goes on and is kept as ever; until it ends, other
-	// Gets of the key need not wait. LoadTimeout should bound such loads, as no
-	// caller's context does. Negative is an error, and so is SoftTimeout without either
+	// Gets of the key need not wait. It is cancelled when the item can be served no longer
+	// and nobody waits for it; LoadTimeout should bound it sooner. Negative is an error, and so is SoftTimeout without either
 	// of them. Defaults to 0: Get waits for the load's end.
 	SoftTimeout time.Duration
 
@@ -332,6 +336,16 @@ type Options[K comparable, V any] struct {
 	// the slice is not kept.
 	// Defaults to nil: items belong to no region.
 	Regions func(key K, value V) []string
+
+	// NotFoundRegions names the regions that a not-found of a key belongs to, for
+	// ClearRegion, as Regions does for items: name those in which the item would be if it
+	// existed, or every region to which an item of that key can come to belong. A clear
+	// of other regions then spares the kept not-found. It is called with every key of
+	// which a not-found is kept, and must not block; a panic counts as the loader's. Nil
+	// as its result means none: then only the key itself and clears of the cache evict
+	// the not-found. Kept errors (see ErrorTTL) belong to every region all the same.
+	// Defaults to nil: a kept not-found belongs to every region.
+	NotFoundRegions func(key K) []string
 
 	// Shared keeps values in Redis too, so that what one instance has loaded the others
 	// need not load: a miss asks Redis first, and the source then. See

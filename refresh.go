@@ -9,7 +9,10 @@ import (
 const refreshesAtOnce = 16
 
 // Refresh loads the item of key anew and keeps it here, whether it is in memory or
-// not. It never returns what a load brought that had begun before. Nothing is told to
+// not. It never returns what a load brought that had begun before: while one is under
+// way it waits for that, and then shares one load with all other calls of Refresh that
+// came meanwhile. (If ctx has a deadline it does not wait for a load that has already
+// lasted as long as ctx has left.) Nothing is told to
 // other instances: it is for a change that they need not know of, or know of
 // already. An invalidation that overtakes the load keeps the result out of memory,
 // as ever. If the load fails, Refresh returns its error, and what was held stays. The
@@ -24,15 +27,23 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		value, err := c.options.Load(ctx, key)
 		return value, c.marked(ctx, err)
 	}
-	f, mine := c.local.anew(ctx, key, c.loader, c.launch(ctx))
-	if mine {
-		c.fly(ctx, f, false)
+	j := c.local.anew(ctx, key, c.loader, c.launch(ctx))
+	if j.conditional {
+		if _, err := c.local.waitFor(ctx, &j, nil); err != nil {
+			var zero V
+			return zero, err
+		}
+		c.local.leave(ctx, &j)
+		c.local.follow(ctx, key, &j, c.loader, c.launch(ctx))
 	}
-	if _, err := c.local.wait(ctx, f, nil); err != nil {
+	if j.launched || j.hurried {
+		c.fly(ctx, j.flight, false)
+	}
+	if _, err := c.local.wait(ctx, j.flight, nil); err != nil {
 		var zero V
 		return zero, err
 	}
-	value, err, _ := f.result(c.loader)
+	value, err, _ := j.flight.result(c.loader)
 	return value, c.marked(ctx, err)
 }
 
@@ -92,7 +103,7 @@ func (l *local[K, V]) launchAhead(
 	defer sh.mu.Unlock()
 	m := l.lease.read()
 	if l.closed.Load() || sh.table.Load().find(hash, e.Item.key) != e || m.at >= e.Item.expires.Load() ||
-		l.joinableLocked(sh.flights[e.Item.key], m) || m.at < sh.failures[e.Item.key].until {
+		l.waitableLocked(sh.flights[e.Item.key], m) || m.at < sh.failures[e.Item.key].until {
 		return nil
 	}
 	f := l.launchLocked(sh, ctx, hash, e.Item.key, ld, how)

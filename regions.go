@@ -39,12 +39,7 @@ func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s *start, he
 		}
 		return &sh.regionLocked(names[0]).scope, true
 	}
-	regions := make([]*region, 0, len(names))
-	for i, name := range names {
-		if !slices.Contains(names[:i], name) {
-			regions = append(regions, sh.regionLocked(name))
-		}
-	}
+	regions := sh.regionsLocked(names)
 	if len(regions) == 1 {
 		return &regions[0].scope, true
 	}
@@ -52,9 +47,20 @@ func (l *local[K, V]) attachLocked(sh *shard[K, V], names []string, s *start, he
 }
 
 // isOf reports whether s, which may be nil, is that of one region alone, which has
-// that name and was not cleared.
+// that name and was not cleared. That of a kept not-found is not, see scopeLocked.
 func (s *scope) isOf(name string) bool {
-	return s != nil && len(s.regions) == 1 && s.regions[0].name == name && !s.cleared.Load()
+	return s != nil && s.err == nil && len(s.regions) == 1 && s.regions[0].name == name && !s.cleared.Load()
+}
+
+// regionsLocked returns the regions of those names, each once.
+func (sh *shard[K, V]) regionsLocked(names []string) []*region {
+	regions := make([]*region, 0, len(names))
+	for i, name := range names {
+		if !slices.Contains(names[:i], name) {
+			regions = append(regions, sh.regionLocked(name))
+		}
+	}
+	return regions
 }
 
 // regionLocked returns the region of that name. A new one is without a member: it stays

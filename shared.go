@@ -44,8 +44,11 @@ type shared[K comparable, V any] struct {
 	regions   func(K, V) []string // may be nil
 	exact     bool                // items have a life of their own, by Expiry
 	notFounds time.Duration       // Options.NotFoundTTL
-	refused   sync.Once           // by the codec: for the log
-	stats     *sharedCounters
+
+	notFoundRegions func(K) []string // may be nil
+
+	refused sync.Once // by the codec: for the log
+	stats   *sharedCounters
 
 	mu   sync.Mutex        // guards what is below
 	held map[string]string // the keys of claims, by token
@@ -70,7 +73,7 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 	return &shared[K, V]{
 		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, &c.stats.shared),
 		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
-		options: *o.Shared, outcome: c.outcome, regions: o.Regions, exact: o.Expiry != nil, notFounds: o.NotFoundTTL,
+		options: *o.Shared, outcome: c.outcome, regions: o.Regions, notFoundRegions: o.NotFoundRegions, exact: o.Expiry != nil, notFounds: o.NotFoundTTL,
 		stats: &c.stats.shared, held: map[string]string{},
 	}
 }

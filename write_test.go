@@ -215,7 +215,7 @@ func TestLoadThatBeginsWhileClosingIsNotKept(t *testing.T) {
 	require.NoError(t, cache.Close())
 	j := cache.local.join(t.Context(), "a", cache.loader, cache.launch(t.Context()))
 	cache.local.fly(t.Context(), j.flight, cache.loader)
-	v, err := cache.await(t.Context(), "a", j, 0)
+	v, _, err := cache.await(t.Context(), "a", &j, 0)
 	require.NoError(t, err)
 	require.Equal(t, "value", v)
 	require.Zero(t, cache.Len())

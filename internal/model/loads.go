@@ -17,6 +17,7 @@ func (m *machine) loads(s *state, i int) {
 			t := *s
 			f := &t.instance[i].flights[k]
 			f.phase, f.version = loaded, t.source
+			f.proven = !m.on(ProofAtEnd) && m.mayKeep(f.fence, f.version)
 			m.emit(&t, func() string { return fmt.Sprintf("%s reads the source: v%d", loadName(s, i, k), f.version) })
 		case loaded:
 			m.land(s, i, k)
@@ -50,16 +51,21 @@ func (m *machine) startLoad(s *state, i int) {
 		if f.phase == noFlight {
 			t := *s
 			t.left.Loads--
-			t.instance[i].flights[k] = flight{phase: loading, start: t.now, lastRead: t.now}
-			if m.mayAsk(&t, i) {
-				m.ask(&t, i, k)
-			}
+			m.begin(&t, i, k, t.now)
 			m.emit(&t, func() string { return fmt.Sprintf("a Get misses on %s, and starts a load", name(i)) })
 			return
 		}
 		if m.joinable(in, f, s.now) {
 			return
 		}
+	}
+}
+
+// begin starts a load whose first caller's read started at some time.
+func (m *machine) begin(t *state, i, k int, read int8) {
+	t.instance[i].flights[k] = flight{phase: loading, start: t.now, lastRead: read}
+	if m.mayAsk(t, i) {
+		m.ask(t, i, k)
 	}
 }
 
@@ -76,12 +82,63 @@ func (m *machine) joinable(in *instance, f *flight, now int8) bool {
 func (m *machine) join(s *state, i, k int) {
 	in := &s.instance[i]
 	f := &in.flights[k]
-	if !m.Joiners || f.phase == noFlight || f.lastRead == s.now || !m.joinable(in, f, s.now) {
+	if !m.Joiners || f.phase == noFlight {
+		return
+	}
+	if m.waitable(in, k, s.now) && !(f.waits && f.waitsFrom == s.now) {
+		t := *s
+		g := &t.instance[i].flights[k]
+		g.waits, g.waitsFrom = true, t.now
+		m.emit(&t, func() string {
+			return fmt.Sprintf("a Get waits for %s, which is older than a clear", loadName(s, i, k))
+		})
+	}
+	if f.lastRead == s.now || !m.joinable(in, f, s.now) {
 		return
 	}
 	t := *s
 	t.instance[i].flights[k].lastRead = t.now
 	m.emit(&t, func() string { return fmt.Sprintf("a Get joins %s", loadName(s, i, k)) })
+}
+
+// waitable reports whether a Get that starts now waits for the load, and has its result
+// only if it is proven: the load is the newest, and nothing but regions was cleared since
+// it began.
+func (m *machine) waitable(in *instance, k int, now int8) bool {
+	f := &in.flights[k]
+	newest := k == len(in.flights)-1 || in.flights[k+1].phase == noFlight
+	return newest && f.phase != putting && f.fence != 0 && f.fence&^anyRegion == 0 && m.serves(in, m.since(f), now)
+}
+
+// serveWaiters ends the wait of those that waited for a load which has ended and was
+// flight k: they have its result, or share the load after it.
+func (m *machine) serveWaiters(t *state, i, k int, f *flight) {
+	if !f.waits {
+		return
+	}
+	proven := m.mayKeep(f.fence, f.version)
+	if !m.on(ProofAtEnd) {
+		proven = f.proven
+	}
+	if proven || !m.on(WaiterNeedsProof) {
+		m.see(WaiterServed)
+		m.read(t, i, f.version, f.waitsFrom, "from a load that it has waited for")
+		return
+	}
+	in := &t.instance[i]
+	for other := range in.flights {
+		o := &in.flights[other]
+		switch later := k == 0; {
+		case o.phase == noFlight:
+			m.see(WaiterLoads)
+			m.begin(t, i, other, f.waitsFrom)
+			return
+		case o.phase != putting && (later || !m.on(WaiterSharesLater)):
+			m.see(WaiterLoads)
+			o.lastRead = max(o.lastRead, f.waitsFrom)
+			return
+		}
+	}
 }
 
 // land emits the end of a load: its callers get what it has read, and it is kept
@@ -130,6 +187,7 @@ func (m *machine) land(s *state, i, k int) {
 	} else {
 		m.see(LoadDiscarded)
 	}
+	m.serveWaiters(&t, i, k, &f)
 	m.emit(&t, func() string {
 		if kept {
 			return fmt.Sprintf("%s ends, v%d is kept", loadName(s, i, k), f.version)

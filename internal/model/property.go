@@ -116,6 +116,8 @@ const (
 	ClearsDropped                      // by a probe
 	ReplicaAvoided                     // a read did not count since it came from a replica
 	SharedAvoided                      // by a load, since a write of its instance is under way
+	WaiterServed                       // a load's result went to a Get that had to wait for the proof
+	WaiterLoads                        // there was none, and the Get shares the load after it
 	eventCount
 )
 
@@ -124,7 +126,7 @@ var eventNames = [eventCount]string{
 	"GapCleared", "Kicked", "AcceptedTwice", "LoadDiscarded", "LoadKeptBesideClear", "NotFoundKept", "JoinedServed",
 	"ForgottenServed", "UpdateKept", "UpdateDiscarded", "SlowHit", "Refused",
 	"SharedServed", "SharedServedByLease", "SharedInvalid", "SharedUsedBesideClear", "SharedNotFound", "Put", "PutRefused", "TokenBusy",
-	"EpochMade", "ClearsDropped", "ReplicaAvoided", "SharedAvoided",
+	"EpochMade", "ClearsDropped", "ReplicaAvoided", "SharedAvoided", "WaiterServed", "WaiterLoads",
 }
 
 // String returns the event's name.

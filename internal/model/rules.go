@@ -46,6 +46,9 @@ const (
 	FenceClears
 	FlightForgotten
 	NotFoundInEveryRegion
+	WaiterNeedsProof
+	ProofAtEnd
+	WaiterSharesLater
 
 	// Writes.
 
@@ -145,6 +148,13 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 		"else the load is not kept but still served."},
 	NotFoundInEveryRegion: {"NotFoundInEveryRegion", "A kept not-found is a member of every region: " +
 		"else no clear of a region ever evicts it."},
+
+	WaiterNeedsProof: {"WaiterNeedsProof", "A Get that finds a load from before the clear of a region waits for it, and has its result only if " +
+		"none of the result's regions was cleared since the load began: else it is served what was cleared before the Get started."},
+	ProofAtEnd: {"ProofAtEnd", "That is decided when the load ends, in the step that takes it out: " +
+		"else a clear comes in between, and so does a Get that starts after it and waits."},
+	WaiterSharesLater: {"WaiterSharesLater", "Otherwise it shares a load that began after the Get started to wait: " +
+		"else it has the result of one that is older still than the load that it may not have."},
 
 	LocalPartFirst: {"LocalPartFirst", "A write's local part comes before its message is sent: " +
 		"else Redis accepts it while this instance, which skips its own messages, still serves the old version."},

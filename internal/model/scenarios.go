@@ -129,8 +129,8 @@ func Scenarios() []Scenario {
 			Bound: 1, Until: 2, Instances: 1, Writers: clears, Joiners: true,
 			Regions: []Region{R, S, R, R | S},
 			Budget:  Budget{Writes: 2, Loads: 2, Probes: 1},
-			Needs:   []Rule{FenceRegions},
-			Shows:   []Event{LoadKeptBesideClear, LoadDiscarded},
+			Needs:   []Rule{FenceRegions, WaiterNeedsProof, ProofAtEnd, WaiterSharesLater},
+			Shows:   []Event{LoadKeptBesideClear, LoadDiscarded, WaiterServed, WaiterLoads},
 		},
 		{
 			Name: "not-founds",

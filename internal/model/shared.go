@@ -57,7 +57,7 @@ func (m *machine) consult(s *state, i, k int) {
 
 // toSource is a load that is done with the shared level and goes on to the source.
 func (f *flight) toSource() flight {
-	return flight{phase: loading, start: f.start, lastRead: f.lastRead, fence: f.fence}
+	return flight{phase: loading, start: f.start, lastRead: f.lastRead, fence: f.fence, waits: f.waits, waitsFrom: f.waitsFrom}
 }
 
 // readValue emits a load's finding of the value, or of none. What it found is

@@ -180,6 +180,10 @@ type flight struct {
 	lastRead int8 // when the read started whose caller joined last
 	fence    target
 
+	waits     bool // callers wait for it that have its result only if it is proven
+	waitsFrom int8 // when the read started whose caller was the last of these
+	proven    bool // what it has read was proven when it was read, see ProofAtEnd
+
 	shared  bool    // the version comes from the shared level
 	lease   int8    // under which it reads the shared level
 	history history // that it wants to find there

@@ -1,0 +1,124 @@
+package nearcache
+
+import (
+	"context"
+	"time"
+)
+
+// A conditional waiter is a caller that finds a load under way whose result it may not
+// have as it is, since a region was cleared after the load began, and the load's regions
+// are not known yet. It waits for the load all the same: single flight holds though
+// regions of others are cleared all the time.
+//
+//  1. a load begins   2. a region is cleared   3. a Get begins, and waits for the load
+//  4. the load ends. If none of its own regions was cleared since 1 its result might as
+//     well have been loaded after 2: it is proven, and the Get has it.
+//
+// Otherwise the Get shares the next load with all who have waited for this one. That
+// began after each of them began to wait, so they may have its result whatever was
+// cleared in between, and nobody waits for more than one load and one more. A call of
+// Refresh is a conditional waiter for which no result is ever proven.
+//
+// An invalidation that takes the load out, which does not end it for those who may have
+// its result, wakes its conditional waiters: they go on at once.
+
+// waitableLocked reports whether a caller that began at m may join f, or wait for it as a
+// conditional waiter: whether nothing but regions was cleared since f began.
+func (l *local[K, V]) waitableLocked(f *flight[K, V], m moment) bool {
+	switch {
+	case f == nil:
+		return false
+	case !f.begun:
+		return true
+	}
+	return f.start.generation == l.current.Load() && l.lease.covers(m, f.start.since, l.staleness)
+}
+
+// waitLocked makes j's caller a conditional waiter of its flight.
+func (j *lookup[K, V]) waitLocked() {
+	f := j.flight
+	f.waiters++
+	f.conditional++
+	if f.overtaken == nil {
+		f.overtaken = make(chan struct{})
+	}
+	j.conditional, j.overtaken = true, f.overtaken
+}
+
+// waitFor is wait, for a lookup. A conditional waiter's wait also ends, without an error,
+// when its flight is overtaken, was cancelled, or has panicked.
+func (l *local[K, V]) waitFor(ctx context.Context, j *lookup[K, V], soft <-chan time.Time) (ended bool, err error) {
+	if !j.conditional {
+		return l.wait(ctx, j.flight, soft)
+	}
+	select {
+	case <-j.flight.ctx.ending():
+	case <-j.overtaken:
+	case <-soft:
+		return false, nil
+	case <-ctx.Done():
+		l.leave(ctx, j)
+		return false, ctx.Err()
+	}
+	return true, nil
+}
+
+// proven reports whether a conditional waiter may have its flight's result.
+func (j *lookup[K, V]) proven() bool {
+	return !j.refreshes && j.flight.landed.Load() && j.flight.proven
+}
+
+// provenLocked reports whether the result of f, which is registered and ends, was
+// overtaken by nothing since f began, whether it is kept or not. It is decided in the
+// critical section that takes f out:
+//
+//  1. it is decided   2. a region of f is cleared   3. a Get begins, and waits for f.
+func (l *local[K, V]) provenLocked(f *flight[K, V]) bool {
+	o := &f.outcome
+	return o.known && f.start.generation == l.current.Load() &&
+		(f.start.clears == l.clears.count.Load() || o.placed && !l.clears.overtook(f.start.clears, o.regions))
+}
+
+// noteCleared is called before the loader's outcome is decided: if regions were cleared
+// since f began its own are to be known, even if it is not to be kept.
+func (l *local[K, V]) noteCleared(f *flight[K, V]) {
+	f.outcome.cleared = l.regional && f.start.clears != l.clears.count.Load()
+}
+
+// follow looks up what j's caller gets that was a conditional waiter and has left its
+// flight: what is in memory now, or the load that all such waiters share.
+func (l *local[K, V]) follow(ctx context.Context, key K, j *lookup[K, V], ld *loader[K, V], how launch) {
+	f := j.flight
+	sh := l.shard(f.hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	j.conditional = false
+	m := l.lease.read() // first
+	if e := sh.table.Load().find(f.hash, key); e != nil && !j.refreshes && l.fate(e, m) == alive {
+		j.entry, j.fate = e, alive
+		return
+	}
+	next := f.next
+	if !j.mayShareLocked(next, ld) {
+		// A load that was registered after f began after all who wait for f began to wait.
+		// What is older than f may be registered still.
+		if next = sh.flights[key]; next != nil && next.number <= f.number || !j.mayShareLocked(next, ld) {
+			next = l.launchLocked(sh, ctx, f.hash, key, ld, how)
+			next.anew = f.nextAnew
+			next.waiters, j.launched = 0, true
+		}
+		f.next = next
+	}
+	next.waiters++
+	next.anew = next.anew || j.refreshes && !next.begun
+	if !j.launched {
+		j.hurried = next.hurryLocked(ctx, ld)
+	}
+	j.flight = next
+}
+
+// mayShareLocked reports whether next, which may be nil or have landed, began after
+// j's caller and may answer it.
+func (j *lookup[K, V]) mayShareLocked(next *flight[K, V], ld *loader[K, V]) bool {
+	return next != nil && !next.abandoned && (!j.refreshes || next.anew || !next.begun || ld.shared == nil)
+}
