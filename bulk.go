@@ -49,6 +49,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
 			missing = append(missing, key)
 		}
 	}
+	c.gathered() // what is due of the hits is loaded together, and need not wait for more
 	if len(missing) > 0 {
 		m.load(ctx, missing)
 	}
@@ -206,12 +207,23 @@ func (b *bulk) leave() {
 	}
 }
 
-// flyTogether has LoadMany load all flights of a bulk.
+// flyTogether has LoadMany load all flights of a bulk, when there is a place if it needs
+// one.
 func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
-	defer b.ctx.end()
 	if ld.places.needed(b.ctx.values) && ld.places.take(&b.ctx) {
 		defer ld.places.give()
 	}
+	l.flyTogetherNow(flights, b, ld)
+}
+
+// flyTogetherPlaced is flyTogether with a place, and gives it back.
+func (l *local[K, V]) flyTogetherPlaced(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
+	defer ld.places.give()
+	l.flyTogetherNow(flights, b, ld)
+}
+
+func (l *local[K, V]) flyTogetherNow(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
+	defer b.ctx.end()
 	var wanted []*flight[K, V]
 	for _, f := range flights {
 		if !l.takeOff(f, ld, b) {

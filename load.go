@@ -45,7 +45,8 @@ type loader[K comparable, V any] struct {
 	shared *shared[K, V] // nil: there is none
 
 	places    places
-	refreshes atomic.Int64 // in the background, under way
+	refreshes atomic.Int64 // calls in the background, under way
+	due       gathering[K, V]
 }
 
 func newLoader[K comparable, V any](c *Cache[K, V]) *loader[K, V] {

@@ -284,7 +284,9 @@ type Options[K comparable, V any] struct {
 	// 5861): what is asked for often is then never waited for. Counted from the start
 	// of the load or write that put it here; it should be less than TTL by more than a
 	// load takes. Each item is refreshed by one load at a time, and a cache by 16; with
-	// MaxConcurrentLoads a refresh begins only if it does not have to wait. If it
+	// MaxConcurrentLoads a refresh begins only if it does not have to wait. With LoadMany,
+	// items that fall due within a millisecond, or in one GetMany, are loaded by one call
+	// of it, up to 256 keys each. If it
 	// fails, or panics, which CacheStats.LoadErrors counts, the item stays until it
 	// expires, and the next try waits for 50 to 100 ms, then twice as long each time,
 	// up to 10 s. A refresh that nobody waits for is cancelled when its item expires (one

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -196,6 +197,7 @@ func (run *proofRun) loadMany(
 	load func(context.Context, int) (*proofValue, error),
 ) func(context.Context, []int) (map[int]*proofValue, error) {
 	return func(ctx context.Context, keys []int) (map[int]*proofValue, error) {
+		slices.Sort(keys) // refreshes are gathered in any order, within one instant
 		got := map[int]*proofValue{}
 		var failed error
 		for _, key := range keys {

@@ -2,11 +2,22 @@ package nearcache
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"time"
 )
 
-// refreshesAtOnce bounds a cache's loads that nobody waits for.
-const refreshesAtOnce = 16
+const (
+	// refreshesAtOnce bounds a cache's calls of Load and LoadMany that nobody waits for.
+	refreshesAtOnce = 16
+
+	// gatherPause is how long a refresh waits for others to be loaded with, if there is a
+	// LoadMany: hits that come close together share one call, and nobody waits for it.
+	gatherPause = time.Millisecond
+
+	// mostGathered bounds the keys of one such call.
+	mostGathered = 256
+)
 
 // Refresh loads the item of key anew and keeps it here, whether it is in memory or
 // not. It never returns what a load brought that had begun before: while one is under
@@ -55,6 +66,17 @@ func (c *Cache[K, V]) attend(ctx context.Context, e *entry[K, V], at int64) {
 	if !l.due(e, at) || !l.claim(e) {
 		return
 	}
+	if c.options.LoadMany != nil {
+		c.gather(due[K, V]{ctx: ctx, entry: e})
+		return
+	}
+	c.refresh(ctx, e)
+}
+
+// refresh has e, which the caller has claimed, loaded anew in the background, if there is
+// room.
+func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V]) {
+	l := c.local
 	f, placed := l.ahead(ctx, e, c.loader)
 	if f == nil {
 		l.disclaim(e) // for a later hit
@@ -65,6 +87,99 @@ func (c *Cache[K, V]) attend(ctx context.Context, e *entry[K, V], at int64) {
 		go l.flyPlaced(f, c.loader)
 	} else {
 		go l.flyNow(f, c.loader)
+	}
+}
+
+// gathering has the items whose refreshes are to begin together.
+type gathering[K comparable, V any] struct {
+	mu    sync.Mutex // guards items
+	items []due[K, V]
+}
+
+// due is an item that is due for a refresh, and was claimed for it, and the context of
+// the hit that found it so.
+type due[K comparable, V any] struct {
+	ctx   context.Context
+	entry *entry[K, V]
+}
+
+// gather has an item refreshed in a moment, together with others.
+func (c *Cache[K, V]) gather(d due[K, V]) {
+	g := &c.loader.due
+	g.mu.Lock()
+	g.items = append(g.items, d)
+	n := len(g.items)
+	g.mu.Unlock()
+	switch n {
+	case 1:
+		time.AfterFunc(gatherPause, c.refreshGathered)
+	case mostGathered:
+		go c.refreshGathered()
+	}
+}
+
+// gathered has what was gathered refreshed at once.
+func (c *Cache[K, V]) gathered() {
+	g := &c.loader.due
+	if c.local.refreshAfter == 0 || c.options.LoadMany == nil {
+		return
+	}
+	g.mu.Lock()
+	n := len(g.items)
+	g.mu.Unlock()
+	if n > 0 {
+		go c.refreshGathered()
+	}
+}
+
+// refreshGathered begins the refreshes of all that was gathered. Another call may have
+// done so before.
+func (c *Cache[K, V]) refreshGathered() {
+	g := &c.loader.due
+	g.mu.Lock()
+	items := g.items
+	g.items = nil
+	g.mu.Unlock()
+	for part := range slices.Chunk(items, mostGathered) {
+		if len(part) == 1 {
+			c.refresh(part[0].ctx, part[0].entry)
+		} else {
+			c.refreshTogether(part)
+		}
+	}
+}
+
+// refreshTogether has LoadMany load items in the background, if there is room for one
+// call more.
+func (c *Cache[K, V]) refreshTogether(items []due[K, V]) {
+	l, ld := c.local, c.loader
+	place := newRefreshPlace(&ld.refreshes, 1) // for this function, as long as it lasts
+	defer place.leave()
+	placed := place != nil && ld.places != nil && ld.places.tryTake()
+	if place == nil || ld.places != nil && !placed {
+		for _, d := range items {
+			l.disclaim(d.entry) // for later hits
+		}
+		return
+	}
+	b := newBulk(items[0].ctx, placed)
+	b.wanted.Add(1) // for this function too: the first flight may be overtaken before the second is there
+	var flights []*flight[K, V]
+	for _, d := range items {
+		place.users.Add(1)
+		if f := l.launchAhead(d.ctx, d.entry, ld, launch{bulk: b}, place); f != nil {
+			flights = append(flights, f)
+		} else {
+			place.leave()
+			l.disclaim(d.entry)
+		}
+	}
+	b.leave()
+	c.stats.refreshes.Add(uint64(len(flights)))
+	if placed {
+		go l.flyTogetherPlaced(flights, b, ld)
+	} else {
+		go l.flyTogetherNow(flights, b, ld)
 	}
 }
 
