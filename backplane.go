@@ -28,6 +28,7 @@ type Backplane struct {
 	random       random
 	closed       atomic.Bool
 	publishOnly  bool
+	claims       *claims // of its caches, at the shared level
 
 	// All nil, or empty, in a process-local backplane.
 	bus       transport.Bus
@@ -118,7 +119,8 @@ func (bp *Backplane) Stats() BackplaneStats {
 }
 
 // Close closes the caches, waits for writes under way, delivers what is queued,
-// and leaves the channel, all within CloseTimeout. It must not be called from
+// gives up the claims of loads that are under way (see SharedOptions), and leaves the
+// channel, in this order and all within CloseTimeout. It must not be called from
 // Update's write, for which it would wait until then.
 //
 // Its error wraps ErrUnconfirmed and says what could not be delivered; other
@@ -133,10 +135,15 @@ func (bp *Backplane) Close() error {
 func (bp *Backplane) close() error {
 	deadline := time.Now().Add(bp.closeTimeout)
 	bp.closing.Store(true) // before the members are listed, see register
-	// The caches first: from here on writes are refused, and nothing may be served
-	// from memory that a refused write would have evicted.
-	for _, m := range bp.snapshotMembers() {
-		_ = m.Close()
+	// The caches first, all of them before anything is waited for: from here on writes
+	// are refused, and nothing may be served from memory that a refused write would have
+	// evicted.
+	members := bp.snapshotMembers()
+	for _, m := range members {
+		m.stopServing()
+	}
+	for _, m := range members {
+		m.closeLocal()
 	}
 
 	// 1. an Update begins   2. Close   3. the Update changes the source. Were it too
@@ -160,6 +167,14 @@ func (bp *Backplane) close() error {
 		err = errors.Join(err, fmt.Errorf("%w: %d write(s) still under way, whose invalidations will not be sent",
 			ErrUnconfirmed, writers))
 	}
+	// The claims at the shared level last, all caches' together, in what time is left.
+	//
+	//  1. Redis hangs   2. there are invalidations in the queue, and loads under way in many
+	//  caches   3. were the claims released first, nothing would be left for the queue. What
+	//  is not delivered is served elsewhere; a claim that stays costs others a wait.
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	bp.claims.release(ctx, nil)
+	cancel()
 	bp.unfollow()
 	bp.following.Wait()
 	bp.lease.close()

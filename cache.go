@@ -457,8 +457,7 @@ func (c *Cache[K, V]) Stats() CacheStats {
 // on for the callers that wait for them; those in the background are cancelled. It
 // always returns nil and may be called again.
 func (c *Cache[K, V]) Close() error {
-	c.local.close() // first: it must serve nothing once it hears no messages
-	c.backplane.unregister(c.options.Name, c)
+	c.closeLocal()
 	if c.loader.shared != nil {
 		c.loader.shared.close()
 	}
@@ -483,6 +482,13 @@ func (c *Cache[K, V]) clearLocal() {
 }
 
 // What the backplane asks of a cache, see the interface member.
+
+func (c *Cache[K, V]) stopServing() { c.local.stopServing() }
+
+func (c *Cache[K, V]) closeLocal() {
+	c.local.close() // first: it must serve nothing once it hears no messages
+	c.backplane.unregister(c.options.Name, c)
+}
 
 func (c *Cache[K, V]) removeWire(wires []string) {
 	for _, wire := range wires {

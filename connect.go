@@ -64,6 +64,7 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self instanceID, random random) (*Backplane, error) {
 	bp := newBackplane(o)
 	bp.bus = b
+	bp.claims.values = b.Values()
 	bp.random = random
 	bp.publisher = newPublisher(b.Publish, random, bp)
 	var err error
@@ -155,6 +156,7 @@ func newBackplane(o BackplaneOptions) *Backplane {
 		publishOnly:  o.PublishOnly,
 		unfollow:     func() {},
 		members:      map[string]member{},
+		claims:       newClaims(),
 		writersGone:  make(chan struct{}, 1),
 	}
 	bp.events = newEvents(o.OnEvent, bp.State)

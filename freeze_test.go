@@ -4,6 +4,7 @@ package nearcache_test
 
 import (
 	"context"
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -74,4 +75,41 @@ func TestCloseWithFrozenRedis(t *testing.T) {
 	err := within(t, "Close returns", in.bp.Close)
 	assert.ErrorIs(t, err, nearcache.ErrUnconfirmed)
 	assert.ErrorIs(t, receive(t, "Remove returns", removed), nearcache.ErrUnconfirmed)
+}
+
+// TestCloseManySharedWithFrozenRedis does it with a hundred shared caches that have loads
+// under way: one Timeout for each of them would take minutes.
+func TestCloseManySharedWithFrozenRedis(t *testing.T) {
+	t.Parallel()
+	const caches, timeout = 100, 2 * time.Second
+	server := startRedis(t)
+	bp, err := nearcache.Connect(t.Context(), nearcache.BackplaneOptions{
+		RedisConnectionString: server.addr + ",asyncTimeout=600000", CloseTimeout: timeout, Logger: discard,
+	})
+	require.NoError(t, err)
+	held := newHeldLoads()
+	var all []*nearcache.Cache[string, int]
+	for i := range caches {
+		c, err := nearcache.New(bp, nearcache.Options[string, int]{
+			Name: fmt.Sprint("items-", i), Load: held.load, Shared: &nearcache.SharedOptions[int]{Timeout: timeout},
+		})
+		require.NoError(t, err)
+		all = append(all, c)
+		go func() { _, _ = c.Get(context.Background(), "a") }()
+	}
+	var loads []chan<- int
+	for range caches {
+		loads = append(loads, receive(t, "a load begins", held.asked))
+	}
+	server.freeze()
+	defer server.thaw()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, all[0].Remove(gone, "b"), nearcache.ErrUnconfirmed)
+	began := time.Now()
+	assert.ErrorIs(t, within(t, "Close returns", bp.Close), nearcache.ErrUnconfirmed)
+	assert.Less(t, time.Since(began), caches*timeout/10)
+	for _, load := range loads {
+		load <- 1
+	}
 }

@@ -456,10 +456,16 @@ func (l *local[K, V]) sweep(stopped func() bool) {
 	l.swept.Store(dirty)
 }
 
-// close forgets everything and keeps nothing from here on.
-func (l *local[K, V]) close() {
+// stopServing has nothing served from memory, nor kept, from here on. It waits for
+// nothing.
+func (l *local[K, V]) stopServing() {
 	l.closed.Store(true) // first: nothing is added to a shard that was emptied
 	l.current.Store(newGeneration())
+}
+
+// close forgets everything and keeps nothing from here on.
+func (l *local[K, V]) close() {
+	l.stopServing()
 	l.sweeper.close()
 	for i := range l.shards {
 		sh := &l.shards[i]

@@ -13,7 +13,11 @@ type member interface {
 	missedMessages()
 	staleness() time.Duration
 	Stats() CacheStats
-	Close() error
+
+	// stopServing has the cache serve and keep nothing from here on. closeLocal empties it
+	// too, and gives its name back. Neither waits for Redis, or for its claims there.
+	stopServing()
+	closeLocal()
 }
 
 // register takes a cache in under its name.

@@ -109,8 +109,9 @@ type BackplaneOptions struct {
 	// Without RedisConnectionString or Redis it is an error. Defaults to false.
 	PublishOnly bool
 
-	// CloseTimeout bounds how long Close tries to deliver what is still queued.
-	// Negative is an error. Defaults to 5 seconds.
+	// CloseTimeout bounds all that Close does, which is mostly to deliver what is still
+	// queued; for OnEvent alone it may take a tenth of a second more. Negative is an
+	// error. Defaults to 5 seconds.
 	CloseTimeout time.Duration
 }
 

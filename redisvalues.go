@@ -156,6 +156,24 @@ end
 return table.concat(stored)
 `)
 
+// keepScript extends claims, and releases them, where the token is still the load's. It
+// sets only what it has found in the same step, so it makes no token. (SET and not
+// PEXPIRE: users have that right.)
+//
+// KEYS: tokens. ARGV: of each, what it has to be, and its life; 0: it is released.
+var keepScript = redis.NewScript(`
+local kept = {}
+for i, token in ipairs(KEYS) do
+  kept[i] = '0'
+  local held, life = redis.pcall('GET', token), ARGV[2 * i]
+  if type(held) == 'string' and string.sub(held, 1, 16) == ARGV[2 * i - 1] then
+    if life == '0' then redis.call('DEL', token) else redis.call('SET', token, held, 'PX', life) end
+    kept[i] = '1'
+  end
+end
+return table.concat(kept)
+`)
+
 // redisValues is the way to the values in Redis, over connections of its own: those
 // of a pool, since many ask at once.
 type redisValues struct {
@@ -386,6 +404,36 @@ func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Pu
 		stored[i] = reply[i] == '1'
 	}
 	return stored, nil
+}
+
+// Keep extends claims, and releases them.
+func (v *redisValues) Keep(ctx context.Context, keeps []transport.Keep) ([]bool, error) {
+	client, err := v.pool()
+	if err != nil {
+		return nil, err
+	}
+	s := v.server
+	keys := make([]string, 0, len(keeps))
+	args := make([]any, 0, 2*len(keeps))
+	for _, k := range keeps {
+		life := int64(0)
+		if k.Life > 0 {
+			life = milliseconds(k.Life)
+		}
+		keys, args = append(keys, s.tokenKey(k.Cache, k.Key)), append(args, k.Token, life)
+	}
+	reply, err := keepScript.Run(ctx, client, keys, args...).Text()
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	if len(reply) != len(keeps) {
+		return nil, fmt.Errorf("unexpected reply to a keep")
+	}
+	kept := make([]bool, len(keeps))
+	for i := range kept {
+		kept[i] = reply[i] == '1'
+	}
+	return kept, nil
 }
 
 // putArgument returns the third argument of putScript.

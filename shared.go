@@ -49,11 +49,6 @@ type shared[K comparable, V any] struct {
 
 	refused sync.Once // by the codec: for the log
 	stats   *sharedCounters
-
-	mu   sync.Mutex        // guards what is below
-	held map[string]string // the keys of claims, by token
-
-	mostHeld int // see forget
 }
 
 const (
@@ -74,7 +69,7 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, &c.stats.shared),
 		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
 		options: *o.Shared, outcome: c.outcome, regions: o.Regions, notFoundRegions: o.NotFoundRegions, exact: o.Expiry != nil, notFounds: o.NotFoundTTL,
-		stats: &c.stats.shared, held: map[string]string{},
+		stats: &c.stats.shared,
 	}
 }
 
@@ -344,7 +339,7 @@ func (s *shared[K, V]) storeInParts(puts []transport.Put) {
 }
 
 func (s *shared[K, V]) store(puts []transport.Put) {
-	s.letGo(puts)
+	s.backplane.claims.letGo(puts)
 	stored, err := s.redis.put(puts)
 	if err != nil {
 		return // the tokens end by themselves
@@ -396,28 +391,10 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 
 // hold notes a claim that this instance has.
 func (s *shared[K, V]) hold(e *errand[K, V]) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.held[e.token] = e.wire
+	s.backplane.claims.hold(&heldClaim{
+		Keep: transport.Keep{Cache: s.cache, Key: e.wire, Token: e.token}, timeout: s.options.Timeout, stats: s.stats,
+	})
 }
 
-// letGo notes that claims end.
-func (s *shared[K, V]) letGo(puts []transport.Put) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, p := range puts {
-		forget(&s.held, &s.mostHeld, p.Token)
-	}
-}
-
-// close ends the claims of loads that are under way, for others to take: this instance
-// may be gone before they end.
-func (s *shared[K, V]) close() {
-	s.mu.Lock()
-	var puts []transport.Put
-	for token, wire := range s.held {
-		puts = append(puts, transport.Put{Key: wire, Token: token})
-	}
-	s.mu.Unlock()
-	s.storeInParts(puts)
-}
+// close ends the claims of loads that are under way.
+func (s *shared[K, V]) close() { s.backplane.claims.release(context.Background(), s.stats) }

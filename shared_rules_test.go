@@ -118,6 +118,10 @@ func (v *valuesStub) Put(_ context.Context, _ string, puts []transport.Put) ([]b
 	return make([]bool, len(puts)), nil
 }
 
+func (v *valuesStub) Keep(_ context.Context, keeps []transport.Keep) ([]bool, error) {
+	return make([]bool, len(keeps)), nil
+}
+
 func (v *valuesStub) Redial() {}
 
 // A Redis that fails in the middle of a GetMany costs it nothing: what others were

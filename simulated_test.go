@@ -115,7 +115,7 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 	keys := []string{fmt.Sprint("k", r.IntN(4)), fmt.Sprint("k", r.IntN(4))}[:1+r.IntN(2)]
 	regions := []string{fmt.Sprint("r", r.IntN(3)), fmt.Sprint("r", r.IntN(3))}[:r.IntN(3)]
 	token := func(key string) string { return fmt.Sprintf("%015d%s", r.IntN(3), key[1:]) }
-	switch n := r.IntN(20); {
+	switch n := r.IntN(23); {
 	case n < 8:
 		return fmt.Sprintf("read %s %v %v", cache, keys, regions), func(t *testing.T, w *twin) string {
 			got, err := w.bus.Values().Read(t.Context(), cache, keys, regions)
@@ -174,6 +174,22 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 			return fmt.Sprint(got)
 		}
 	case n < 19:
+		var keeps []transport.Keep
+		for _, key := range keys {
+			keeps = append(keeps, transport.Keep{
+				Cache: []string{"a", "b"}[r.IntN(2)], Key: key, Token: token(key), Life: time.Duration(r.IntN(3)) * time.Hour,
+			})
+		}
+		return fmt.Sprintf("keep %+v", keeps), func(t *testing.T, w *twin) string {
+			keeps := slices.Clone(keeps)
+			for i, k := range keeps {
+				keeps[i].Token = cmp.Or(w.tokens[k.Cache+k.Key+k.Token], k.Token)
+			}
+			got, err := w.bus.Values().Keep(t.Context(), keeps)
+			require.NoError(t, err)
+			return fmt.Sprint(got)
+		}
+	case n < 22:
 		changes := []transport.Change{{Cache: cache}, {Cache: "a"}}[:1+r.IntN(2)]
 		for i := range changes {
 			switch r.IntN(8) {

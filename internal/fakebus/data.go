@@ -229,6 +229,24 @@ func (d *data) put(cache string, puts []put) []bool {
 	return stored
 }
 
+// keep is the keep script.
+func (d *data) keep(keeps []transport.Keep) []bool {
+	kept := make([]bool, len(keeps))
+	for i, k := range keeps {
+		of := item{k.Cache, k.Key}
+		held, _, found := lookUp(d.tokens, of)
+		if kept[i] = found && held.text == k.Token; !kept[i] {
+			continue
+		}
+		if k.Life > 0 {
+			set(d.tokens, of, held, k.Life)
+		} else {
+			delete(d.tokens, of)
+		}
+	}
+	return kept
+}
+
 // put is one of a load, with the bytes as they were when it was sent.
 type put struct {
 	key, token, text string

@@ -122,6 +122,21 @@ func (v *values) Put(ctx context.Context, cache string, puts []transport.Put) ([
 	return *stored, nil
 }
 
+// Keep runs the keep script once.
+func (v *values) Keep(ctx context.Context, keeps []transport.Keep) ([]bool, error) {
+	keeps = slices.Clone(keeps)
+	var keys []string
+	for _, k := range keeps {
+		keys = append(keys, k.Cache+":"+k.Key)
+	}
+	kept := new([]bool)
+	err := v.script(ctx, asking("keep", "", keys, nil), func(d *data) { *kept = d.keep(keeps) })
+	if err != nil {
+		return nil, err
+	}
+	return *kept, nil
+}
+
 // Redial closes the connections, also under exchanges that wait.
 func (v *values) Redial() { v.drop(false) }
 

@@ -36,6 +36,11 @@ type Values interface {
 	// reports of each whether it was stored. Without bytes it only ends the claim.
 	Put(ctx context.Context, cache string, puts []Put) ([]bool, error)
 
+	// Keep extends claims of any caches, or releases them, and reports of each whether it
+	// was there. It makes none: what an invalidation has taken away stays away, however
+	// often and however late this runs.
+	Keep(ctx context.Context, keeps []Keep) ([]bool, error)
+
 	// Redial closes the connections, for the next attempts to dial anew.
 	Redial()
 }
@@ -120,3 +125,11 @@ type Put struct {
 // VainFor is for how long a claim that has ended in vain is remembered: a little
 // longer than those who wait for it pause.
 const VainFor = 100 * time.Millisecond
+
+// Keep extends a claim while its load is under way, or releases it.
+type Keep struct {
+	Cache string
+	Key   string
+	Token string
+	Life  time.Duration // from when it is executed; 0: the claim is released
+}
