@@ -30,6 +30,8 @@ type Backplane struct {
 	publishOnly  bool
 	claims       *claims // of its caches, at the shared level
 
+	outlivedLines logLimit // of the log
+
 	// All nil, or empty, in a process-local backplane.
 	bus       transport.Bus
 	channel   string // as it is named in Redis
@@ -172,6 +174,7 @@ func (bp *Backplane) close() error {
 	//  1. Redis hangs   2. there are invalidations in the queue, and loads under way in many
 	//  caches   3. were the claims released first, nothing would be left for the queue. What
 	//  is not delivered is served elsewhere; a claim that stays costs others a wait.
+	bp.claims.close()
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	bp.claims.release(ctx, nil)
 	cancel()
@@ -179,6 +182,7 @@ func (bp *Backplane) close() error {
 	bp.following.Wait()
 	bp.lease.close()
 	bp.bus.Close()
+	bp.claims.wait()
 	if err != nil {
 		bp.tell(slog.LevelWarn, "nearcache: closed with invalidations undelivered",
 			Event{Kind: EventState, State: StateClosed, Err: err})
@@ -284,6 +288,16 @@ func (bp *Backplane) afterRound(before, now error) {
 // too, and every Remove may.
 func (bp *Backplane) collapsed(cache string) {
 	bp.note(Event{Kind: EventCollapsed, Cache: cache})
+}
+
+// outlived is called when a load takes longer than its claim at the shared level is
+// kept.
+func (bp *Backplane) outlived(h *heldClaim) {
+	if bp.outlivedLines.allow() {
+		bp.logger.Warn("nearcache: a load takes longer than its claim at the shared level is kept; from now on other instances "+
+			"load the item too, and what this one brings may not be stored (LoadTimeout ends loads that hang)",
+			"cache", h.cache, "kept for", h.most)
+	}
 }
 
 // reached is called by the subscriber when Redis answers.

@@ -156,9 +156,9 @@ func newBackplane(o BackplaneOptions) *Backplane {
 		publishOnly:  o.PublishOnly,
 		unfollow:     func() {},
 		members:      map[string]member{},
-		claims:       newClaims(),
 		writersGone:  make(chan struct{}, 1),
 	}
+	bp.claims = newClaims(bp.outlived)
 	bp.events = newEvents(o.OnEvent, bp.State)
 	return bp
 }

@@ -164,18 +164,20 @@ func TestMapsGiveTheirMemoryBack(t *testing.T) {
 		runtime.KeepAlive(c)
 	})
 	t.Run("claims", func(t *testing.T) {
-		s := &shared[int, int]{held: map[string]string{}}
+		c := newClaims(func(*heldClaim) {})
+		defer c.close()
 		grown(t, func() {
 			puts := make([]transport.Put, burst)
 			for i := range puts {
-				e := &errand[int, int]{wire: strconv.Itoa(i), token: "token " + strconv.Itoa(i)}
-				s.hold(e)
-				puts[i] = transport.Put{Token: e.token}
+				token := "token " + strconv.Itoa(i)
+				c.hold(&heldClaim{claimed: claimed{key: strconv.Itoa(i)}, token: token, began: time.Now(), life: time.Hour, most: time.Hour})
+				puts[i] = transport.Put{Token: token}
 			}
-			s.letGo(puts)
-			require.Empty(t, s.held)
+			c.letGo(puts)
+			require.Empty(t, c.held)
+			require.Empty(t, c.newest)
 		})
-		runtime.KeepAlive(s)
+		runtime.KeepAlive(c)
 	})
 	runtime.KeepAlive(keys)
 }

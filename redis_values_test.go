@@ -40,3 +40,60 @@ func TestClaimScriptRunTwice(t *testing.T) {
 	claims[0].Any = true
 	require.NotEqual(t, first.Epoch, claim().Epoch)
 }
+
+// An extension extends the claim that it is meant for, and makes none: not when it is
+// executed twice, nor when it comes late.
+//
+//  1. a load's claim is to be extended   2. an invalidation takes it away   3. the
+//     extension is executed   4. the load ends, and stores nothing.
+func TestKeepScript(t *testing.T) {
+	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: "unix://" + redisOnSocket(t), Channel: "nearcache"})
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	values, ctx := server.Values(), t.Context()
+	client, err := server.values.pool()
+	require.NoError(t, err)
+	claim := func(key string) string {
+		claims := []transport.Claim{{Key: key, Token: "a nonce", Life: time.Minute}}
+		got, err := values.Claim(ctx, "c", "history", time.Hour, claims)
+		require.NoError(t, err)
+		require.Equal(t, []transport.ClaimState{transport.ClaimTaken}, got.States)
+		return got.Token(claims[0])
+	}
+	left := func(key string) time.Duration { return client.PTTL(ctx, server.tokenKey("c", key)).Val() }
+	keep := func(keeps ...transport.Keep) []bool {
+		for i := range keeps {
+			keeps[i].Cache = "c"
+		}
+		kept, err := values.Keep(ctx, keeps)
+		require.NoError(t, err)
+		return kept
+	}
+	first, other := claim("k"), claim("other")
+	before := client.Get(ctx, server.tokenKey("c", "k")).Val()
+	for range 2 {
+		require.Equal(t, []bool{true, false}, keep(
+			transport.Keep{Key: "k", Token: first, Life: time.Hour}, transport.Keep{Key: "other", Token: first, Life: time.Hour}))
+	}
+	require.Greater(t, left("k"), time.Minute)
+	require.LessOrEqual(t, left("other"), time.Minute)
+	require.Equal(t, before, client.Get(ctx, server.tokenKey("c", "k")).Val())
+
+	require.NoError(t, server.Publish(ctx, "body", []transport.Change{{Cache: "c", Keys: []string{"k"}}}))
+	require.Equal(t, []bool{false}, keep(transport.Keep{Key: "k", Token: first, Life: time.Hour}))
+	require.Negative(t, left("k"), "nothing is there")
+	second := claim("k")
+	require.Equal(t, []bool{false}, keep(transport.Keep{Key: "k", Token: first, Life: time.Hour}))
+	require.LessOrEqual(t, left("k"), time.Minute, "that is another load's")
+	for i, token := range []string{first, second} {
+		stored, err := values.Put(ctx, "c", []transport.Put{{Key: "k", Token: token, Bytes: []byte("value"), Life: time.Hour}})
+		require.NoError(t, err)
+		require.Equal(t, []bool{i == 1}, stored)
+	}
+
+	require.NoError(t, client.Del(ctx, server.tokenKey("c", "k")).Err())
+	require.NoError(t, client.LPush(ctx, server.tokenKey("c", "k"), "no string").Err())
+	require.Equal(t, []bool{false, true}, keep(transport.Keep{Key: "k", Token: second}, transport.Keep{Key: "other", Token: other}),
+		"what is released goes, whatever else is there")
+	require.Negative(t, left("other"))
+}

@@ -95,7 +95,7 @@ end
 //
 // KEYS: clears, then value and token of each. ARGV: cache, history, nonce of an
 // epoch, life of values, then of each claim: token, its life, id of the value that
-// was seen, or * for any.
+// was seen, or * for any, and the token that this instance has of it already.
 var claimScript = redis.NewScript(`
 local time = redis.call('TIME')
 local stamp = time[1] .. '.' .. time[2]
@@ -111,19 +111,19 @@ local count = redis.call('HGET', KEYS[1], 'n:' .. ARGV[1]) or '0'
 local cleared = tonumber(redis.call('HGET', KEYS[1], 'c:' .. ARGV[1])) or 0
 local states = {}
 for i = 0, (#KEYS - 1) / 2 - 1 do
-  local value, token, seen = KEYS[2 + 2 * i], KEYS[3 + 2 * i], ARGV[7 + 3 * i]
+  local value, token, seen = KEYS[2 + 2 * i], KEYS[3 + 2 * i], ARGV[7 + 4 * i]
   local held = redis.call('GET', token)
   if held == '!' and seen ~= '*' then
     states[i + 1] = 'v'
   elseif held and string.sub(held, 17, 32) == epoch and (tonumber(string.sub(held, 33)) or 0) >= cleared then
-    states[i + 1] = 'b'
+    states[i + 1] = string.sub(held, 1, 16) == ARGV[8 + 4 * i] and 'o' or 'b'
   else
     local id = seen ~= '*' and redis.pcall('GETRANGE', value, 1, 16) or ''
     if type(id) == 'string' and id ~= '' and id ~= seen then
       states[i + 1] = 'c'
     else
-      local made = string.sub(redis.sha1hex(ARGV[5 + 3 * i] .. stamp), 1, 16)
-      redis.call('SET', token, made .. epoch .. count, 'PX', ARGV[6 + 3 * i])
+      local made = string.sub(redis.sha1hex(ARGV[5 + 4 * i] .. stamp), 1, 16)
+      redis.call('SET', token, made .. epoch .. count, 'PX', ARGV[6 + 4 * i])
       states[i + 1] = 't'
     end
   end
@@ -355,14 +355,14 @@ func (v *redisValues) Claim(
 	}
 	s := v.server
 	keys := append(make([]string, 0, 1+2*len(claims)), s.clearsKey)
-	args := append(make([]any, 0, 4+3*len(claims)), cache, history, nonce(), milliseconds(life))
+	args := append(make([]any, 0, 4+4*len(claims)), cache, history, nonce(), milliseconds(life))
 	for _, c := range claims {
 		seen := c.Seen
 		if c.Any {
 			seen = "*"
 		}
 		keys = append(keys, s.valueKey(cache, c.Key), s.tokenKey(cache, c.Key))
-		args = append(args, c.Token, milliseconds(c.Life), seen)
+		args = append(args, c.Token, milliseconds(c.Life), seen, c.Own)
 	}
 	reply, err := claimScript.Run(ctx, client, keys, args...).StringSlice()
 	if err != nil {

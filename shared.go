@@ -15,10 +15,9 @@ import (
 // item deletes its value, in the same step in which Redis accepts the message, and
 // the next load stores another.
 //
-// A load claims its key first, by a token in Redis. Who finds it claimed waits for
-// the value. An invalidation takes the token away, too: a value that was loaded
-// before it is stored nowhere. So is one whose load took longer than the token
-// lives.
+// A load claims its key first, by a token in Redis, which is extended while the load
+// lives, see claims. Who finds it claimed waits for the value. An invalidation takes the
+// token away, too: a value that was loaded before it is stored nowhere.
 //
 // A value's label says how often the cache had been cleared when its load was
 // claimed. Redis alone knows how often that is now, so it is asked with each value.
@@ -47,7 +46,8 @@ type shared[K comparable, V any] struct {
 
 	notFoundRegions func(K) []string // may be nil
 
-	refused sync.Once // by the codec: for the log
+	claimed time.Duration // for how long the claim of a load is kept at most
+	refused sync.Once     // by the codec: for the log
 	stats   *sharedCounters
 }
 
@@ -65,10 +65,15 @@ const (
 
 func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 	o := c.options
+	most := o.LoadTimeout
+	if most == 0 {
+		most = mostLives * o.Shared.LoadWait
+	}
 	return &shared[K, V]{
 		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, &c.stats.shared),
 		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
 		options: *o.Shared, outcome: c.outcome, regions: o.Regions, notFoundRegions: o.NotFoundRegions, exact: o.Expiry != nil, notFounds: o.NotFoundTTL,
+		claimed: most,
 		stats: &c.stats.shared,
 	}
 }
@@ -185,8 +190,9 @@ func (s *shared[K, V]) seek(ctx context.Context, errands []*errand[K, V]) (busy 
 }
 
 // again waits a little and looks once more for the values that others load. It reports
-// whether there are any to wait for still: not when LoadWait has passed since a time, or
-// ctx has ended.
+// whether there are any to wait for still: not when ctx has ended, nor when the longest
+// claim that was there at a time would have ended. So nobody waits for several loads that
+// hang, one after the other.
 func (s *shared[K, V]) again(ctx context.Context, errands []*errand[K, V], began time.Time) (busy bool) {
 	var sought []*errand[K, V]
 	for _, e := range errands {
@@ -195,7 +201,7 @@ func (s *shared[K, V]) again(ctx context.Context, errands []*errand[K, V], began
 			sought = append(sought, e)
 		}
 	}
-	if waited := time.Since(began); waited >= s.options.LoadWait || !s.pause(ctx, waited) {
+	if waited := time.Since(began); waited >= s.claimed+s.options.LoadWait || !s.pause(ctx, waited) {
 		return false
 	}
 	busy = s.seek(ctx, sought)
@@ -266,6 +272,7 @@ func (s *shared[K, V]) read(ctx context.Context, history string, errands []*erra
 func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*errand[K, V]) bool {
 	var sought []*errand[K, V]
 	var claims []transport.Claim
+	own := s.backplane.claims
 	for _, e := range errands {
 		if e.found || e.token != "" || e.busy || e.vain {
 			continue
@@ -273,20 +280,33 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 		sought = append(sought, e)
 		claims = append(claims, transport.Claim{
 			Key: e.wire, Token: tokenNonce(), Seen: e.seen, Any: e.flight.anew, Life: s.options.LoadWait,
+			Own: own.token(claimed{s.stats, e.wire}),
 		})
 	}
 	if len(sought) == 0 {
 		return true
 	}
-	claimed, err := s.redis.claim(ctx, history, s.longestLife(), claims)
+	began := time.Now()
+	answer, err := s.redis.claim(ctx, history, s.longestLife(), claims)
 	if err != nil {
 		return false
 	}
 	for i, e := range sought {
-		switch claimed.States[i] {
+		switch answer.States[i] {
 		case transport.ClaimTaken:
-			e.token, e.epoch, e.count = claimed.Token(claims[i]), claimed.Epoch, claimed.Count
-			s.hold(e)
+			e.token, e.epoch, e.count = answer.Token(claims[i]), answer.Epoch, answer.Count
+			own.hold(&heldClaim{
+				claimed: claimed{s.stats, e.wire}, cache: s.cache, token: e.token, epoch: e.epoch, count: e.count,
+				load: ctx, began: began, life: s.options.LoadWait, most: s.claimed, timeout: s.options.Timeout,
+			})
+		case transport.ClaimOwn:
+			// 1. a load here hangs, and its claim is kept   2. another one of its key begins
+			// here, since its callers may not join that. It must not wait for it either.
+			if h := own.share(claims[i].Own); h != nil {
+				e.token, e.epoch, e.count = h.token, h.epoch, h.count
+				continue
+			}
+			e.busy = !e.flight.anew // it has just ended, and is about to end in Redis
 		case transport.ClaimBusy:
 			e.busy = !e.flight.anew // which takes nobody else's
 		case transport.ClaimChanged:
@@ -339,7 +359,9 @@ func (s *shared[K, V]) storeInParts(puts []transport.Put) {
 }
 
 func (s *shared[K, V]) store(puts []transport.Put) {
-	s.backplane.claims.letGo(puts)
+	if puts = s.backplane.claims.letGo(puts); len(puts) == 0 {
+		return
+	}
 	stored, err := s.redis.put(puts)
 	if err != nil {
 		return // the tokens end by themselves
@@ -387,13 +409,6 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 		p.Bytes, p.Life = bytes, life
 	}
 	return p
-}
-
-// hold notes a claim that this instance has.
-func (s *shared[K, V]) hold(e *errand[K, V]) {
-	s.backplane.claims.hold(&heldClaim{
-		Keep: transport.Keep{Cache: s.cache, Key: e.wire, Token: e.token}, timeout: s.options.Timeout, stats: s.stats,
-	})
 }
 
 // close ends the claims of loads that are under way.

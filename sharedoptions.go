@@ -57,11 +57,13 @@ type SharedOptions[V any] struct {
 	// least a millisecond. Defaults to 250 ms.
 	Timeout time.Duration
 
-	// LoadWait is for how long an instance that loads an item keeps others from loading
-	// it, and they wait for the value: an instance that dies holds them up for as long.
-	// Loads that take longer may run on several instances, and the slow one's value is
-	// not stored. At least a millisecond, and no longer than LoadTimeout, whose callers
-	// wait for either in turn. Defaults to 5 seconds.
+	// LoadWait is for how long an instance that dies while it loads an item keeps others
+	// from loading it. They wait for the value, since the instance has claimed the load.
+	// While a load runs its claim is extended, so loads may take longer than that: for as
+	// long as LoadTimeout, or for twelve times LoadWait without one. Then another instance
+	// claims the load, the log has a line, and what the first one brings may not be stored.
+	// At least a millisecond. It is taken for LoadTimeout if it is longer. Defaults to 5
+	// seconds.
 	LoadWait time.Duration
 }
 

@@ -136,9 +136,16 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 			if r.IntN(2) == 0 {
 				c.Seen = token(key)
 			}
+			if len(claims) == 0 && r.IntN(2) == 0 { // a second one may be of the same key
+				c.Own = token(key)
+			}
 			claims = append(claims, c)
 		}
 		return fmt.Sprintf("claim %s %+v", cache, claims), func(t *testing.T, w *twin) string {
+			claims := slices.Clone(claims)
+			for i, c := range claims {
+				claims[i].Own = w.tokens[cache+c.Key+c.Own]
+			}
 			got, err := w.bus.Values().Claim(t.Context(), cache, "h", time.Hour, claims)
 			require.NoError(t, err)
 			for i, c := range claims {

@@ -192,6 +192,9 @@ func (d *data) claimOne(of item, c transport.Claim) transport.ClaimState {
 	case held.text == vain && !c.Any:
 		return transport.ClaimVain
 	case claimed && held.text != vain && held.epoch == d.clears.epoch && held.count >= d.clears.fields["c:"+of.cache]:
+		if held.text == c.Own {
+			return transport.ClaimOwn
+		}
 		return transport.ClaimBusy
 	}
 	value, _, _ := lookUp(d.values, of)

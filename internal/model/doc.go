@@ -36,7 +36,8 @@
 //   - Items whose regions depend on the version, and kept not-founds.
 //   - The shared level: a load asks for the value and the clears, takes the token,
 //     loads, and puts, each in a step of its own; on the master, or on an old one
-//     that still answers. Invalidations, which delete; own writes; probes, which
+//     that still answers. Extensions of its claim, which come late, and loads of one
+//     instance that share a claim. Invalidations, which delete; own writes; probes, which
 //     end the epoch of a former history. Lost values, tokens and clears, those that
 //     a replica that lags brings back, and loads that do without, after an error.
 //

@@ -10,6 +10,7 @@ func (m *machine) loads(s *state, i int) {
 	m.startLoad(s, i)
 	for k := range s.instance[i].flights {
 		m.join(s, i, k)
+		m.sendExtension(s, i, k)
 		switch s.instance[i].flights[k].phase {
 		case asking, found, foundBefore, missed:
 			m.consult(s, i, k)

@@ -112,6 +112,9 @@ const (
 	Put                                // a load put what it had read
 	PutRefused                         // a load's token was gone
 	TokenBusy                          // another load had the token
+	TokenShared                        // another load of the instance had it, and both use it
+	ClaimExtended                      // a claim was extended
+	ExtensionRefused                   // its token was gone by then, or another's
 	EpochMade                          // the clears had been lost, and a load made new ones
 	ClearsDropped                      // by a probe
 	ReplicaAvoided                     // a read did not count since it came from a replica
@@ -126,6 +129,7 @@ var eventNames = [eventCount]string{
 	"GapCleared", "Kicked", "AcceptedTwice", "LoadDiscarded", "LoadKeptBesideClear", "NotFoundKept", "JoinedServed",
 	"ForgottenServed", "UpdateKept", "UpdateDiscarded", "SlowHit", "Refused",
 	"SharedServed", "SharedServedByLease", "SharedInvalid", "SharedUsedBesideClear", "SharedNotFound", "Put", "PutRefused", "TokenBusy",
+	"TokenShared", "ClaimExtended", "ExtensionRefused",
 	"EpochMade", "ClearsDropped", "ReplicaAvoided", "SharedAvoided", "WaiterServed", "WaiterLoads",
 }
 

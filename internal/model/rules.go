@@ -63,6 +63,8 @@ const (
 	TokenIsOwn
 	TokenMadeInScript
 	EpochMadeInScript
+	ExtensionMakesNoToken
+	ExtensionOfOwnToken
 	StampedWithToken
 	InvalidationDeletesToken
 	DeleteIsPublish
@@ -173,6 +175,10 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 		"else its second run, after a lost reply, brings back the token that an invalidation has deleted, and a slow load puts an old version."},
 	EpochMadeInScript: {"EpochMadeInScript", "The same for the epoch that it makes if there is none: " +
 		"else its second run brings back the one that ClearAll has ended, and with it the values of that."},
+	ExtensionMakesNoToken: {"ExtensionMakesNoToken", "The script that extends a claim sets no token where there is none: " +
+		"else it comes late and brings back the token that an invalidation has deleted, and a slow load puts an old version."},
+	ExtensionOfOwnToken: {"ExtensionOfOwnToken", "It extends only the token that it is meant for: " +
+		"else it comes late and replaces the token of the load that came after the invalidation, and a slow load puts an old version by it."},
 	StampedWithToken: {"StampedWithToken", "A value is stamped with the epoch and the count as they were when its token was taken, not when it is put: " +
 		"else a slow load's old version passes for one that was read after the clear."},
 	InvalidationDeletesToken: {"InvalidationDeletesToken", "An invalidation deletes the token too, not only the value: " +

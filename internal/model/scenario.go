@@ -113,6 +113,7 @@ type Budget struct {
 	Restarts    int8 // of Redis, with nothing in it
 	Evictions   int8 // of the position's key
 	Retakes     int8 // the script that takes a token runs twice, the second time late
+	Extensions  int8 // of the claim of a load, each at any time from then on
 	Losses      int8 // of the shared level's value, token or clears, by eviction or expiry
 	Displaced   int8 // entries of an instance, which make room for others
 	LostReplies int8 // Redis ran the script, and nobody knows

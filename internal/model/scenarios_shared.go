@@ -46,6 +46,33 @@ func sharedScenarios() []Scenario {
 			Shows:   []Event{Put, PutRefused, TokenBusy},
 		},
 		{
+			Name: "shared: extended claims",
+			Doc:  "A slow load's claim is extended twice, each time late, while the item is removed and others load it.",
+
+			Shared: true, Bound: 1, Until: 1, Instances: 1, Writers: removes,
+			Budget: Budget{Writes: 1, Loads: 3, Probes: 1, Extensions: 2, Displaced: 2, Losses: 1},
+			Needs:  []Rule{ExtensionMakesNoToken, ExtensionOfOwnToken},
+			Shows:  []Event{ClaimExtended, ExtensionRefused, Put, PutRefused, TokenBusy},
+		},
+		{
+			Name: "shared: two loads with one claim",
+			Doc:  "Two loads of an instance, of which one began since a region was cleared, share a claim, while the item is removed.",
+
+			Shared: true, Bound: 1, Until: 1, Instances: 1,
+			Writers: []Writer{{Elsewhere, []Op{Remove, ClearRegionR}}}, Regions: []Region{R, R, R, R},
+			Budget: Budget{Writes: 3, Loads: 3, Probes: 1},
+			Shows:  []Event{TokenShared, Put, PutRefused},
+		},
+		{
+			Name: "shared: extended claims and a failover",
+			Doc:  "The new master brings back a token that was deleted, and the claim is extended there.",
+
+			Shared: true, Bound: 1, Until: 1, Instances: 1,
+			Writers: []Writer{{Elsewhere, []Op{Remove, ClearRegionR}}}, Regions: []Region{R, R, R},
+			Budget: Budget{Writes: 1, Loads: 2, Probes: 1, Failovers: 1, Extensions: 1},
+			Shows:  []Event{ClaimExtended, ExtensionRefused},
+		},
+		{
 			Name: "shared: lost keys",
 			Doc:  "Redis loses values, tokens and clears, while the item is removed, with or without a region.",
 

@@ -183,6 +183,7 @@ func (m *machine) take(s *state, i, k int) {
 	made := m.makeEpoch(&t, 0, t.instance[i].history)
 	if t.master.token != 0 {
 		m.see(TokenBusy)
+		m.shareToken(&t, i, k)
 		if m.ask(&t, i, k) { // else it does without, as it could have done before
 			m.emit(&t, func() string {
 				return fmt.Sprintf("%s waits for another, and is about to ask again", loadName(s, i, k))
@@ -206,6 +207,55 @@ func (m *machine) take(s *state, i, k int) {
 		m.emit(&again, func() string { return text() + "; the script will run once more" })
 	}
 	m.emit(&t, text)
+}
+
+// shareToken emits a load's sharing of the token that another one of its instance has.
+// Both read the source after the token was taken.
+func (m *machine) shareToken(s *state, i, k int) {
+	for _, g := range s.instance[i].flights {
+		if g.token != s.master.token {
+			continue
+		}
+		t := *s
+		f := &t.instance[i].flights[k]
+		f.phase, f.token, f.stamp = loading, g.token, g.stamp
+		m.see(TokenShared)
+		m.emit(&t, func() string {
+			return fmt.Sprintf("%s shares the token of its instance's other load", loadName(s, i, k))
+		})
+	}
+}
+
+// sendExtension emits that a load has its claim extended, some time later.
+func (m *machine) sendExtension(s *state, i, k int) {
+	f := &s.instance[i].flights[k]
+	if s.left.Extensions == 0 || f.token == 0 || s.extension.pending {
+		return
+	}
+	t := *s
+	t.left.Extensions--
+	t.extension = extension{pending: true, token: f.token}
+	m.emit(&t, func() string { return fmt.Sprintf("%s has its claim extended", loadName(s, i, k)) })
+}
+
+// extend emits the execution of the script that extends a claim. Time does not end
+// tokens here, so there is nothing to do but to leave alone what is another's, or gone.
+func (m *machine) extend(s *state) {
+	if !s.extension.pending {
+		return
+	}
+	t := *s
+	t.extension = extension{}
+	own := s.extension.token
+	switch {
+	case t.master.token == own:
+		m.see(ClaimExtended)
+	case t.master.token == 0 && !m.on(ExtensionMakesNoToken), t.master.token != 0 && !m.on(ExtensionOfOwnToken):
+		t.master.token = own
+	default:
+		m.see(ExtensionRefused)
+	}
+	m.emit(&t, func() string { return fmt.Sprintf("Redis extends a claim: token %d", t.master.token) })
 }
 
 // takeAgain emits the second execution of a script that takes a token. It does

@@ -58,6 +58,8 @@ type state struct {
 	instance [maxInstances]instance
 	writer   [maxWriters]writer
 	retake   retake
+
+	extension extension
 }
 
 // server is a Redis server.
@@ -253,6 +255,12 @@ type retake struct {
 	pending bool
 	token   token // that the script takes; zero: it makes one
 	epoch   epoch // that it makes; zero: a new one
+}
+
+// extension is an execution of the script that extends a claim, on its way to Redis.
+type extension struct {
+	pending bool
+	token   token // that it is meant for
 }
 
 type scriptPhase uint8

@@ -40,6 +40,7 @@ func (m *machine) steps(s *state) {
 	m.tick(s)
 	m.failMaster(s)
 	m.takeAgain(s)
+	m.extend(s)
 	for i := range m.Instances {
 		m.connection(s, i)
 		m.receive(s, i)

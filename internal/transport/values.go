@@ -76,6 +76,7 @@ type Claim struct {
 	Key   string
 	Token string        // what its token is made of, see Claimed.Token
 	Seen  string        // the id of the value that is to be replaced; empty: there was none
+	Own   string        // the token of a claim of the key that this instance has, or had; empty: none
 	Any   bool          // whatever value there is, and though the last load has left nothing
 	Life  time.Duration // of the claim
 }
@@ -106,6 +107,7 @@ type ClaimState byte
 const (
 	ClaimTaken   ClaimState = 't'
 	ClaimBusy    ClaimState = 'b' // somebody else's
+	ClaimOwn     ClaimState = 'o' // this instance has it already, for another load
 	ClaimChanged ClaimState = 'c' // there is another value than the one that was seen
 	ClaimVain    ClaimState = 'v' // a load has just ended and left nothing: nobody need wait for the next
 )

@@ -1,0 +1,296 @@
+package nearcache
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/fakebus"
+	"github.com/nearcache/nearcache/internal/transport"
+)
+
+// takes returns a loader that takes so long, whatever its context does, and counts.
+func takes(d time.Duration, loads *int) func(context.Context, int) (int, error) {
+	var mu sync.Mutex
+	return func(_ context.Context, n int) (int, error) {
+		mu.Lock()
+		*loads++
+		mu.Unlock()
+		time.Sleep(d)
+		return n, nil
+	}
+}
+
+// A load that takes longer than LoadWait keeps its claim: its value is stored, and no
+// other instance loads, nor waits longer than for it.
+func TestSharedSlowLoadKeepsItsClaim(t *testing.T) {
+	tests := []struct {
+		name string
+		load time.Duration
+		many bool
+	}{
+		{"a little longer", 6 * time.Second, false},
+		{"many times as long", 50 * time.Second, false},
+		{"LoadMany", 20 * time.Second, true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				loads := 0
+				_, caches := simulatedFleet(t, 4, func(int) Options[int, int] {
+					load := takes(test.load, &loads)
+					o := Options[int, int]{Load: load}
+					if test.many {
+						o.LoadMany = func(ctx context.Context, keys []int) (map[int]int, error) {
+							v, err := load(ctx, keys[0])
+							return map[int]int{keys[0]: v}, err
+						}
+					}
+					return o
+				})
+				began := time.Now()
+				var done sync.WaitGroup
+				for _, c := range caches {
+					done.Go(func() {
+						got, err := c.GetMany(context.Background(), 7)
+						require.NoError(t, err)
+						require.Equal(t, 7, got[7])
+					})
+					time.Sleep(100 * time.Millisecond)
+				}
+				done.Wait()
+				require.Less(t, time.Since(began), test.load+time.Second)
+				require.Equal(t, 1, loads)
+				time.Sleep(time.Second)
+				require.EqualValues(t, 1, caches[0].Stats().Shared.Stored)
+				require.Empty(t, caches[0].backplane.claims.held)
+				require.Empty(t, caches[0].backplane.claims.newest)
+			})
+		})
+	}
+}
+
+// A load that hangs holds the others up for a limited time: LoadTimeout, else some times
+// LoadWait. The log says so once, however many there are.
+func TestSharedHungLoadLosesItsClaim(t *testing.T) {
+	tests := []struct {
+		name        string
+		loadTimeout time.Duration
+		least, most time.Duration // that the others wait
+	}{
+		{"no LoadTimeout", 0, mostLives * defaultLoadWait, (mostLives + 1) * defaultLoadWait},
+		{"LoadTimeout", 20 * time.Second, 20 * time.Second, 20*time.Second + defaultLoadWait},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				bus := fakebus.New(fakebus.Options{Instances: 3})
+				defer bus.Close()
+				var log bytes.Buffer
+				released := make(chan struct{})
+				var caches [3]*Cache[int, int]
+				for i := range caches {
+					o, err := BackplaneOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))}.withDefaults()
+					require.NoError(t, err)
+					in, self := bus.Instance(i), instanceID{byte(i + 1)}
+					bp, err := joinBus(t.Context(), o, in.Bus(headsOf(self)), self, in.Jitter)
+					require.NoError(t, err)
+					defer func() { require.NoError(t, bp.Close()) }()
+					load := itself
+					if i == 0 {
+						load = hold(released)
+					}
+					caches[i], err = New(bp, Options[int, int]{
+						Name: "items", Load: load, LoadTimeout: test.loadTimeout, Shared: &SharedOptions[int]{},
+					})
+					require.NoError(t, err)
+				}
+				var hung, done sync.WaitGroup
+				for n := range 10 {
+					hung.Go(func() { _, _ = caches[0].Get(context.Background(), n) })
+				}
+				time.Sleep(time.Second)
+				began := time.Now()
+				for _, c := range caches[1:] {
+					for n := range 10 {
+						done.Go(func() {
+							v, err := c.Get(context.Background(), n)
+							require.NoError(t, err)
+							require.Equal(t, n, v)
+							require.Greater(t, time.Since(began), test.least-2*time.Second)
+							require.Less(t, time.Since(began), test.most+time.Second)
+						})
+					}
+				}
+				done.Wait()
+				close(released)
+				hung.Wait()
+				require.Equal(t, 1, strings.Count(log.String(), "takes longer than its claim"), log.String())
+				require.Contains(t, log.String(), "cache=items")
+			})
+		})
+	}
+}
+
+// Nobody waits for a load that nobody waits for where it runs, though it goes on.
+func TestSharedAbandonedLoadLosesItsClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		released := make(chan struct{})
+		_, caches := simulatedFleet(t, 2, func(i int) Options[int, int] {
+			return Options[int, int]{Load: []func(context.Context, int) (int, error){hold(released), itself}[i]}
+		})
+		defer close(released)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, err := caches[0].Get(ctx, 7)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		began := time.Now()
+		_, err = caches[1].Get(t.Context(), 7)
+		require.NoError(t, err)
+		require.Less(t, time.Since(began), defaultLoadWait+time.Second)
+	})
+}
+
+// An instance that dies while its claim was extended holds the others up for LoadWait.
+func TestSharedDeadLoaderLosesItsClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		released := make(chan struct{})
+		bus, caches := simulatedFleet(t, 2, func(i int) Options[int, int] {
+			return Options[int, int]{Load: []func(context.Context, int) (int, error){hold(released), itself}[i]}
+		})
+		var held sync.WaitGroup
+		held.Go(func() { _, _ = caches[0].Get(context.Background(), 7) })
+		time.Sleep(3 * defaultLoadWait)
+		bus.Instance(0).Partition()
+		began := time.Now()
+		_, err := caches[1].Get(t.Context(), 7)
+		require.NoError(t, err)
+		require.InDelta(t, defaultLoadWait*5/6, time.Since(began), float64(time.Second))
+		close(released)
+		held.Wait()
+	})
+}
+
+// 1. a slow load's claim is extended   2. the item is removed   3. it would be extended
+// again   4. the load ends: what it brings is old, and stored nowhere.
+func TestSharedInvalidationEndsAnExtendedClaim(t *testing.T) {
+	for _, late := range []time.Duration{0, 10 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			loads := 0
+			_, caches := simulatedFleet(t, 2, func(i int) Options[int, int] {
+				return Options[int, int]{Load: takes([]time.Duration{30 * time.Second, 0}[i], &loads)}
+			})
+			a, b := caches[0], caches[1]
+			extended := 0
+			a.backplane.claims.values = keepRecorder{a.backplane.claims.values, func([]transport.Keep) {
+				extended++
+				time.Sleep(late) // on its way
+			}}
+			var done sync.WaitGroup
+			done.Go(func() { _, _ = a.Get(context.Background(), 7) })
+			time.Sleep(12 * time.Second)
+			before := extended
+			require.Greater(t, before, 4)
+			require.NoError(t, b.Remove(t.Context(), 7))
+			_, err := b.Get(t.Context(), 7)
+			require.NoError(t, err)
+			require.Equal(t, 2, loads, "B loads at once")
+			done.Wait()
+			time.Sleep(time.Second)
+			require.Equal(t, before+1, extended, "what is lost is not extended again")
+			require.Zero(t, a.Stats().Shared.Stored)
+			require.EqualValues(t, 1, a.Stats().Shared.Overtaken)
+			require.EqualValues(t, 1, b.Stats().Shared.Stored)
+		})
+	}
+}
+
+// A load whose claim is extended in time outlasts a Redis that fails once.
+func TestSharedExtensionThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		loads := 0
+		bus, caches := simulatedFleet(t, 2, func(int) Options[int, int] {
+			return Options[int, int]{Load: takes(9*time.Second, &loads)}
+		})
+		var done sync.WaitGroup
+		done.Go(func() { _, _ = caches[0].Get(context.Background(), 7) })
+		time.Sleep(defaultLoadWait / 4)
+		bus.RefuseWrites(true)
+		time.Sleep(defaultLoadWait / 4)
+		bus.RefuseWrites(false)
+		v, err := caches[1].Get(t.Context(), 7)
+		require.NoError(t, err)
+		require.Equal(t, 7, v)
+		done.Wait()
+		require.Equal(t, 1, loads)
+	})
+}
+
+// 1. a load hangs   2. another of its key begins on the same instance, since a region was
+// cleared   3. it does not wait for the claim of the first: it loads, and stores.
+func TestSharedLoadsOfOneInstanceShareAClaim(t *testing.T) {
+	tests := []struct {
+		name   string
+		second error // of the second load
+		stored uint64
+	}{
+		{"the second brings a value", nil, 1},
+		{"the second fails", context.DeadlineExceeded, 0},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				released := make(chan struct{})
+				loads := 0
+				_, caches := simulatedFleet(t, 2, func(int) Options[int, int] {
+					return Options[int, int]{
+						Regions: func(int, int) []string { return []string{"r"} },
+						Load: func(context.Context, int) (int, error) {
+							if loads++; loads == 1 {
+								<-released
+								return 1, nil
+							}
+							return loads, test.second
+						},
+					}
+				})
+				a, b := caches[0], caches[1]
+				var hung sync.WaitGroup
+				hung.Go(func() {
+					v, err := a.Get(context.Background(), 7)
+					require.NoError(t, err)
+					require.Equal(t, 1, v)
+				})
+				time.Sleep(3 * defaultLoadWait)
+				require.NoError(t, b.ClearRegion(t.Context(), "another"))
+				time.Sleep(100 * time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err := a.Get(ctx, 7)
+				require.Equal(t, test.second, err)
+				time.Sleep(100 * time.Millisecond)
+				require.Equal(t, 2, loads)
+				require.Equal(t, test.stored, a.Stats().Shared.Stored)
+				if test.stored == 0 {
+					require.Len(t, a.backplane.claims.held, 1, "the first load has its claim still")
+				}
+				close(released)
+				hung.Wait()
+				time.Sleep(100 * time.Millisecond)
+				require.EqualValues(t, 1, a.Stats().Shared.Stored)
+				require.Empty(t, a.backplane.claims.held)
+				v, err := b.Get(t.Context(), 7)
+				require.NoError(t, err)
+				require.Equal(t, 1+int(test.stored), v)
+				require.Equal(t, 2, loads)
+			})
+		})
+	}
+}
