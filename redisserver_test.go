@@ -2,6 +2,7 @@ package nearcache_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -52,7 +53,8 @@ func startRedis(t *testing.T, args ...string) *redisProcess {
 // startRedisWith is startRedis for a server that does not listen the usual way.
 func startRedisWith(t *testing.T, args func(port int) []string) *redisProcess {
 	t.Helper()
-	binary, err := exec.LookPath("redis-server")
+	// Another server binary can be named, to run the tests on another version.
+	binary, err := exec.LookPath(cmp.Or(os.Getenv("NEARCACHE_REDIS_SERVER"), "redis-server"))
 	if err != nil {
 		skipOrFail(t, "redis-server is not on PATH")
 	}

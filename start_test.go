@@ -227,7 +227,8 @@ func TestPublishDenied(t *testing.T) {
 	acl("-publish")
 	err := a.items.Remove(ctx, "/1")
 	assert.ErrorIs(t, err, nearcache.ErrUnconfirmed)
-	assert.ErrorContains(t, err, "can't run this command") // which one, Redis 7.0 does not say
+	// Redis before 7.2 does not say which right was missing, and words it in its own way.
+	assert.Regexp(t, "can't run this command|no permissions|NOPERM", err.Error())
 	require.NoError(t, b.items.Remove(ctx, "/2"))
 	assert.True(t, b.held("/1"))
 

@@ -3,6 +3,7 @@
 package measure
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -22,7 +23,7 @@ type Server struct {
 // StartServer starts a server and returns once it accepts connections. The error
 // wraps exec.ErrNotFound where redis-server is not installed.
 func StartServer() (*Server, error) {
-	program, err := exec.LookPath("redis-server")
+	program, err := exec.LookPath(cmp.Or(os.Getenv("NEARCACHE_REDIS_SERVER"), "redis-server"))
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@
 package redistest
 
 import (
+	"cmp"
 	"net"
 	"os"
 	"os/exec"
@@ -15,7 +16,7 @@ import (
 // is skipped, or fails if NEARCACHE_REQUIRE_REDIS is 1.
 func Start(t testing.TB) string {
 	t.Helper()
-	binary, err := exec.LookPath("redis-server")
+	binary, err := exec.LookPath(cmp.Or(os.Getenv("NEARCACHE_REDIS_SERVER"), "redis-server"))
 	switch {
 	case err == nil:
 	case os.Getenv("NEARCACHE_REQUIRE_REDIS") == "1":
