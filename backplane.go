@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // Backplane joins this process's caches with those of all other instances on one
@@ -33,7 +31,8 @@ type Backplane struct {
 	outlivedLines logLimit // of the log
 
 	// All nil, or empty, in a process-local backplane.
-	bus       transport.Bus
+	bus       *guardedBus
+	panics    *panics
 	channel   string // as it is named in Redis
 	publisher *publisher
 
@@ -109,6 +108,7 @@ func (bp *Backplane) Stats() BackplaneStats {
 	if bp.bus != nil {
 		s.Channel = bp.channel
 		bp.publisher.snapshot(&s)
+		s.Panics = bp.panics.count.Load()
 	}
 	if bp.subscriber != nil {
 		bp.subscriber.snapshot(&s)

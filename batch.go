@@ -221,10 +221,10 @@ func (c *cacheBatch) add(set *map[string]struct{}, entry string, room int, own f
 
 func (c *cacheBatch) collapse() { *c = cacheBatch{clear: true} }
 
-// bodies encodes b as message bodies of at most limit bytes each; only an entry
-// that is larger by itself exceeds it.
-func (b *batch) bodies(limit int) []string {
-	w := bodyWriter{limit: limit}
+// bodies encodes b as message bodies of at most limit bytes each, and at most most
+// keys, regions and clears; only an entry that is larger by itself exceeds limit.
+func (b *batch) bodies(limit, most int) []string {
+	w := bodyWriter{limit: limit, most: most}
 	if b.all {
 		w.operation(opClearAll, "")
 	}
@@ -241,14 +241,16 @@ func (b *batch) bodies(limit int) []string {
 
 // bodyWriter writes operations into bodies of a limited size.
 type bodyWriter struct {
-	limit  int
-	body   []byte
-	bodies []string
+	limit   int // bytes in a body
+	most    int // entries in a body
+	body    []byte
+	entries int // in body
+	bodies  []string
 }
 
-// room starts a new body unless n more bytes fit into this one.
+// room starts a new body unless another entry of n bytes fits into this one.
 func (w *bodyWriter) room(n int) {
-	if len(w.body) > 1 && len(w.body)+n > w.limit {
+	if len(w.body) > 1 && (len(w.body)+n > w.limit || w.entries >= w.most) {
 		w.flush()
 	}
 	if len(w.body) == 0 {
@@ -260,11 +262,12 @@ func (w *bodyWriter) flush() {
 	if len(w.body) > 1 {
 		w.bodies = append(w.bodies, string(w.body))
 	}
-	w.body = w.body[:0]
+	w.body, w.entries = w.body[:0], 0
 }
 
 func (w *bodyWriter) operation(op byte, cache string) {
 	w.room(1 + binary.MaxVarintLen64 + len(cache))
+	w.entries++
 	w.body = append(w.body, op)
 	if op != opClearAll {
 		w.body = appendString(w.body, cache)
@@ -284,12 +287,13 @@ func (w *bodyWriter) list(op byte, cache string, set map[string]struct{}) {
 		w.body = appendString(w.body, cache)
 		w.body = binary.AppendUvarint(w.body, uint64(count))
 		w.body = append(w.body, values...)
+		w.entries += count
 		values, count = values[:0], 0
 	}
 	header := 1 + binary.MaxVarintLen64 + len(cache) + binary.MaxVarintLen64
 	for value := range set {
 		size := binary.MaxVarintLen64 + len(value)
-		if count > 0 && len(w.body)+header+len(values)+size > w.limit {
+		if count > 0 && (len(w.body)+header+len(values)+size > w.limit || w.entries+count >= w.most) {
 			write()
 		}
 		if count == 0 {

@@ -276,7 +276,6 @@ func (c *claims) release(ctx context.Context, stats *sharedCounters) {
 // send makes one attempt at claims of any caches, to extend or to release them, for as
 // long as the most patient of the caches allows.
 func (c *claims) send(ctx context.Context, held []*heldClaim, extend bool) (kept []bool, err error) {
-	defer recovered("Keep", &err) // nobody is there to be told
 	var keeps []transport.Keep
 	timeout := time.Duration(0)
 	for _, h := range held {

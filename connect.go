@@ -51,6 +51,7 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 		o.Logger.Info("nearcache: connection string options without a meaning here are ignored",
 			"options", strings.Join(server.ignored, ","))
 	}
+	server.panics.logger = o.Logger
 	o.AllowDisconnectedStart = server.disconnectedStart
 	bp, err := joinBus(ctx, o, server, server.self, rand.Int64N)
 	if err != nil {
@@ -63,10 +64,14 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 // joinBus makes a backplane on b. All jitter comes from random.
 func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self instanceID, random random) (*Backplane, error) {
 	bp := newBackplane(o)
-	bp.bus = b
-	bp.claims.values = b.Values()
+	bp.panics = &panics{logger: o.Logger}
+	if s, ok := b.(*redisServer); ok {
+		bp.panics = s.panics
+	}
+	bp.bus = newGuardedBus(b, bp.panics)
+	bp.claims.values = bp.bus.Values()
 	bp.random = random
-	bp.publisher = newPublisher(b.Publish, random, bp)
+	bp.publisher = newPublisher(bp.bus.Publish, random, bp)
 	var err error
 	if o.PublishOnly {
 		err = bp.greet(ctx, o.AllowDisconnectedStart)
@@ -76,7 +81,7 @@ func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self inst
 	if err != nil {
 		_ = bp.publisher.close(0) // nothing is queued
 		bp.lease.close()
-		b.Close()
+		bp.bus.Close()
 		return nil, err
 	}
 	bp.events.start() // only now: of a backplane that was never there nothing is told
@@ -99,6 +104,7 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self instanc
 		self:      self,
 		lease:     bp.lease,
 		random:    bp.random,
+		panics:    bp.panics,
 	}
 	bp.lease.start()
 	var sub transport.Subscription

@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"encoding/hex"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,7 +36,7 @@ func body(invs ...invalidation) string {
 	for _, inv := range invs {
 		b.add(inv)
 	}
-	bodies := b.bodies(maxMessageBytes)
+	bodies := b.bodies(maxMessageBytes, math.MaxInt)
 	if len(bodies) != 1 {
 		panic("not one body")
 	}
@@ -192,7 +193,7 @@ func TestBodiesRoundTrip(t *testing.T) {
 		}
 		limit := rapid.IntRange(1, 300).Draw(t, "limit")
 		got := map[string]bool{}
-		for _, body := range b.bodies(limit) {
+		for _, body := range b.bodies(limit, math.MaxInt) {
 			ops, err := decodeBody(body)
 			if err != nil {
 				t.Fatal(err)
@@ -266,7 +267,7 @@ func FuzzDecode(f *testing.F) {
 				regions: valuesOf(o, opClearRegions),
 			})
 		}
-		for _, body := range b.bodies(maxMessageBytes) {
+		for _, body := range b.bodies(maxMessageBytes, math.MaxInt) {
 			if _, err := decodeBody(body); err != nil {
 				t.Fatal(err)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,10 @@ type publisher struct {
 
 	// attempted reports whether any message was sent since takeAttempted was called.
 	attempted atomic.Bool
+
+	// mostEntries bounds the keys, regions and clears in one message; for run alone. It
+	// is large while nothing is known to be shared.
+	mostEntries int
 
 	work  chan struct{} // one token: something was queued, or closing was set
 	retry chan struct{} // one token: do not wait any longer to try again
@@ -100,6 +105,8 @@ func newPublisher(
 		stop:      stop,
 		gathering: newGroup(),
 		down:      errNotReached,
+
+		mostEntries: math.MaxInt,
 	}
 	go p.run(ctx)
 	return p
@@ -251,15 +258,25 @@ func (p *publisher) round(ctx context.Context, g *group) error {
 	if g.batch.empty() {
 		return p.send(ctx, greeting, nil)
 	}
-	for _, body := range g.batch.bodies(maxMessageBytes) {
-		changes, err := changesOf(body)
+	bodies := g.batch.bodies(maxMessageBytes, p.mostEntries)
+	for len(bodies) > 0 {
+		changes, err := changesOf(bodies[0])
 		if err != nil {
 			return err // cannot be: it was written here
 		}
 		p.attempted.Store(true) // before: the answer may be lost
-		if err := p.send(ctx, body, changes); err != nil {
+		err = p.send(ctx, bodies[0], changes)
+		if errors.Is(err, transport.ErrTooManyChanges) && p.mostEntries > transport.MostChanges {
+			// There are shared values, as turns out here. What went out before goes out again,
+			// which does no harm.
+			p.mostEntries = transport.MostChanges
+			bodies = g.batch.bodies(maxMessageBytes, p.mostEntries)
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		bodies = bodies[1:]
 		p.mu.Lock()
 		p.published++
 		p.mu.Unlock()

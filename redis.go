@@ -6,8 +6,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	mathrand "math/rand/v2"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,9 +20,10 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// This file, redislink.go and redisvalues.go are the only ones that know go-redis:
-// here are the scripts and what they are run for, in redislink.go the connections,
-// and in redisvalues.go what has to do with the shared level.
+// This file and the others whose names begin with redis are the only ones that know
+// go-redis: here are the scripts and what they are run for, in redislink.go and
+// redispool.go the connections, in redisvalues.go what has to do with the shared level,
+// and in redisreply.go what errors mean.
 
 const (
 	defaultConnectTimeout = 5 * time.Second
@@ -103,9 +106,17 @@ type redisServer struct {
 	positionKey string
 	clearsKey   string // see redisvalues.go
 
+	// What go-redis is not told, since the library does it: see prepare.
+	credentials credentials
+	database    int
+	clientName  string
+	onConnect   func(context.Context, *redis.Conn) error
+	nameRefused sync.Once // for the log
+
 	publishing keptLink
 	sharing    atomic.Bool // there is something shared, or was once
 	values     redisValues
+	panics     *panics
 }
 
 // newRedisServer reads the options. It does not connect.
@@ -136,24 +147,57 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 		// Pub/Sub knows no databases and keys do: two databases are two backplanes.
 		s.channel = fmt.Sprintf("%s@%d", s.channel, s.options.DB)
 	}
-
-	s.options.Protocol = 2 // in RESP3, messages would arrive among other pushes
-	s.options.MaxRetries = -1
-	s.options.ContextTimeoutEnabled = true
-	s.options.DialerRetries = 1
-	s.options.PoolSize = 1
-	s.options.MinIdleConns = 0
-	s.options.PipelinePoolSize = -1
-	s.options.ReadTimeout = s.commandTimeout
-	s.options.WriteTimeout = s.commandTimeout
-	s.options.ConnMaxIdleTime = -1
-	s.options.ConnMaxLifetime = -1
-	s.options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	s.panics = &panics{logger: o.Logger, scrub: s.scrub}
+	if s.panics.logger == nil {
+		s.panics.logger = slog.Default()
+	}
+	s.takeOptions()
 	s.head = appendHead(nil, kindInvalidation, s.self)
 	s.echoHead = appendHead(nil, kindEcho, s.self)
 	s.publishing.server = s
-	s.values.server = s
+	s.values.server, s.values.links.server = s, s
 	return s, nil
+}
+
+// takeOptions takes from the options what go-redis is not to do, and sets the rest for
+// clients of one connection each.
+func (s *redisServer) takeOptions() {
+	o := s.options
+	s.database, o.DB = o.DB, 0
+	s.clientName, o.ClientName = o.ClientName, ""
+	s.onConnect, o.OnConnect = o.OnConnect, nil
+	s.credentials.panics = s.panics
+	s.credentials.take(o)
+	s.values.links = linkPool{
+		size: o.PoolSize, idleTime: max(o.ConnMaxIdleTime, 0), open: map[*redisLink]struct{}{},
+	}
+	if o.PoolSize <= 0 {
+		s.values.links.size = defaultPoolSize
+	}
+	if o.ConnMaxIdleTime == 0 {
+		s.values.links.idleTime = defaultPoolIdleTime
+	}
+
+	o.Protocol = 2 // in RESP3, messages would arrive among other pushes
+	o.MaxRetries = -1
+	o.ContextTimeoutEnabled = true
+	o.DialerRetries = 1
+	o.PoolSize = 1
+	o.MinIdleConns, o.MaxIdleConns, o.MaxActiveConns, o.MaxConcurrentDials = 0, 0, 0, 0
+	o.PipelinePoolSize = -1
+	o.ReadTimeout = s.commandTimeout
+	o.WriteTimeout = s.commandTimeout
+	o.ConnMaxIdleTime = -1
+	o.ConnMaxLifetime = -1
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	o.DisableIdentity = true // it would be two denied commands for each connection, where CLIENT is denied
+	o.Limiter = nil
+	o.PushNotificationProcessor = nil
+	o.AutoPipelineOptions = nil
+	// Client-side caching does not work in RESP2, which would be logged for each connection.
+	o.ClientSideCacheConfig, o.ClientSideCache, o.ClientSideCacheStrategy = nil, nil, 0
+	o.ClientSideCacheRefreshOnInvalidate, o.ClientSideCacheCoalesceMisses = false, false
+	o.ClientSideCacheInvalidationBatchWindow = 0
 }
 
 func (s *redisServer) readOptions(u *redis.UniversalOptions) error {
@@ -225,21 +269,29 @@ func (s *redisServer) readConnectionString(text string) error {
 func (s *redisServer) Publish(ctx context.Context, body string, changes []transport.Change) error {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout+s.commandTimeout)
 	defer cancel()
-	return s.publishing.run(ctx, context.Background(), func(ctx context.Context, conn *redis.Conn) error {
-		told := len(changes) == 0 || s.sharing.Load()
+	tooMany := false
+	err := s.publishing.run(ctx, context.Background(), func(ctx context.Context, link *redisLink) error {
+		told := len(changes) == 0
 		for {
+			if told = told || s.sharing.Load(); told && transport.CountChanges(changes) > transport.MostChanges {
+				tooMany = true
+				return nil
+			}
 			keys, args := []string{s.positionKey, s.clearsKey}, []any{s.channel, nonce(), s.head, body, told}
 			if told {
 				keys, args = s.appendChanges(keys, args, changes)
 			}
-			own, err := publishScript.Run(ctx, conn, keys, args...).Text()
+			own, err := link.eval(ctx, publishScript, keys, args...).Text()
 			if err != nil || own != "" {
 				return err
 			}
 			s.sharing.Store(true)
-			told = true
 		}
 	})
+	if err == nil && tooMany {
+		return transport.ErrTooManyChanges
+	}
+	return err
 }
 
 // Redial closes the connection that Publish keeps.
@@ -248,19 +300,8 @@ func (s *redisServer) Redial() { s.publishing.drop() }
 // Close closes all but subscriptions.
 func (s *redisServer) Close() {
 	s.publishing.drop()
-	s.values.drop(true)
-}
-
-// explain says what Redis was asked for when it answered with an error.
-func (s *redisServer) explain(err error) error {
-	switch {
-	case redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return fmt.Errorf("the key %s or %s is not nearcache's, delete it: %w", s.positionKey, s.clearsKey, err)
-	case redis.HasErrorPrefix(err, "OOM"), redis.HasErrorPrefix(err, "READONLY"),
-		redis.HasErrorPrefix(err, "NOREPLICAS"), redis.HasErrorPrefix(err, "MISCONF"):
-		return fmt.Errorf("the key %s has to be written, and Redis takes no writes: %w", s.positionKey, err)
-	}
-	return err
+	s.values.links.drop(true)
+	s.credentials.close()
 }
 
 // nonce makes the position of a message unlike any other.
@@ -301,21 +342,6 @@ func (s *redisServer) First(ctx context.Context, attempt func(context.Context) e
 		"(to start without it, set abortConnect=false or AllowDisconnectedStart)", s.options.Addr, err)
 }
 
-// refused reports whether trying again would end the same way: Redis answered
-// with an error, other than one that passes, or its certificate does not verify.
-func refused(err error) bool {
-	for _, passing := range []string{
-		"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "BUSY", "max number of clients", "NOREPLICAS", "MISCONF",
-	} {
-		if redis.HasErrorPrefix(err, passing) {
-			return false
-		}
-	}
-	var answered redis.Error
-	var certificate *tls.CertificateVerificationError
-	return errors.As(err, &answered) || errors.As(err, &certificate)
-}
-
 // redisSubscription is a subscription over a link of its own, and a second link
 // for its probes, because a connection that is subscribed can do nothing else.
 type redisSubscription struct {
@@ -334,7 +360,7 @@ func (s *redisServer) Subscribe(ctx context.Context) (_ transport.Subscription, 
 	defer cancel()
 	sub := &redisSubscription{server: s, probing: keptLink{server: s}}
 	sub.lifetime, sub.end = context.WithCancel(context.Background())
-	if sub.link, err = s.dial(ctx, sub.lifetime); err != nil {
+	if sub.link, err = s.dial(ctx, sub.lifetime, s.prepare); err != nil {
 		sub.end()
 		return nil, err
 	}
@@ -347,8 +373,9 @@ func (s *redisServer) Subscribe(ctx context.Context) (_ transport.Subscription, 
 	// go-redis looks at ctx's deadline only.
 	defer context.AfterFunc(ctx, sub.end)()
 	if err := sub.confirm(ctx, s.channel, s.ownChannel); err != nil {
-		return nil, fmt.Errorf("SUBSCRIBE %s %s: %w", s.channel, s.ownChannel, err)
+		return nil, s.explain(fmt.Errorf("SUBSCRIBE %s %s: %w", s.channel, s.ownChannel, sub.link.raw.explain(inTime(ctx, err))))
 	}
+	sub.link.raw.deafen()
 	_, _, err = sub.probing.get(ctx, sub.lifetime) // here, so that no lease pays for it
 	return sub, err
 }
@@ -375,8 +402,9 @@ func (r *redisSubscription) confirm(ctx context.Context, channels ...string) err
 // Probe runs the probe script once.
 func (r *redisSubscription) Probe(ctx context.Context, probeNonce string) error {
 	s := r.server
-	return r.probing.run(ctx, r.lifetime, func(ctx context.Context, conn *redis.Conn) error {
-		return probeScript.Run(ctx, conn, []string{s.positionKey, s.clearsKey}, s.ownChannel, probeNonce, s.echoHead, nonce()).Err()
+	return r.probing.run(ctx, r.lifetime, func(ctx context.Context, link *redisLink) error {
+		keys := []string{s.positionKey, s.clearsKey}
+		return link.eval(ctx, probeScript, keys, s.ownChannel, probeNonce, s.echoHead, nonce()).Err()
 	})
 }
 
@@ -386,7 +414,7 @@ func (r *redisSubscription) Receive() (string, error) {
 	for {
 		reply, err := r.pubsub.Receive(context.Background())
 		if err != nil {
-			return "", err
+			return "", r.server.explain(err)
 		}
 		switch reply := reply.(type) {
 		case *redis.Message:

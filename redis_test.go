@@ -119,12 +119,6 @@ func TestDialThatWasOvertaken(t *testing.T) {
 	require.True(t, fresh.Exists(server.positionKey))
 }
 
-// answer is an error that Redis answered with.
-type answer string
-
-func (a answer) Error() string { return string(a) }
-func (answer) RedisError()     {}
-
 // Only a connection that turned out to be dead makes a second attempt worth while
 // at once: after a timeout the caller has waited long enough.
 func TestConnectionLost(t *testing.T) {

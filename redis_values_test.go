@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/nearcache/nearcache/internal/transport"
@@ -51,8 +52,8 @@ func TestKeepScript(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(server.Close)
 	values, ctx := server.Values(), t.Context()
-	client, err := server.values.pool()
-	require.NoError(t, err)
+	client := redis.NewClient(server.options)
+	defer client.Close()
 	claim := func(key string) string {
 		claims := []transport.Claim{{Key: key, Token: "a nonce", Life: time.Minute}}
 		got, err := values.Claim(ctx, "c", "history", time.Hour, claims)

@@ -3,6 +3,7 @@ package nearcache
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -20,20 +21,28 @@ import (
 
 // redisLink is one connection to Redis.
 type redisLink struct {
-	raw     net.Conn
+	raw     *wire
 	client  *redis.Client
 	conn    *redis.Conn // client's one connection, for commands
 	unwatch func() bool
+	loaded  map[*redis.Script]bool // were run over this connection; nil: see eval; for one command at a time
+	dropped bool                   // by linkPool, whose mutex guards it
 }
 
 // dial makes one connection; a client of its own will speak over it. The
 // connection is closed when lifetime ends, since go-redis looks at a context's
 // deadline only: a read would not hear of its cancellation.
-func (s *redisServer) dial(ctx, lifetime context.Context) (*redisLink, error) {
-	raw, err := s.dialRaw(ctx)
+//
+// With prepare, that is called when go-redis has authenticated, which it does with
+// the first command. Else see open.
+func (s *redisServer) dial(
+	ctx, lifetime context.Context, prepare func(context.Context, *redis.Conn) error,
+) (*redisLink, error) {
+	conn, err := s.dialRaw(ctx)
 	if err != nil {
-		return nil, err
+		return nil, s.scrubbed(inTime(ctx, err))
 	}
+	raw := &wire{Conn: conn, secure: s.options.TLSConfig != nil}
 	o := *s.options
 	unused := make(chan net.Conn, 1)
 	unused <- raw
@@ -45,6 +54,7 @@ func (s *redisServer) dial(ctx, lifetime context.Context) (*redisLink, error) {
 			return nil, net.ErrClosed // one link is one connection
 		}
 	}
+	o.OnConnect = prepare
 	client := redis.NewClient(&o)
 	return &redisLink{
 		raw: raw, client: client, conn: client.Conn(),
@@ -52,9 +62,108 @@ func (s *redisServer) dial(ctx, lifetime context.Context) (*redisLink, error) {
 	}, nil
 }
 
-func (s *redisServer) dialRaw(ctx context.Context) (net.Conn, error) {
+// open makes one connection for commands that is ready for them: what can be refused
+// to a new connection has been granted. So no request pays for it, and none meets an
+// error of go-redis's first exchange, which it does not put on all commands.
+func (s *redisServer) open(ctx, lifetime context.Context) (*redisLink, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
+	link, err := s.dial(ctx, lifetime, nil)
+	if err != nil {
+		return nil, err
+	}
+	ready := false
+	defer func() { // also after a panic in a hook of Options.Redis
+		if !ready {
+			link.close()
+		}
+	}()
+	stop := context.AfterFunc(ctx, func() { _ = link.raw.Close() })
+	err = s.prepare(ctx, link.conn)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, s.explain(link.raw.explain(inTime(ctx, err)))
+	}
+	link.raw.deafen()
+	ready = true
+	return link, nil
+}
+
+// prepare does what go-redis has left out on a new connection: it asks what kind of
+// server it is, which takes no right, selects the database, and sets the client's name,
+// without which all works where the server does not want it.
+func (s *redisServer) prepare(ctx context.Context, conn *redis.Conn) error {
+	greeting := []any{"HELLO", 2}
+	if s.clientName != "" {
+		greeting = append(greeting, "SETNAME", s.clientName)
+	}
+	var hello *redis.Cmd
+	var selected *redis.StatusCmd
+	_, err := conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+		hello = p.Do(ctx, greeting...)
+		if s.database > 0 {
+			selected = p.Select(ctx, s.database)
+		}
+		return nil
+	})
+	switch {
+	case err != nil && (!answered(err) || hello.Err() == nil && (selected == nil || selected.Err() == nil)):
+		return err // of go-redis's own first exchange, or there was no answer
+	case code(hello.Err()) == "NOAUTH":
+		return hello.Err()
+	case serverMode(hello) == "sentinel":
+		return errSentinel
+	case selected != nil && selected.Err() != nil:
+		return fmt.Errorf("SELECT %d: %w", s.database, selected.Err())
+	}
+	if hello.Err() != nil && s.clientName != "" {
+		if err := conn.ClientSetName(ctx, s.clientName).Err(); err != nil && !answered(err) {
+			return err
+		} else if err != nil {
+			s.nameRefused.Do(func() {
+				s.panics.logger.Info("nearcache: Redis does not take the client's name, and goes on without it",
+					"name", s.clientName, "err", s.scrubbed(err))
+			})
+		}
+	}
+	if s.onConnect != nil {
+		return s.onConnect(ctx, conn)
+	}
+	return nil
+}
+
+// serverMode returns what the answer to HELLO says of the kind of server; empty:
+// nothing.
+func serverMode(hello *redis.Cmd) string {
+	fields, _ := hello.Slice()
+	for i := 0; i+1 < len(fields); i += 2 {
+		if fields[i] == "mode" {
+			mode, _ := fields[i+1].(string)
+			return mode
+		}
+	}
+	return ""
+}
+
+// eval runs a script, by its hash, or by its text if Redis does not know it. If loaded
+// is set, the text is sent the first time: a request with little time cannot afford the
+// round trip by which Redis says so.
+func (l *redisLink) eval(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	if l.loaded == nil || l.loaded[script] {
+		if reply := script.EvalSha(ctx, l.conn, keys, args...); code(reply.Err()) != "NOSCRIPT" {
+			return reply
+		}
+	}
+	reply := script.Eval(ctx, l.conn, keys, args...)
+	if l.loaded != nil {
+		l.loaded[script] = reply.Err() == nil
+	}
+	return reply
+}
+
+func (s *redisServer) dialRaw(ctx context.Context) (net.Conn, error) {
 	network, address := s.options.Network, s.options.Addr
 	if network == "" {
 		network = "tcp"
@@ -83,9 +192,31 @@ func (s *redisServer) dialRaw(ctx context.Context) (net.Conn, error) {
 	secure := tls.Client(raw, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
-		return nil, fmt.Errorf("TLS handshake with %s (does the port speak TLS?): %w", address, err)
+		return nil, handshakeError(address, err)
 	}
 	return secure, nil
+}
+
+// errNoTLS is why a handshake fails at a port that speaks plain text.
+var errNoTLS = errors.New("the port does not speak TLS: set ssl=False, or give the port that does")
+
+// handshakeError says why a TLS handshake failed.
+func handshakeError(address string, err error) error {
+	var plain tls.RecordHeaderError
+	var certificate *tls.CertificateVerificationError
+	var unknown x509.UnknownAuthorityError
+	var alert tls.AlertError
+	hint := ""
+	switch {
+	case errors.As(err, &plain):
+		return fmt.Errorf("TLS handshake with %s: %w: it answered %q", address, errNoTLS, plain.RecordHeader[:])
+	case errors.As(err, &unknown):
+		hint = " (name a private authority in Redis.TLSConfig, or by SSL_CERT_FILE in the environment)"
+	case errors.As(err, &certificate), errors.As(err, &alert), errors.Is(err, context.Canceled):
+	default:
+		hint = " (does the port speak TLS?)"
+	}
+	return fmt.Errorf("TLS handshake with %s%s: %w", address, hint, err)
 }
 
 func (l *redisLink) close() {
@@ -99,25 +230,23 @@ func (l *redisLink) close() {
 type keptLink struct {
 	server *redisServer
 
-	mu    sync.Mutex // guards everything below
-	link  *redisLink // nil: dial first
-	drops int        // how often drop was called
+	mu       sync.Mutex // guards everything below
+	link     *redisLink // nil: dial first
+	drops    int        // how often drop was called
+	stopDial context.CancelFunc
 }
-
-// errGivenUp is why a command was not run: its connection was dropped.
-var errGivenUp = errors.New("the connection was given up, since Redis was not heard of any more")
 
 // run runs command over the connection, which is dialled first if there is none
 // and lasts until lifetime ends. If one that was kept turns out to be dead it is
 // replaced and the command run again, since nothing was wrong but its age.
-func (k *keptLink) run(ctx, lifetime context.Context, command func(context.Context, *redis.Conn) error) error {
+func (k *keptLink) run(ctx, lifetime context.Context, command func(context.Context, *redisLink) error) error {
 	for {
 		link, reused, err := k.get(ctx, lifetime)
 		if err != nil {
 			return err
 		}
 		stop := context.AfterFunc(ctx, func() { _ = link.raw.Close() })
-		err = command(ctx, link.conn)
+		err = k.call(ctx, link, command)
 		if stop() && err == nil {
 			return nil
 		}
@@ -125,22 +254,39 @@ func (k *keptLink) run(ctx, lifetime context.Context, command func(context.Conte
 		// server by now.
 		kept := k.discard(link)
 		if err == nil || !reused || !kept || !connectionLost(err) || ctx.Err() != nil {
-			return k.server.explain(err)
+			if !kept && errors.Is(err, net.ErrClosed) && lifetime.Err() == nil {
+				err = errGivenUp
+			}
+			return k.server.explain(inTime(ctx, err))
 		}
 	}
 }
 
+// call runs command, and gives the connection up if that panics.
+func (k *keptLink) call(ctx context.Context, link *redisLink, command func(context.Context, *redisLink) error) error {
+	returned := false
+	defer func() {
+		if !returned {
+			k.discard(link)
+		}
+	}()
+	err := command(ctx, link)
+	returned = true
+	return err
+}
+
 // get returns the connection that is kept, or a new one.
 func (k *keptLink) get(ctx, lifetime context.Context) (link *redisLink, reused bool, err error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	k.mu.Lock()
 	link, drops := k.link, k.drops
+	k.stopDial = stop
 	k.mu.Unlock()
 	if link != nil {
 		return link, true, nil
 	}
-	if link, err = k.server.dial(ctx, lifetime); err != nil {
-		return nil, false, err
-	}
+	link, err = k.server.open(ctx, lifetime)
 	k.mu.Lock()
 	// 1. the address is resolved   2. the lease is lost, or Redis has a new history:
 	// drop   3. the dial ends, at a server that may be none any more.
@@ -149,11 +295,14 @@ func (k *keptLink) get(ctx, lifetime context.Context) (link *redisLink, reused b
 		k.link = link
 	}
 	k.mu.Unlock()
-	if dropped {
+	switch {
+	case dropped && err == nil:
 		link.close()
+		fallthrough
+	case dropped:
 		return nil, false, errGivenUp
 	}
-	return link, false, nil
+	return link, false, err
 }
 
 // discard closes link, and forgets it if it is the one that is kept. It reports
@@ -169,22 +318,18 @@ func (k *keptLink) discard(link *redisLink) (kept bool) {
 	return kept
 }
 
-// drop closes the connection, also one that is being dialled. A command that waits for it fails, and is not run
-// again: who waited long enough for a connection to be given up is told so.
+// drop closes the connection, also one that is being dialled. A command that waits for
+// it fails, and is not run again: it has waited long enough for a connection to be
+// given up.
 func (k *keptLink) drop() {
 	k.mu.Lock()
-	link := k.link
+	link, stopDial := k.link, k.stopDial
 	k.drops++
 	k.mu.Unlock()
+	if stopDial != nil {
+		stopDial()
+	}
 	if link != nil {
 		k.discard(link)
 	}
-}
-
-// connectionLost reports whether err says that the connection was dead, rather
-// than that Redis answered with an error or was too slow to answer.
-func connectionLost(err error) bool {
-	var answered redis.Error
-	var slow net.Error
-	return !errors.As(err, &answered) && !(errors.As(err, &slow) && slow.Timeout())
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -174,56 +172,18 @@ end
 return table.concat(kept)
 `)
 
-// redisValues is the way to the values in Redis, over connections of its own: those
-// of a pool, since many ask at once.
+// redisValues is the way to the values in Redis, over connections of its own, since
+// many ask at once.
 type redisValues struct {
 	server *redisServer
-
-	mu     sync.Mutex // guards everything below
-	client *redis.Client
-	end    context.CancelFunc // of the client's dials
-	closed bool
+	links  linkPool
 }
 
 // Values returns the way to the values in Redis.
 func (s *redisServer) Values() transport.Values { return &s.values }
 
-// pool returns the client, and makes it first if there is none.
-func (v *redisValues) pool() (*redis.Client, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.closed {
-		return nil, ErrClosed
-	}
-	if v.client == nil {
-		o := *v.server.options
-		o.PoolSize = 0 // the default
-		lifetime, end := context.WithCancel(context.Background())
-		o.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			ctx, cancel := context.WithCancel(ctx)
-			defer cancel()
-			defer context.AfterFunc(lifetime, cancel)()
-			return v.server.dialRaw(ctx)
-		}
-		v.client, v.end = redis.NewClient(&o), end
-	}
-	return v.client, nil
-}
-
 // Redial closes the connections, for the next attempts to dial anew.
-func (v *redisValues) Redial() { v.drop(false) }
-
-func (v *redisValues) drop(forGood bool) {
-	v.mu.Lock()
-	client, end := v.client, v.end
-	v.client = nil
-	v.closed = v.closed || forGood
-	v.mu.Unlock()
-	if client != nil {
-		end()
-		_ = client.Close()
-	}
-}
+func (v *redisValues) Redial() { v.links.drop(false) }
 
 func (s *redisServer) valueKey(cache, key string) string {
 	return s.keyPrefix + "value:" + cache + ":" + key
@@ -259,10 +219,6 @@ func regionField(cache, region string) string { return "r:" + cache + ":" + regi
 // by: whatever happens in between counts against it.
 func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []string) (transport.Reading, error) {
 	var reading transport.Reading
-	client, err := v.pool()
-	if err != nil {
-		return reading, err
-	}
 	s := v.server
 	lives := make([]*redis.DurationCmd, len(keys))
 	values := make([]*redis.StringCmd, len(keys))
@@ -272,19 +228,24 @@ func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []st
 	}
 	var clears *redis.SliceCmd
 	var info *redis.StringCmd
-	_, err = client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, key := range keys {
-			name := s.valueKey(cache, key)
-			lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name)
-		}
-		clears = p.HMGet(ctx, s.clearsKey, fields...)
-		info = p.Info(ctx, "replication")
-		return nil
+	err := v.links.run(ctx, true, func(ctx context.Context, link *redisLink) error {
+		commands, err := link.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i, key := range keys {
+				name := s.valueKey(cache, key)
+				lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name)
+			}
+			clears = p.HMGet(ctx, s.clearsKey, fields...)
+			info = p.Info(ctx, "replication")
+			return nil
+		})
+		return pipelineError(commands, err, clears, info)
 	})
-	for _, needed := range []error{clears.Err(), info.Err()} {
-		if needed != nil {
-			return reading, s.explain(errors.Join(needed, err))
-		}
+	if err != nil {
+		return reading, err
+	}
+	counts := clears.Val()
+	if len(counts) != len(fields) {
+		return reading, fmt.Errorf("unexpected reply to HMGET %s", s.clearsKey)
 	}
 	reading.Values = make([]transport.Value, len(keys))
 	for i := range keys {
@@ -293,13 +254,34 @@ func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []st
 		}
 	}
 	reading.Master, reading.History = readInfo(info.Val())
-	counts := clears.Val()
 	reading.Epoch, _ = counts[0].(string)
 	reading.Count, reading.Cleared = readCount(counts[1]), readCount(counts[2])
 	for _, c := range counts[3:] {
 		reading.Regions = append(reading.Regions, readCount(c))
 	}
 	return reading, nil
+}
+
+// pipelineError returns why a pipeline has failed, err being what it returned: the
+// error of a command that is needed, or one that is not of a command, which go-redis
+// leaves out of the commands if Redis has answered with it. The errors of the other
+// commands are theirs.
+func pipelineError(commands []redis.Cmder, err error, needed ...redis.Cmder) error {
+	failed := false
+	for _, c := range commands {
+		if failed = failed || c.Err() != nil; c.Err() != nil && !answered(c.Err()) {
+			return c.Err() // the connection ended among the answers
+		}
+	}
+	for _, c := range needed {
+		if c.Err() != nil {
+			return c.Err()
+		}
+	}
+	if failed {
+		return nil
+	}
+	return err
 }
 
 func readValue(life *redis.DurationCmd, value *redis.StringCmd) (v transport.Value, err error) {
@@ -309,7 +291,7 @@ func readValue(life *redis.DurationCmd, value *redis.StringCmd) (v transport.Val
 		return transport.Value{Found: true, Bytes: bytes, Life: life.Val()}, nil
 	case errors.Is(err, redis.Nil):
 		return v, nil
-	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+	case code(err) == "WRONGTYPE":
 		v.Found = true
 		return v, nil
 	case err != nil:
@@ -349,10 +331,6 @@ func readCount(field any) uint64 {
 func (v *redisValues) Claim(
 	ctx context.Context, cache, history string, life time.Duration, claims []transport.Claim,
 ) (claimed transport.Claimed, err error) {
-	client, err := v.pool()
-	if err != nil {
-		return claimed, err
-	}
 	s := v.server
 	keys := append(make([]string, 0, 1+2*len(claims)), s.clearsKey)
 	args := append(make([]any, 0, 4+4*len(claims)), cache, history, nonce(), milliseconds(life))
@@ -364,9 +342,15 @@ func (v *redisValues) Claim(
 		keys = append(keys, s.valueKey(cache, c.Key), s.tokenKey(cache, c.Key))
 		args = append(args, c.Token, milliseconds(c.Life), seen, c.Own)
 	}
-	reply, err := claimScript.Run(ctx, client, keys, args...).StringSlice()
+	var reply []string
+	// Not once more: if the first attempt has succeeded after all, the second would find
+	// the load claimed, and wait for nobody.
+	err = v.links.run(ctx, false, func(ctx context.Context, link *redisLink) (err error) {
+		reply, err = link.eval(ctx, claimScript, keys, args...).StringSlice()
+		return err
+	})
 	if err != nil {
-		return claimed, s.explain(err)
+		return claimed, err
 	}
 	if len(reply) != 4 || len(reply[2]) != len(claims) {
 		return claimed, fmt.Errorf("unexpected reply to a claim")
@@ -380,10 +364,6 @@ func (v *redisValues) Claim(
 
 // Put ends claims.
 func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Put) ([]bool, error) {
-	client, err := v.pool()
-	if err != nil {
-		return nil, err
-	}
 	s := v.server
 	keys := make([]string, 0, 2*len(puts))
 	args := make([]any, 0, 3*len(puts)+1)
@@ -392,9 +372,13 @@ func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Pu
 		args = append(args, p.Token, p.Bytes, putArgument(&p))
 	}
 	args = append(args, milliseconds(transport.VainFor))
-	reply, err := putScript.Run(ctx, client, keys, args...).Text()
+	var reply string
+	err := v.links.run(ctx, true, func(ctx context.Context, link *redisLink) (err error) {
+		reply, err = link.eval(ctx, putScript, keys, args...).Text()
+		return err
+	})
 	if err != nil {
-		return nil, s.explain(err)
+		return nil, err
 	}
 	if len(reply) != len(puts) {
 		return nil, fmt.Errorf("unexpected reply to a put")
@@ -408,10 +392,6 @@ func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Pu
 
 // Keep extends claims, and releases them.
 func (v *redisValues) Keep(ctx context.Context, keeps []transport.Keep) ([]bool, error) {
-	client, err := v.pool()
-	if err != nil {
-		return nil, err
-	}
 	s := v.server
 	keys := make([]string, 0, len(keeps))
 	args := make([]any, 0, 2*len(keeps))
@@ -422,9 +402,13 @@ func (v *redisValues) Keep(ctx context.Context, keeps []transport.Keep) ([]bool,
 		}
 		keys, args = append(keys, s.tokenKey(k.Cache, k.Key)), append(args, k.Token, life)
 	}
-	reply, err := keepScript.Run(ctx, client, keys, args...).Text()
+	var reply string
+	err := v.links.run(ctx, true, func(ctx context.Context, link *redisLink) (err error) {
+		reply, err = link.eval(ctx, keepScript, keys, args...).Text()
+		return err
+	})
 	if err != nil {
-		return nil, s.explain(err)
+		return nil, err
 	}
 	if len(reply) != len(keeps) {
 		return nil, fmt.Errorf("unexpected reply to a keep")

@@ -74,7 +74,7 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
 		options: *o.Shared, outcome: c.outcome, regions: o.Regions, notFoundRegions: o.NotFoundRegions, exact: o.Expiry != nil, notFounds: o.NotFoundTTL,
 		claimed: most,
-		stats: &c.stats.shared,
+		stats:   &c.stats.shared,
 	}
 }
 

@@ -54,7 +54,7 @@ func TestSimulatedValuesAreAsInRedis(t *testing.T) {
 // redisOnSocket starts a redis-server for the test, and returns its address.
 func redisOnSocket(t *testing.T) string {
 	t.Helper()
-	binary, err := exec.LookPath("redis-server")
+	binary, err := exec.LookPath(cmp.Or(os.Getenv("NEARCACHE_REDIS_SERVER"), "redis-server"))
 	if err != nil && os.Getenv("NEARCACHE_REQUIRE_REDIS") != "1" {
 		t.Skip("needs redis-server on PATH (NEARCACHE_REQUIRE_REDIS=1 makes this a failure)")
 	}
@@ -219,6 +219,12 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 			}
 		}
 		return fmt.Sprintf("publish %.200s", fmt.Sprintf("%+v", changes)), func(t *testing.T, w *twin) string {
+			if len(changes) == 1 && len(changes[0].Regions) > transport.MostChanges { // as a publisher would
+				for part := range slices.Chunk(changes[0].Regions, transport.MostChanges) {
+					require.NoError(t, w.bus.Publish(t.Context(), "body", []transport.Change{{Cache: cache, Regions: part}}))
+				}
+				return ""
+			}
 			require.NoError(t, w.bus.Publish(t.Context(), "body", changes))
 			return ""
 		}

@@ -95,6 +95,8 @@ type BackplaneStats struct {
 	ProbeFailures uint64 // probes that Redis did not take; silence is not counted here
 	Lease         LeaseStats
 
+	Panics uint64 // on the way to Redis, of the library or go-redis or hooks of BackplaneOptions.Redis; each became an error
+
 	Caches []CacheStats // one for each open cache, ordered by name
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type subscriber struct {
 	self      instanceID
 	lease     *lease
 	random    random
+	panics    *panics
 
 	// Used by one goroutine at a time, that which has the subscription.
 	last    string     // the channel's position here; empty: unknown
@@ -73,7 +75,9 @@ func (s *subscriber) attempt(ctx context.Context) (_ transport.Subscription, err
 	defer func() {
 		if err != nil {
 			sub.Close()
-			if cause := context.Cause(ctx); cause != nil {
+			if cause := context.Cause(ctx); cause != nil && errors.Is(err, net.ErrClosed) {
+				err = cause // it was closed above
+			} else if cause != nil && !errors.Is(err, cause) {
 				err = fmt.Errorf("%w: %w", cause, err)
 			}
 		}
@@ -87,7 +91,9 @@ func (s *subscriber) attempt(ctx context.Context) (_ transport.Subscription, err
 		if err != nil {
 			return nil, err
 		}
-		s.handle(payload)
+		if err := s.hear(payload); err != nil {
+			return nil, err
+		}
 	}
 	s.joined()
 	return sub, nil
@@ -179,7 +185,9 @@ func (s *subscriber) follow(ctx context.Context, sub transport.Subscription) err
 		if err != nil {
 			return err
 		}
-		s.handle(payload)
+		if err := s.hear(payload); err != nil {
+			return err
+		}
 	}
 }
 
@@ -217,6 +225,19 @@ func (s *subscriber) waitForProbe(ctx context.Context) bool {
 	case <-ctx.Done():
 	}
 	return ctx.Err() == nil
+}
+
+// hear applies one message. A panic there costs the subscription, not the process: what
+// the message said was not done, or in part, so the next echo clears everything.
+func (s *subscriber) hear(payload string) (err error) {
+	defer func() {
+		if err != nil {
+			s.last = ""
+		}
+	}()
+	defer s.panics.caught("what applies a message", &err)
+	s.handle(payload)
+	return nil
 }
 
 // handle applies one message.

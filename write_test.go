@@ -29,7 +29,7 @@ func withFakeRedis(t *testing.T, test func(*testing.T, *Backplane, *fakeRedis)) 
 // this instance, and tells them to clear everything, once.
 func TestNewHistoryClearsEverywhere(t *testing.T) {
 	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
-		bp.bus = &redisServer{}
+		bp.bus = newGuardedBus(&redisServer{}, &panics{})
 		everything := operation{op: opClearAll}
 		bp.newHistory()
 		synctest.Wait()
@@ -402,7 +402,7 @@ func TestUndecodableKeyClearsTheCache(t *testing.T) {
 // source, which the other instances must hear of.
 func TestCloseWaitsForWritesUnderWay(t *testing.T) {
 	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
-		bp.bus, bp.unfollow = &redisServer{}, func() {}
+		bp.bus, bp.unfollow = newGuardedBus(&redisServer{}, &panics{}), func() {}
 		cache, err := New(bp, Options[string, string]{
 			Name: "p", Load: func(context.Context, string) (string, error) { return "", nil },
 		})
@@ -435,7 +435,7 @@ func TestCloseWaitsForWritesUnderWay(t *testing.T) {
 // that closes the backplane itself does not wait for itself for ever.
 func TestWriteThatOutlastsClose(t *testing.T) {
 	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
-		bp.bus, bp.unfollow = &redisServer{}, func() {}
+		bp.bus, bp.unfollow = newGuardedBus(&redisServer{}, &panics{}), func() {}
 		cache, err := New(bp, Options[string, string]{
 			Name: "p", Load: func(context.Context, string) (string, error) { return "", nil },
 		})

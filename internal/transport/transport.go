@@ -2,7 +2,10 @@
 // of it: Redis itself, and the simulated one of package fakebus.
 package transport
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // Bus is one instance's way to Redis.
 type Bus interface {
@@ -16,6 +19,9 @@ type Bus interface {
 	// Publish makes one attempt at one invalidation, over a connection that it keeps
 	// until Redial or Close. In the same step, the changes are made to the values in
 	// Redis. The end of ctx ends the attempt. It is for one goroutine at a time.
+	//
+	// It returns ErrTooManyChanges, and has done nothing, if there are values in Redis
+	// and more than MostChanges changes.
 	Publish(ctx context.Context, body string, changes []Change) error
 
 	// Redial closes the connection that Publish keeps, under an attempt that waits
@@ -29,6 +35,13 @@ type Bus interface {
 	// attempts end.
 	Close()
 }
+
+// MostChanges bounds how many changes one message makes to the values in Redis, which
+// does nothing else meanwhile.
+const MostChanges = 256
+
+// ErrTooManyChanges is why Publish has not published a message that is to be split.
+var ErrTooManyChanges = errors.New("too many changes for one message")
 
 // Subscription is one confirmed subscription, to the channel and to this
 // instance's own, over one connection. Whatever goes wrong ends it for good and a

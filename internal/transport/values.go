@@ -16,6 +16,18 @@ type Change struct {
 	Regions []string
 }
 
+// CountChanges returns how many keys, regions and clears there are.
+func CountChanges(changes []Change) int {
+	n := 0
+	for _, c := range changes {
+		n += len(c.Keys) + len(c.Regions)
+		if c.All || c.Clear {
+			n++
+		}
+	}
+	return n
+}
+
 // Values is one instance's way to the values that all instances share in Redis. Its
 // methods make one attempt each, and may be called from any number of goroutines.
 //

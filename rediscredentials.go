@@ -1,0 +1,200 @@
+package nearcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/auth"
+)
+
+// credentials are those that new connections are made with, whatever they come from.
+//
+// go-redis subscribes to a streaming provider once for each connection, to
+// authenticate on it again, and panics where a connection is not of a pool. A
+// subscription to channels cannot authenticate again in RESP2, and if the server ends
+// it because its credentials have, it is made again, without a loss if nothing was
+// missed. So the provider is subscribed to once for a backplane, and new connections
+// get the newest.
+type credentials struct {
+	username, password string
+	plain              func() (username, password string)
+	withContext        func(context.Context) (username, password string, err error)
+	stream             auth.StreamingCredentialsProvider
+	panics             *panics
+
+	mu          sync.Mutex // guards everything below
+	newest      auth.Credentials
+	handedOut   [2]string     // the last two passwords
+	subscribing chan struct{} // closed when an attempt to subscribe has ended; nil: there is none
+	failure     error         // of the last attempt
+	unsubscribe auth.UnsubscribeFunc
+	subscribed  bool
+	closed      bool
+	quietUntil  time.Time // no failure is logged before
+}
+
+// take moves what o says of credentials here.
+func (c *credentials) take(o *redis.Options) {
+	c.username, c.password = o.Username, o.Password
+	c.plain, c.withContext, c.stream = o.CredentialsProvider, o.CredentialsProviderContext, o.StreamingCredentialsProvider
+	o.Username, o.Password, o.CredentialsProvider, o.StreamingCredentialsProvider = "", "", nil, nil
+	o.CredentialsProviderContext = c.get
+}
+
+// get returns the credentials for a new connection.
+func (c *credentials) get(ctx context.Context) (username, password string, err error) {
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if password != "" && password != c.handedOut[0] {
+			c.handedOut[0], c.handedOut[1] = password, c.handedOut[0]
+		}
+	}()
+	defer c.panics.caught("credentials provider", &err)
+	switch {
+	case c.stream != nil:
+		newest, err := c.subscription(ctx)
+		if err != nil {
+			return "", "", fmt.Errorf("StreamingCredentialsProvider: %w", err)
+		}
+		username, password = newest.BasicAuth()
+	case c.withContext != nil:
+		return c.withContext(ctx)
+	case c.plain != nil:
+		username, password = c.plain()
+	default:
+		username, password = c.username, c.password
+	}
+	return username, password, nil
+}
+
+// subscription returns the newest credentials of the streaming provider, after it has
+// subscribed if need be. Subscribe knows no context, and may ask a server for the first
+// token, so it has a goroutine of its own, which a later call finds.
+func (c *credentials) subscription(ctx context.Context) (auth.Credentials, error) {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil, ErrClosed
+	}
+	if !c.subscribed && c.subscribing == nil {
+		c.subscribing = make(chan struct{})
+		go c.subscribe(c.subscribing)
+	}
+	pending := c.subscribing
+	c.mu.Unlock()
+	if pending != nil {
+		select {
+		case <-pending:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("no credentials yet: %w", ctx.Err())
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.newest != nil:
+		return c.newest, nil
+	case c.failure != nil:
+		return nil, c.failure
+	}
+	return nil, errors.New("it gave no credentials")
+}
+
+func (c *credentials) subscribe(done chan struct{}) {
+	first, unsubscribe, err := c.callSubscribe()
+	c.mu.Lock()
+	c.subscribing, c.failure = nil, err
+	if err == nil {
+		c.subscribed, c.unsubscribe = true, unsubscribe
+		if c.newest == nil { // else there were newer ones since
+			c.newest = first
+		}
+	}
+	closed := c.closed
+	c.mu.Unlock()
+	close(done)
+	if closed {
+		c.end()
+	}
+}
+
+func (c *credentials) callSubscribe() (first auth.Credentials, unsubscribe auth.UnsubscribeFunc, err error) {
+	defer c.panics.caught("StreamingCredentialsProvider.Subscribe", &err)
+	return c.stream.Subscribe(c)
+}
+
+// OnNext is called by the streaming provider with new credentials.
+func (c *credentials) OnNext(next auth.Credentials) {
+	if next == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.newest = next
+}
+
+// OnError is called by the streaming provider when it has no new credentials. Those
+// that there are stay in use.
+func (c *credentials) OnError(err error) {
+	now := time.Now()
+	c.mu.Lock()
+	quiet := now.Before(c.quietUntil) || c.closed || err == nil
+	if !quiet {
+		c.quietUntil = now.Add(logInterval)
+	}
+	c.mu.Unlock()
+	if !quiet {
+		text := err.Error()
+		if c.panics.scrub != nil {
+			text = c.panics.scrub(text)
+		}
+		c.panics.logger.Warn("nearcache: StreamingCredentialsProvider has failed; new connections use the last credentials", "err", text)
+	}
+}
+
+// close ends the subscription to the streaming provider.
+func (c *credentials) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.end()
+}
+
+// end unsubscribes once.
+//
+//  1. Subscribe is called   2. close finds nothing to end   3. Subscribe returns:
+//     subscribe ends it.
+func (c *credentials) end() {
+	c.mu.Lock()
+	unsubscribe := c.unsubscribe
+	c.unsubscribe = nil
+	c.mu.Unlock()
+	if unsubscribe == nil {
+		return
+	}
+	err := func() (err error) {
+		defer c.panics.caught("StreamingCredentialsProvider's unsubscribe", &err)
+		return unsubscribe()
+	}()
+	if err != nil {
+		c.panics.logger.Warn("nearcache: StreamingCredentialsProvider could not be unsubscribed from", "err", c.panics.scrub(err.Error()))
+	}
+}
+
+// secrets returns what must not be shown.
+func (c *credentials) secrets() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []string
+	for _, secret := range append(c.handedOut[:], c.password) {
+		if secret != "" {
+			all = append(all, secret)
+		}
+	}
+	return all
+}
