@@ -46,9 +46,24 @@ type BackplaneOptions struct {
 	// Redis says the same with go-redis's own options, for what a connection
 	// string cannot say, a private certificate authority for instance. The
 	// options are copied; the backplane makes its own clients from them, because
-	// its subscription and its publisher need settings of their own (pool sizes,
-	// retries and the RESP version given here are not used). Setting both this
-	// and RedisConnectionString is an error. Defaults to nil.
+	// its subscription and its publisher need settings of their own (retries, the
+	// RESP version and client-side caching are not used, for instance). Setting both
+	// this and RedisConnectionString is an error. Defaults to nil.
+	//
+	// Beside its two or three connections the backplane has some for the shared level,
+	// if caches have Shared: as many as are in use at a time, but no more than
+	// PoolSize, or 8 if that is 0. One that was not used for ConnMaxIdleTime is closed;
+	// 0 means a minute, negative never. Each answers one request at a time, so PoolSize
+	// divided by the round trip bounds the requests per second of all caches together.
+	//
+	// Credentials come from StreamingCredentialsProvider, CredentialsProviderContext,
+	// CredentialsProvider, or Username and Password, in this order. A streaming provider
+	// is subscribed to once, from the first connection until Close, and new connections
+	// get its newest credentials. If the server ends a connection because its
+	// credentials have expired, it is made again, and memory stays as it is if nothing
+	// was missed. OnConnect is called for each connection, after its authentication.
+	//
+	// A panic in one of these functions, or in Dialer, is an error of the attempt.
 	Redis *redis.UniversalOptions
 
 	// Channel is the Pub/Sub channel; instances on one channel keep each other's

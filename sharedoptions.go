@@ -50,8 +50,9 @@ type SharedOptions[V any] struct {
 	// Negative is an error. Defaults to 1 MiB.
 	MaxValueBytes int
 
-	// Timeout bounds each request to Redis, dialling included. After that the item is
-	// loaded from the source; after five failures in a row Redis is not asked for a
+	// Timeout bounds each request to Redis, and the wait for a connection. After that the
+	// item is loaded from the source. A connection that is being made then goes on, by the
+	// connect timeout, and serves later requests. After five failures in a row Redis is not asked for a
 	// second, and then once to begin with. Callers get no error for it. A Get whose
 	// context is cancelled, rather than at its deadline, may wait for that long. At
 	// least a millisecond. Defaults to 250 ms.

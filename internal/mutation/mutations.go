@@ -202,6 +202,27 @@ var mutations = []mutation{
 		new:   "	_ = heard\n",
 		tests: []string{"TestSilenceEndsTheSubscription", "TestProof"},
 	}, {
+		name:  "a panic on the way to Redis",
+		fence: "a fault on the way to Redis becomes an error, and ends no process",
+		file:  "barrier.go",
+		old:   "	r := recover()\n",
+		new:   "	var r any\n",
+		tests: []string{"TestPanicsOnTheWayToRedis", "TestPanicInConnect"},
+	}, {
+		name:  "a message whose application panics",
+		fence: "what was not applied is found to be missing by the next echo",
+		file:  "subscriber.go",
+		old:   "		if err != nil {\n			s.last = \"\"\n",
+		new:   "		if false {\n			s.last = \"\"\n",
+		tests: []string{"TestPanicWhileApplying"},
+	}, {
+		name:  "many changes are split",
+		fence: "one step of Redis changes a bounded number of shared values",
+		file:  "redis.go",
+		old:   "transport.CountChanges(changes) > transport.MostChanges {",
+		new:   "false {",
+		tests: []string{"TestSharedBulkRemovalIsSplit"},
+	}, {
 		name:  "a dial that was overtaken",
 		fence: "a connection that was being dialled when Redis fell silent is not used",
 		file:  "redislink.go",
