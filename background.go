@@ -55,24 +55,34 @@ func (p *refreshPlace) leave() {
 // there already.
 func (l *local[K, V]) detachLocked(f *flight[K, V], until int64, place *refreshPlace) {
 	f.goesOn++
-	if b := f.background; b != nil {
+	x := f.extraLocked()
+	if b := x.background; b != nil {
 		b.until = max(b.until, until) // the timer finds out
 		return
 	}
 	b := &background{until: until, place: place}
-	f.background = b
+	x.background = b
 	if until != never {
 		b.timer = time.AfterFunc(time.Duration(until-l.lease.now()), func() { l.lastMoment(f) })
 	}
 }
 
+// backgroundLocked returns what f has in the background; nil: it goes on for its waiters
+// alone.
+func (f *flight[K, V]) backgroundLocked() *background {
+	if f.extra == nil {
+		return nil
+	}
+	return f.extra.background
+}
+
 // attachLocked has f no longer go on in the background.
 func (f *flight[K, V]) attachLocked() {
-	b := f.background
+	b := f.backgroundLocked()
 	if b == nil {
 		return
 	}
-	f.background = nil
+	f.extra.background = nil
 	if b.timer != nil {
 		b.timer.Stop()
 	}
@@ -84,7 +94,7 @@ func (l *local[K, V]) lastMoment(f *flight[K, V]) {
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	b := f.background
+	b := f.backgroundLocked()
 	if b == nil { // it has ended, or callers wait for it
 		return
 	}
@@ -115,7 +125,7 @@ func (l *local[K, V]) outliveLocked(sh *shard[K, V], f *flight[K, V]) {
 // outlivedLocked reports whether a read that began at m finds f outlived: nobody waits
 // for it, and its last moment has come. What is held of the key has that fate.
 func (f *flight[K, V]) outlivedLocked(m moment, held fate) bool {
-	b := f.background
+	b := f.backgroundLocked()
 	return b != nil && f.waiters == f.goesOn && (held == absent || held.dead() || m.at >= b.until)
 }
 

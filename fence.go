@@ -124,10 +124,9 @@ type outcome[V any] struct {
 	ttl     time.Duration // zero or less: not to be kept
 	life    time.Duration // the same, but for what is too heavy to be kept here
 	weight  uint32
-	regions []string
-	placed  bool // regions says which: else it may belong to any
-
+	placed  bool // regions says which it belongs to: else it may be any
 	cleared bool // regions were cleared since it began: say which are its own, kept or not
+	regions []string
 }
 
 // prepare makes the entry that o will need, as far as can be told, before the

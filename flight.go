@@ -32,39 +32,65 @@ type flight[K comparable, V any] struct {
 
 	// Guarded by the shard's mu.
 	begun   bool
-	flown   bool  // some goroutine runs the load, or has
-	anew    bool  // it asks the source, and does not take a value from the shared level
-	sharing bool  // it may ask the shared level, or has
-	queued  bool  // it waits behind others of one GetMany
+	flown   bool // some goroutine runs the load, or has
+	anew    bool // it asks the source, and does not take a value from the shared level
+	sharing bool // it may ask the shared level, or has
+	queued  bool // it waits behind others of one GetMany
+
+	abandoned bool // it was cancelled since nobody waits for it
+
 	waiters int32 // those that wait, and those it goes on for though they do not
 	goesOn  int32 // the latter: a hit that had it begun, callers who waited for SoftTimeout
 	start   start
+
+	older *flight[K, V]
+	bulk  *bulk // the load of many keys that it is a part of, or nil; nil when it needs that no longer
+	extra *extra[K, V]
+
+	// state is a set of the bits below. Landed says that everything below was set, by the
+	// flying goroutine. Then ctx ends, for which the callers wait. It also ends when all of
+	// them have gone, and when it is overdue.
+	state   atomic.Uint32
+	value   V
+	err     error // a *loaderPanic, if it has panicked
+	outcome outcome[V]
+}
+
+// The states of a flight.
+const (
+	flightLanded   = 1 << iota
+	flightOverdue  // LoadTimeout has passed: callers wait no longer
+	flightPanicked // the loader, or one of the cache's functions
+	flightProven   // conditional waiters may have the result
+)
+
+// extra is what a flight has that most have not: it is made when it is needed, as each
+// word of a flight makes a miss slower.
+type extra[K comparable, V any] struct {
+	background *background // of a load that goes on for others than its waiters; nil: it does not
 
 	conditional int32         // of waiters: those that have its result only if it is proven
 	overtaken   chan struct{} // closed when an invalidation takes it out; nil: no conditional waiter
 	next        *flight[K, V] // the load that its conditional waiters share after it
 	nextAnew    bool          // that is not to take a value from the shared level
-	abandoned   bool          // it was cancelled since nobody waits for it
-	number      uint64        // of its shard's loads, in the order in which they were registered
+}
 
-	older *flight[K, V]
-	bulk  *bulk // the load of many keys that it is a part of, or nil; nil when it needs that no longer
+// extraLocked returns f's extra, which it makes if there is none.
+func (f *flight[K, V]) extraLocked() *extra[K, V] {
+	if f.extra == nil {
+		f.extra = &extra[K, V]{}
+	}
+	return f.extra
+}
 
-	// Of a load that goes on for others than its waiters; nil: it does not.
-	background *background
-
-	// overdue says that LoadTimeout has passed: callers wait no longer.
-	overdue atomic.Bool
-
-	// landed says that everything below was set, by the flying goroutine. Then ctx ends,
-	// for which the callers wait. It also ends when all of them have gone, and when it is
-	// overdue.
-	landed  atomic.Bool
-	value   V
-	err     error
-	panic   *loaderPanic
-	outcome outcome[V]
-	proven  bool // conditional waiters may have the result
+// unwantedLocked reports whether nobody waits for f but those that it goes on for and, if
+// its result cannot be proven any more, its conditional waiters.
+func (f *flight[K, V]) unwantedLocked() bool {
+	n := f.goesOn
+	if f.extra != nil {
+		n += f.extra.conditional
+	}
+	return f.waiters == n
 }
 
 // loads reports whether ctx is that of f's loader.
@@ -215,8 +241,7 @@ func (l *local[K, V]) launchLocked(
 func (l *local[K, V]) newFlight(
 	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
 ) *flight[K, V] {
-	sh.launched++
-	f := &flight[K, V]{number: sh.launched, key: l.own(key), hash: hash, ctx: loadContext{values: ctx, placed: ld.places != nil}, start: l.begin(sh),
+	f := &flight[K, V]{key: l.own(key), hash: hash, ctx: loadContext{values: ctx, placed: ld.places != nil}, start: l.begin(sh),
 		waiters: 1, inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
 	f.sharing = ld.shared != nil && f.begun && l.noteShared(&f.start)
 	f.ctx.flight = f
@@ -246,7 +271,7 @@ func (l *local[K, V]) anew(ctx context.Context, key K, ld *loader[K, V], how lau
 		return j
 	case l.waitableLocked(f, m) && !f.outlasts(ctx, m):
 		j.waitLocked()
-		f.nextAnew = true
+		f.extra.nextAnew = true
 		return j
 	}
 	j.flight, j.launched = l.launchLocked(sh, ctx, hash, key, ld, how), true
@@ -267,22 +292,22 @@ func (l *local[K, V]) wait(ctx context.Context, f *flight[K, V], soft <-chan tim
 			return false, ctx.Err()
 		}
 	}
-	switch {
-	case !f.landed.Load() && f.overdue.Load():
+	switch state := f.state.Load(); {
+	case state&flightLanded == 0 && state&flightOverdue != 0:
 		return true, nil
-	case !f.landed.Load():
+	case state&flightLanded == 0:
 		// Everyone who was counted has gone; this is the loader, which asked for its own
 		// key, or who has its context.
 		return false, context.Canceled
-	case f.panic != nil:
-		panic(f.panic)
+	case state&flightPanicked != 0:
+		panic(f.err)
 	}
 	return true, nil
 }
 
 // result returns what a flight ended with, and whether it failed.
 func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool) {
-	if !f.landed.Load() {
+	if f.state.Load()&flightLanded == 0 {
 		return value, ld.errTimeout, true
 	}
 	return f.value, f.err, !f.outcome.known
@@ -304,14 +329,14 @@ func (l *local[K, V]) letGo(ctx context.Context, j *lookup[K, V], e *entry[K, V]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if j.conditional {
-		f.conditional--
+		f.extra.conditional--
 	}
 	if sh.registeredLocked(f) {
 		l.detachLocked(f, l.lastUse(e), nil)
 		return
 	}
 	f.goesOn++
-	if f.waiters == f.goesOn+f.conditional {
+	if f.unwantedLocked() {
 		f.abandonLocked()
 	}
 }
@@ -321,11 +346,11 @@ func (l *local[K, V]) letGo(ctx context.Context, j *lookup[K, V], e *entry[K, V]
 // and go on.
 func (f *flight[K, V]) overtakenLocked() {
 	for ; f != nil; f = f.older {
-		if f.overtaken != nil {
-			close(f.overtaken)
-			f.overtaken = nil
+		if x := f.extra; x != nil && x.overtaken != nil {
+			close(x.overtaken)
+			x.overtaken = nil
 		}
-		if f.waiters == f.goesOn+f.conditional {
+		if f.unwantedLocked() {
 			f.abandonLocked()
 		}
 	}
@@ -358,7 +383,7 @@ func (l *local[K, V]) leave(ctx context.Context, j *lookup[K, V]) {
 	defer sh.mu.Unlock()
 	f.waiters--
 	if j.conditional {
-		f.conditional--
+		f.extra.conditional--
 	}
 	registered := sh.registeredLocked(f)
 	if f.waiters > f.goesOn || f.goesOn > 0 && registered && !l.closed.Load() {
@@ -438,7 +463,7 @@ func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
 	}
 	f.attachLocked()
 	sh.mu.Unlock()
-	f.overdue.Store(true)
+	f.state.Or(flightOverdue)
 	f.ctx.end()
 }
 
@@ -449,12 +474,14 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	o := &f.outcome
 	now := l.lease.read().at
 	fresh := l.prepare(o, f.hash, f.key, &f.start)
-	kept, pause := false, time.Duration(0)
+	kept, pause, state := false, time.Duration(0), uint32(flightLanded)
 
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
 	if sh.registeredLocked(f) {
-		f.proven = f.conditional > 0 && l.provenLocked(f)
+		if f.extra != nil && f.extra.conditional > 0 && l.provenLocked(f) {
+			state |= flightProven
+		}
 		kept, pause = l.settleLocked(f, sh, ld, now, o, fresh)
 	}
 	if f.ran {
@@ -466,7 +493,7 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	sh.mu.Unlock()
 
 	l.end(sh)
-	f.landed.Store(true)
+	f.state.Or(state)
 	f.ctx.end()
 	if f.ran && o.ttl > 0 && deadline(f.start.at, o.ttl) <= now {
 		ld.slow(o, time.Duration(now-f.start.at))

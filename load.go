@@ -303,6 +303,7 @@ func (l *local[K, V]) runAndLand(f *flight[K, V], ld *loader[K, V]) {
 func (l *local[K, V]) landEnded(f *flight[K, V], ld *loader[K, V]) {
 	var zero V
 	f.value, f.err, f.outcome = zero, errGoexit, outcome[V]{}
+	f.state.And(^uint32(flightPanicked))
 	l.land(f, ld, 1)
 }
 
@@ -343,7 +344,8 @@ func (f *flight[K, V]) catch() {
 // fail makes a panic the flight's result.
 func (f *flight[K, V]) fail(p *loaderPanic) {
 	var zero V
-	f.value, f.err, f.panic, f.outcome = zero, p, p, outcome[V]{}
+	f.value, f.err, f.outcome = zero, p, outcome[V]{}
+	f.state.Or(flightPanicked)
 }
 
 // onTimeout calls f, in a goroutine of its own, when ctx's time is over; stop keeps

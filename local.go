@@ -100,11 +100,10 @@ type shard[K comparable, V any] struct {
 	flights    map[K]*flight[K, V] // the newest of each key
 	writes     map[K]*pendingWrite
 	failures   map[K]failures // of items that are held
-	launched   uint64         // loads, so far
 
 	mostFlights, mostWrites, mostFailures, mostRegions int // see forget
 
-	_ [40]byte // shards share no cache line, and all lie alike
+	_ [48]byte // shards share no cache line, and all lie alike
 }
 
 const (

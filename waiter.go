@@ -37,12 +37,13 @@ func (l *local[K, V]) waitableLocked(f *flight[K, V], m moment) bool {
 // waitLocked makes j's caller a conditional waiter of its flight.
 func (j *lookup[K, V]) waitLocked() {
 	f := j.flight
+	x := f.extraLocked()
 	f.waiters++
-	f.conditional++
-	if f.overtaken == nil {
-		f.overtaken = make(chan struct{})
+	x.conditional++
+	if x.overtaken == nil {
+		x.overtaken = make(chan struct{})
 	}
-	j.conditional, j.overtaken = true, f.overtaken
+	j.conditional, j.overtaken = true, x.overtaken
 }
 
 // waitFor is wait, for a lookup. A conditional waiter's wait also ends, without an error,
@@ -65,7 +66,7 @@ func (l *local[K, V]) waitFor(ctx context.Context, j *lookup[K, V], soft <-chan 
 
 // proven reports whether a conditional waiter may have its flight's result.
 func (j *lookup[K, V]) proven() bool {
-	return !j.refreshes && j.flight.landed.Load() && j.flight.proven
+	return !j.refreshes && j.flight.state.Load()&flightProven != 0
 }
 
 // provenLocked reports whether the result of f, which is registered and ends, was
@@ -98,16 +99,16 @@ func (l *local[K, V]) follow(ctx context.Context, key K, j *lookup[K, V], ld *lo
 		j.entry, j.fate = e, alive
 		return
 	}
-	next := f.next
+	next := f.extra.next
 	if !j.mayShareLocked(next, ld) {
 		// A load that was registered after f began after all who wait for f began to wait.
 		// What is older than f may be registered still.
-		if next = sh.flights[key]; next != nil && next.number <= f.number || !j.mayShareLocked(next, ld) {
+		if next = sh.flights[key]; f.hasOlderLocked(next) || !j.mayShareLocked(next, ld) {
 			next = l.launchLocked(sh, ctx, f.hash, key, ld, how)
-			next.anew = f.nextAnew
+			next.anew = f.extra.nextAnew
 			next.waiters, j.launched = 0, true
 		}
-		f.next = next
+		f.extra.next = next
 	}
 	next.waiters++
 	next.anew = next.anew || j.refreshes && !next.begun
@@ -115,6 +116,15 @@ func (l *local[K, V]) follow(ctx context.Context, key K, j *lookup[K, V], ld *lo
 		j.hurried = next.hurryLocked(ctx, ld)
 	}
 	j.flight = next
+}
+
+// hasOlderLocked reports whether o was registered before f, and was when f began.
+func (f *flight[K, V]) hasOlderLocked(o *flight[K, V]) bool {
+	at := f.older
+	for at != nil && at != o {
+		at = at.older
+	}
+	return at != nil
 }
 
 // mayShareLocked reports whether next, which may be nil or have landed, began after

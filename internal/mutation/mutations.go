@@ -320,8 +320,8 @@ var mutations = []mutation{
 		name:  "conditional waiters need the proof",
 		fence: "a Get that waits for a load from before a region's clear has its result only if that is proven",
 		file:  "waiter.go",
-		old:   "	return !j.refreshes && j.flight.landed.Load() && j.flight.proven\n",
-		new:   "	return !j.refreshes && j.flight.landed.Load()\n",
+		old:   "	return !j.refreshes && j.flight.state.Load()&flightProven != 0\n",
+		new:   "	return !j.refreshes && j.flight.state.Load()&flightLanded != 0\n",
 		tests: []string{"TestWaitersHaveNothingFromBeforeAClear", "TestProof"},
 	}, {
 		name:  "the proof",
@@ -341,7 +341,7 @@ var mutations = []mutation{
 		name:  "what conditional waiters share",
 		fence: "they share a load that began after they began to wait",
 		file:  "waiter.go",
-		old:   "next != nil && next.number <= f.number || ",
+		old:   "f.hasOlderLocked(next) || ",
 		new:   "",
 		tests: []string{"TestWaitersShareNothingOlder"},
 	}, {
