@@ -28,7 +28,11 @@ type Backplane struct {
 	publishOnly  bool
 	claims       *claims // of its caches, at the shared level
 
-	outlivedLines logLimit // of the log
+	// Of the log.
+	publishLines  outageLog
+	outlivedLines logLimit
+	noHistory     sync.Once // the shared level is not used for that
+	sharedOutage  sharedOutage
 
 	// All nil, or empty, in a process-local backplane.
 	bus       *guardedBus
@@ -251,7 +255,7 @@ func (bp *Backplane) enqueue(inv invalidation, local func()) {
 // The subscription ends itself.
 func (bp *Backplane) silence() {
 	bp.redial()
-	bp.tell(slog.LevelWarn, "nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
+	bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, "nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
 		Event{Kind: EventState, State: StateNoLease})
 }
 
@@ -272,11 +276,16 @@ func (bp *Backplane) afterRound(before, now error) {
 		defer bp.note(Event{Kind: EventState, Err: now})
 	}
 	switch {
-	case now != nil && !wasFailing:
-		bp.tell(slog.LevelWarn, "nearcache: publishing failed; invalidations are queued until Redis accepts them",
-			Event{Kind: EventPublishFailed, Err: now}, state...)
-	case now == nil && wasFailing:
-		bp.tell(slog.LevelInfo, "nearcache: invalidations are published again", Event{Kind: EventPublishResumed}, state...)
+	case now != nil:
+		e := Event{Kind: EventPublishFailed, Err: now}
+		if wasFailing {
+			e.Kind = 0 // for the log alone, if it has no line yet
+		}
+		bp.tellIf(bp.publishLines.failing(), slog.LevelWarn,
+			"nearcache: publishing failed; invalidations are queued until Redis accepts them", e, state...)
+	case wasFailing:
+		bp.tellIf(bp.publishLines.works(), slog.LevelInfo, "nearcache: invalidations are published again",
+			Event{Kind: EventPublishResumed}, state...)
 	case state != nil:
 		bp.logger.Info("nearcache: live", state...)
 	}

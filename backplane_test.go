@@ -150,10 +150,12 @@ var overtakingTests = []struct {
 }{
 	{"Remove", "remove", []string{"red/1"}},
 	{"Set", "set", []string{"red/1", "2"}},
-	{"ClearRegion", "clear-region", []string{"red"}},
+	{"ClearRegion", clearRegion, []string{"red"}},
 	{"Clear", "clear", nil},
 	{"ClearAll", "clear-all", nil},
 }
+
+const clearRegion = "clear-region"
 
 // TestLoadOvertakenByRemoteInvalidation holds a load back while another instance
 // invalidates what it loads:
@@ -169,7 +171,11 @@ func TestLoadOvertakenByRemoteInvalidation(t *testing.T) {
 				raw, loads := rawClient(t, addr), newHeldLoads()
 				a, b := join(t, newSource().load, addr), join(t, loads.load, addr)
 				// When the overtaken load ends, beside the Get that starts after it:
-				for _, ends := range []string{"before it", "during it", "after it"} {
+				when := []string{"before it", "during it", "after it"}
+				if test.op == clearRegion { // the Get would wait for the load, whose regions are not known yet
+					when = when[:1]
+				}
+				for _, ends := range when {
 					first := loads.startGet(t, b, "red/1")
 					require.Empty(t, a.do(test.op, test.args...).Error)
 					barrier(t, raw, a, b)

@@ -94,7 +94,7 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self instanc
 	bp.lease = newLease(bp.staleness)
 	bp.lease.onSilence = bp.silence
 	bp.lease.onStep = func() {
-		bp.tell(slog.LevelWarn, "nearcache: lease dropped; the wall clock has moved against the monotonic one",
+		bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, "nearcache: lease dropped; the wall clock has moved against the monotonic one",
 			Event{Kind: EventState, State: StateNoLease})
 	}
 	bp.adjustLifeLocked()

@@ -38,7 +38,9 @@ type Event struct {
 	Lost uint64
 }
 
-// EventKind is what kind of event an [Event] is.
+// EventKind is what kind of event an [Event] is. The log has one line a minute at most for
+// each kind of trouble, for all caches of a backplane together, and one that says that it is
+// over; OnEvent is told each time.
 type EventKind int
 
 const (
@@ -55,8 +57,7 @@ const (
 
 	// EventCleared: this instance cleared all its caches, or the one that Cache names,
 	// because it had missed something, or may have. Cause says what. A cache that is
-	// cleared by its own methods, or by those of other instances, is no event. The log
-	// has one line a minute for this at most; each clear is an event.
+	// cleared by its own methods, or by those of other instances, is no event.
 	EventCleared
 
 	// EventPublishFailed: Redis did not accept a message, and had accepted the one
@@ -163,6 +164,20 @@ func (c ClearCause) sentence() string {
 // cause, and the state of an EventState as the caller knows it, besides args. An
 // event without a kind is for the log alone.
 func (bp *Backplane) tell(level slog.Level, line string, e Event, args ...any) {
+	bp.log(level, line, e, args...)
+	bp.note(e)
+}
+
+// tellIf is tell, and note if nothing is to be logged.
+func (bp *Backplane) tellIf(logged bool, level slog.Level, line string, e Event, args ...any) {
+	if logged {
+		bp.log(level, line, e, args...)
+	}
+	bp.note(e)
+}
+
+// log is the part of tell that logs.
+func (bp *Backplane) log(level slog.Level, line string, e Event, args ...any) {
 	if e.Cause != CauseNone {
 		args = append(args, "because", e.Cause.sentence())
 	}
@@ -173,7 +188,6 @@ func (bp *Backplane) tell(level slog.Level, line string, e Event, args ...any) {
 		args = append(args, "error", e.Err)
 	}
 	bp.logger.Log(context.Background(), level, line, args...)
-	bp.note(e)
 }
 
 // note has OnEvent told of e. No lock may be held that State takes.

@@ -498,7 +498,7 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	if f.ran && o.ttl > 0 && deadline(f.start.at, o.ttl) <= now {
 		ld.slow(o, time.Duration(now-f.start.at))
 	}
-	if !heard && (f.panic != nil || f.err == errGoexit) {
+	if !heard && (f.state.Load()&flightPanicked != 0 || f.err == errGoexit) {
 		ld.unheard(f.err)
 	}
 	if f.ahead != nil {

@@ -174,7 +174,7 @@ func TestCredentialsProvidersThatFail(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			o := &redis.UniversalOptions{Addrs: []string{server.addr}, DialTimeout: 300 * time.Millisecond}
+			o := &redis.UniversalOptions{Addrs: []string{server.addr}, DialTimeout: 2 * time.Second}
 			test.change(o)
 			err := connectError(t, nearcache.BackplaneOptions{Redis: o})
 			assert.ErrorContains(t, err, test.says)

@@ -111,10 +111,10 @@ func (c *Cache[K, V]) gather(d due[K, V]) {
 	n := len(g.items)
 	g.mu.Unlock()
 	switch n {
-	case 1:
-		time.AfterFunc(gatherPause, c.refreshGathered)
+	case 1: // so a timer runs whenever there are items
+		time.AfterFunc(gatherPause, func() { c.refreshGathered(0) })
 	case mostGathered:
-		go c.refreshGathered()
+		go c.refreshGathered(mostGathered)
 	}
 }
 
@@ -128,17 +128,22 @@ func (c *Cache[K, V]) gathered() {
 	n := len(g.items)
 	g.mu.Unlock()
 	if n > 0 {
-		go c.refreshGathered()
+		go c.refreshGathered(0)
 	}
 }
 
-// refreshGathered begins the refreshes of all that was gathered. Another call may have
-// done so before.
-func (c *Cache[K, V]) refreshGathered() {
+// refreshGathered begins the refreshes of all that was gathered, but for what is left
+// over when it is divided into calls of so many keys; 0: of that too. What is left over
+// stays for the timer. Another call may have taken all of it before.
+func (c *Cache[K, V]) refreshGathered(keys int) {
 	g := &c.loader.due
 	g.mu.Lock()
-	items := g.items
-	g.items = nil
+	n := len(g.items)
+	if keys > 0 {
+		n -= n % keys
+	}
+	items := g.items[:n:n]
+	g.items = slices.Clone(g.items[n:])
 	g.mu.Unlock()
 	for part := range slices.Chunk(items, mostGathered) {
 		if len(part) == 1 {

@@ -296,7 +296,7 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 		case transport.ClaimTaken:
 			e.token, e.epoch, e.count = answer.Token(claims[i]), answer.Epoch, answer.Count
 			own.hold(&heldClaim{
-				claimed: claimed{s.stats, e.wire}, cache: s.cache, token: e.token, epoch: e.epoch, count: e.count,
+				claimed: claimed{s.stats, e.wire}, cache: s.cache, token: e.token, epoch: answer.Epoch, count: answer.Count,
 				load: ctx, began: began, life: s.options.LoadWait, most: s.claimed, timeout: s.options.Timeout,
 			})
 		case transport.ClaimOwn:
@@ -412,4 +412,7 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 }
 
 // close ends the claims of loads that are under way.
-func (s *shared[K, V]) close() { s.backplane.claims.release(context.Background(), s.stats) }
+func (s *shared[K, V]) close() {
+	s.backplane.claims.release(context.Background(), s.stats)
+	s.backplane.sharedOutage.works(s.redis) // it does not fail any more, and nothing is said of that
+}

@@ -32,9 +32,15 @@ type valueGuard struct {
 	breaker   *gobreaker.CircuitBreaker[any]
 	redialled atomic.Int64          // when connections were last given up here
 	failure   atomic.Pointer[error] // the last one
-	noHistory sync.Once             // for the log
 	stats     *sharedCounters
+
+	mu      sync.Mutex // guards everything below
+	changes []breakerChange
+	telling bool // somebody tells of them
 }
+
+// breakerChange is one of the breaker's state.
+type breakerChange struct{ from, to gobreaker.State }
 
 // errOtherServer is why an answer does not count.
 var errOtherServer = errors.New("the server is no master, or not of the history that the last echo showed")
@@ -47,7 +53,10 @@ func newValueGuard(bp *Backplane, l *lease, cache string, timeout time.Duration,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= mostFailures },
 		IsExcluded:  func(err error) bool { return err != nil && !isFailure(err) },
 		OnStateChange: func(_ string, from, to gobreaker.State) {
-			go g.breakerChanged(from, to) // it is called with the breaker's lock
+			// It is called with the breaker's lock: attempt tells of it.
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.changes = append(g.changes, breakerChange{from, to})
 		},
 	})
 	return g
@@ -59,20 +68,82 @@ func isFailure(err error) bool {
 	return err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, ErrClosed)
 }
 
-// breakerChanged tells that Redis is left alone from here on, or asked again.
-func (g *valueGuard) breakerChanged(from, to gobreaker.State) {
-	switch {
-	case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-		var err error
-		if last := g.failure.Load(); last != nil {
-			err = *last
+// tellChanges tells how the breaker has changed, in that order: whoever tells of one
+// change tells of those that come meanwhile.
+func (g *valueGuard) tellChanges() {
+	g.mu.Lock()
+	for !g.telling && len(g.changes) > 0 {
+		g.telling = true
+		changes := g.changes
+		g.changes = nil
+		g.mu.Unlock()
+		for _, c := range changes {
+			g.breakerChanged(c.from, c.to)
 		}
-		g.backplane.tell(slog.LevelWarn, "nearcache: the shared level fails; items are loaded from the source until Redis answers",
-			Event{Kind: EventSharedFailed, Cache: g.cache, Err: err})
-	case to == gobreaker.StateClosed:
-		g.backplane.tell(slog.LevelInfo, "nearcache: the shared level is used again",
+		g.mu.Lock()
+		g.telling = false
+	}
+	g.mu.Unlock()
+}
+
+// breakerChanged tells that Redis is left alone from here on, or asked again. Each cache
+// has its events. The log has a line for all caches, and one more for each minute in which
+// one of them fails.
+func (g *valueGuard) breakerChanged(from, to gobreaker.State) {
+	bp := g.backplane
+	switch to {
+	case gobreaker.StateOpen:
+		e := Event{Kind: EventSharedFailed, Cache: g.cache}
+		if last := g.failure.Load(); last != nil {
+			e.Err = *last
+		}
+		if from != gobreaker.StateClosed {
+			e.Kind = 0 // for the log alone: it fails still
+		}
+		caches, logged := bp.sharedOutage.failing(g)
+		bp.tellIf(logged, slog.LevelWarn, "nearcache: the shared level fails; items are loaded from the source until Redis answers",
+			e, "cache", g.cache, "caches", caches)
+	case gobreaker.StateClosed:
+		bp.tellIf(bp.sharedOutage.works(g), slog.LevelInfo, "nearcache: the shared level is used again",
 			Event{Kind: EventSharedResumed, Cache: g.cache})
 	}
+}
+
+// sharedOutage is which caches' shared levels fail, and what the log says of that: a
+// Redis that is gone is gone for all caches of a backplane.
+type sharedOutage struct {
+	limit logLimit
+
+	mu     sync.Mutex // guards everything below
+	caches map[*valueGuard]struct{}
+	said   bool // that one fails, and not yet that all work
+}
+
+// failing notes that a cache's shared level fails. It returns how many do, and reports
+// whether to log it.
+func (o *sharedOutage) failing(g *valueGuard) (caches int, logged bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.caches == nil {
+		o.caches = map[*valueGuard]struct{}{}
+	}
+	o.caches[g] = struct{}{}
+	logged = o.limit.allow()
+	o.said = o.said || logged
+	return len(o.caches), logged
+}
+
+// works notes that a cache's shared level works, or that the cache is closed. It reports
+// whether to log that all work again.
+func (o *sharedOutage) works(g *valueGuard) (logged bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.caches, g)
+	if len(o.caches) > 0 {
+		return false
+	}
+	logged, o.said = o.said, false
+	return logged
 }
 
 // history returns the history that this instance follows, for so many flights; empty:
@@ -81,9 +152,9 @@ func (g *valueGuard) history(flights int) string {
 	history := g.lease.history()
 	if history == "" {
 		g.stats.noHistory.Add(uint64(flights))
-		g.noHistory.Do(func() {
-			g.backplane.logger.Warn("nearcache: the shared level is not used, since Redis does not tell its history "+
-				"(grant the user +info)", "cache", g.cache)
+		g.backplane.noHistory.Do(func() { // for all its caches
+			g.backplane.logger.Warn("nearcache: the shared level is not used, since Redis does not tell its history " +
+				"(grant the user +info)")
 		})
 	}
 	return history
@@ -140,6 +211,7 @@ func (g *valueGuard) attempt(ctx context.Context, attempt func(context.Context) 
 		}
 		return nil, err
 	})
+	g.tellChanges()
 	switch {
 	case !isFailure(err):
 	case errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests):

@@ -37,7 +37,10 @@ type subscriber struct {
 	fresh   bool       // no echo was heard on this subscription yet
 	cleared ClearCause // why everything was cleared on the way to this subscription, if it was
 
-	clearLines logLimit
+	// Of the log. A connection that is lost and made again and again makes lines of each.
+	clearLines, probeLines, historyLines logLimit
+	lostLines, connectLines, leaseLines  outageLog
+	saidLive                             bool // once; the subscriber's goroutine's
 
 	connected atomic.Bool
 
@@ -110,9 +113,23 @@ func (s *subscriber) joined() {
 		s.target.redial() // the publisher may be connected to a server that is none any more
 	}
 	s.target.reached()
-	s.target.tell(slog.LevelInfo, "nearcache: live", Event{Kind: EventState, State: StateLive},
+	live := !s.saidLive
+	s.saidLive = true
+	for _, o := range []*outageLog{&s.lostLines, &s.connectLines, &s.leaseLines} {
+		live = o.works() || live // each is over
+	}
+	s.tellIf(live, slog.LevelInfo, "nearcache: live", Event{Kind: EventState, State: StateLive},
 		"kept", s.cleared == CauseNone, "because", s.cleared.sentence())
 	s.cleared = CauseNone
+}
+
+// tellIf is the target's tell, and its note if nothing is to be logged.
+func (s *subscriber) tellIf(logged bool, level slog.Level, line string, e Event, args ...any) {
+	if logged {
+		s.target.tell(level, line, e, args...)
+	} else {
+		s.target.note(e)
+	}
 }
 
 // run follows sub, and then one new subscription after another, until ctx ends.
@@ -140,7 +157,7 @@ func (s *subscriber) run(ctx context.Context, sub transport.Subscription) {
 		if !s.lease.valid() {
 			state = StateNoLease
 		}
-		s.target.tell(slog.LevelWarn, "nearcache: subscription lost; connecting again",
+		s.tellIf(s.lostLines.failing(), slog.LevelWarn, "nearcache: subscription lost; connecting again",
 			Event{Kind: EventState, State: state, Err: err})
 	}
 }
@@ -156,11 +173,15 @@ func (s *subscriber) connect(ctx context.Context, pause *backoff) transport.Subs
 		}
 		s.failed.Add(1)
 		s.target.notReached(err)
-		if !said && ctx.Err() == nil {
-			s.target.tell(slog.LevelWarn, "nearcache: cannot connect to Redis; trying again until it works",
-				Event{Kind: EventConnectFailed, Err: err})
-			said = true
+		if ctx.Err() != nil {
+			continue
 		}
+		e := Event{Kind: EventConnectFailed, Err: err}
+		if said {
+			e.Kind = 0 // for the log alone, if it has no line yet
+		}
+		said = true
+		s.tellIf(s.connectLines.failing(), slog.LevelWarn, "nearcache: cannot connect to Redis; trying again until it works", e)
 	}
 	return nil
 }
@@ -205,7 +226,7 @@ func (s *subscriber) probe(ctx context.Context, sub transport.Subscription) {
 		if err != nil && ctx.Err() == nil {
 			s.probeFailures.Add(1)
 			if !failing {
-				s.target.tell(slog.LevelWarn, "nearcache: a probe failed; trying again", Event{Kind: EventProbeFailed, Err: err})
+				s.tellIf(s.probeLines.allow(), slog.LevelWarn, "nearcache: a probe failed; trying again", Event{Kind: EventProbeFailed, Err: err})
 			}
 		}
 		failing = err != nil
@@ -317,12 +338,12 @@ func (s *subscriber) echo(e envelope) {
 	}
 	s.lease.follow(history)
 	if s.lease.grant(nonce) && s.connected.Load() {
-		s.target.tell(slog.LevelInfo, "nearcache: lease regained", Event{Kind: EventState, State: StateLive})
+		s.tellIf(s.leaseLines.works(), slog.LevelInfo, "nearcache: lease regained", Event{Kind: EventState, State: StateLive})
 	}
 	if newHistory {
 		s.target.newHistory()
 	}
-	if refused {
+	if refused && s.historyLines.allow() {
 		s.target.tell(slog.LevelInfo, "nearcache: Redis does not tell its history; every reconnect will clear the caches "+
 			"(to keep them warm, grant the user +info)", Event{})
 	}
@@ -351,12 +372,8 @@ func (s *subscriber) clear(why ClearCause, err error) {
 	if !s.connected.Load() {
 		s.cleared = why
 	}
-	e := Event{Kind: EventCleared, Cause: why, Err: err}
-	if why == CauseStart || !s.clearLines.allow() {
-		s.target.note(e)
-		return
-	}
-	s.target.tell(slog.LevelWarn, "nearcache: everything was cleared", e)
+	logged := why != CauseStart && s.clearLines.allow()
+	s.tellIf(logged, slog.LevelWarn, "nearcache: everything was cleared", Event{Kind: EventCleared, Cause: why, Err: err})
 }
 
 // snapshot fills in what the subscriber knows.

@@ -45,6 +45,20 @@ var mutations = []mutation{
 		old:   "func() { i.backplane.applyHere(inv) }",
 		new:   "nothing",
 		tests: []string{"TestInvalidatorEvictsHere", "TestInvalidatorOvertakesALoad"},
+	}, {
+		name:  "caches stop before Close waits",
+		fence: "what a write that Close refuses would have evicted is not served",
+		file:  "backplane.go",
+		old:   "	for _, m := range members {\n		m.stopServing()\n	}\n",
+		new:   "",
+		tests: []string{"TestCloseStopsAllCachesFirst"},
+	}, {
+		name:  "claims are released last",
+		fence: "claims at the shared level take no time from the queue when a backplane is closed",
+		file:  "backplane.go",
+		old:   "	members := bp.snapshotMembers()\n",
+		new:   "	members := bp.snapshotMembers()\n	bp.claims.release(context.Background(), nil)\n",
+		tests: []string{"TestCloseWithManySharedCaches"},
 	},
 
 	// Receiving.
@@ -240,8 +254,8 @@ var mutations = []mutation{
 		name:  "silence ends the publisher's connection",
 		fence: "so is the connection over which invalidations go",
 		file:  "backplane.go",
-		old:   "	bp.redial()\n	bp.tell(slog.LevelWarn, \"nearcache: lease lost;",
-		new:   "	bp.tell(slog.LevelWarn, \"nearcache: lease lost;",
+		old:   "	bp.redial()\n	bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, \"nearcache: lease lost;",
+		new:   "	bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, \"nearcache: lease lost;",
 		tests: []string{"TestProof"},
 	}, {
 		name:  "clocks compared all the time",
@@ -466,6 +480,34 @@ var mutations = []mutation{
 		old:   "keys = append(keys, s.valueKey(c.Cache, key), s.tokenKey(c.Cache, key))",
 		new:   "keys = append(keys, s.valueKey(c.Cache, key))",
 		tests: []string{"TestSharedSlowLoaderStoresNothing"},
+	}, {
+		name:  "extensions make no token",
+		fence: "a claim that was taken away is not extended, however late that comes",
+		file:  "redisvalues.go",
+		old:   "  if type(held) == 'string' and string.sub(held, 1, 16) == ARGV[2 * i - 1] then\n",
+		new:   "  if not held then held = ARGV[2 * i - 1] .. string.rep('0', 16) end\n  if type(held) == 'string' and string.sub(held, 1, 16) == ARGV[2 * i - 1] then\n",
+		tests: []string{"TestKeepScript"},
+	}, {
+		name:  "extensions of the own token",
+		fence: "nor is another load's claim in its place",
+		file:  "redisvalues.go",
+		old:   " and string.sub(held, 1, 16) == ARGV[2 * i - 1] then\n    if life",
+		new:   " then\n    if life",
+		tests: []string{"TestKeepScript"},
+	}, {
+		name:  "claims are extended",
+		fence: "a load that takes longer than its claim lasts is stored, and others wait for it alone",
+		file:  "claims.go",
+		old:   "	c.held[h.token], c.newest[h.claimed] = h, h\n	c.scheduleLocked(h.due)\n",
+		new:   "	c.held[h.token], c.newest[h.claimed] = h, h\n",
+		tests: []string{"TestSharedSlowLoadKeepsItsClaim"},
+	}, {
+		name:  "claims are not extended for ever",
+		fence: "a load that hangs holds the other instances up for a limited time",
+		file:  "claims.go",
+		old:   "		case now.Sub(h.began) >= h.most:\n",
+		new:   "		case false:\n",
+		tests: []string{"TestSharedHungLoadLosesItsClaim"},
 	}, {
 		name:  "an invalidation takes the value",
 		fence: "a value whose removal was accepted is in Redis no more",
