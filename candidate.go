@@ -45,6 +45,10 @@ func (c *candidate[K, V]) judge(s *shared[K, V], v *transport.Value, r *transpor
 		e.flight.ahead != nil && !s.isNewer(c) {
 		return invalid
 	}
+	if l.kind != s.kind {
+		s.stats.undecodable.Add(1) // of another type, or another application's
+		return invalid
+	}
 	if c.value, err = decodeValue(&s.options, l, data); err != nil {
 		s.stats.undecodable.Add(1)
 		return invalid

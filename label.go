@@ -19,6 +19,7 @@ import (
 //	epoch    string
 //	count    uvarint: of the cache's clears, when its load began
 //	version  uvarint: SharedOptions.Version
+//	type     8 bytes: see fingerprintOf
 //	loaded   uvarint: milliseconds since 1970, by the clock of the instance; only to be looked at
 //	life     uvarint: milliseconds that it was given
 //
@@ -31,12 +32,13 @@ type label struct {
 	epoch    string
 	count    uint64
 	version  uint32
+	kind     uint64 // of values: see fingerprintOf
 	loaded   time.Time
 	life     time.Duration
 }
 
 const (
-	valueFormat = 1
+	valueFormat = 2 // 1 had no type
 
 	flagNotFound = 1
 	flagPacked   = 2
@@ -47,7 +49,7 @@ const (
 
 var (
 	errNoValue      = errors.New("not a value of nearcache, or of another format")
-	errOtherVersion = errors.New("a value of another SharedOptions.Version")
+	errOtherVersion = errors.New("a value of another SharedOptions.Version, or of another type")
 )
 
 func (l *label) append(b []byte) []byte {
@@ -64,6 +66,7 @@ func (l *label) append(b []byte) []byte {
 	b = appendString(b, l.epoch)
 	b = binary.AppendUvarint(b, l.count)
 	b = binary.AppendUvarint(b, uint64(l.version))
+	b = binary.BigEndian.AppendUint64(b, l.kind)
 	b = binary.AppendUvarint(b, uint64(max(l.loaded.UnixMilli(), 0)))
 	return binary.AppendUvarint(b, uint64(l.life.Milliseconds()))
 }
@@ -77,12 +80,19 @@ func readLabel(value []byte) (l label, rest []byte, err error) {
 	l.id = string(value[transport.IDAt:flagsAt])
 	l.notFound = value[flagsAt]&flagNotFound != 0
 	l.packed = value[flagsAt]&flagPacked != 0
-	const longest = 64 // of what is left of a label
+	const longest = 80 // of what is left of a label
 	rest = value[flagsAt+1:]
 	r := reader{rest: string(rest[:min(len(rest), longest)])}
 	before := len(r.rest)
 	l.epoch, l.count = r.string(), r.uvarint()
-	version, loaded, life := r.uvarint(), r.uvarint(), r.uvarint()
+	version := r.uvarint()
+	if len(r.rest) >= 8 {
+		l.kind = binary.BigEndian.Uint64([]byte(r.rest[:8]))
+		r.rest = r.rest[8:]
+	} else {
+		return l, nil, errNoValue
+	}
+	loaded, life := r.uvarint(), r.uvarint()
 	if r.err != nil || version > 1<<32-1 || loaded > 1<<50 || life > uint64(mostSharedTTL/time.Millisecond) {
 		return l, nil, errNoValue
 	}

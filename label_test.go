@@ -25,7 +25,7 @@ var writeValues = flag.Bool("write-values", false, "write the golden bytes of va
 func goldenValues() map[string]label {
 	plain := label{
 		id: "0123456789abcdef", epoch: "fedcba9876543210", count: 1_732_608_000_000_000,
-		loaded: time.UnixMilli(1_732_608_000_123), life: 5 * time.Minute, version: 7,
+		loaded: time.UnixMilli(1_732_608_000_123), life: 5 * time.Minute, version: 7, kind: 0x0123456789abcdef,
 	}
 	notFound, packed := plain, plain
 	notFound.notFound, packed.packed = true, true
@@ -79,6 +79,7 @@ func TestValuesComeBack(t *testing.T) {
 			id:     string(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id")),
 			epoch:  string(rapid.SliceOfN(rapid.Byte(), 0, 16).Draw(t, "epoch")),
 			count:  rapid.Uint64().Draw(t, "count"),
+			kind:   rapid.Uint64().Draw(t, "kind"),
 			loaded: time.UnixMilli(rapid.Int64Range(0, 1<<50).Draw(t, "loaded")),
 			life:   time.Duration(rapid.Int64Range(0, int64(mostSharedTTL/time.Millisecond)).Draw(t, "life")) * time.Millisecond,
 		}

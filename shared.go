@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nearcache/nearcache/internal/transport"
@@ -47,7 +48,9 @@ type shared[K comparable, V any] struct {
 	notFoundRegions func(K) []string // may be nil
 
 	claimed time.Duration // for how long the claim of a load is kept at most
+	kind    uint64        // of the values, see fingerprintOf
 	refused sync.Once     // by the codec: for the log
+	checked atomic.Bool   // the first value that was stored
 	stats   *sharedCounters
 }
 
@@ -72,9 +75,9 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 	return &shared[K, V]{
 		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, &c.stats.shared),
 		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
-		options: *o.Shared, outcome: c.outcome, regions: o.Regions, notFoundRegions: o.NotFoundRegions, exact: o.Expiry != nil, notFounds: o.NotFoundTTL,
-		claimed: most,
-		stats:   &c.stats.shared,
+		options: *o.Shared, outcome: c.outcome, regions: o.Regions, notFoundRegions: o.NotFoundRegions,
+		exact: o.Expiry != nil, notFounds: o.NotFoundTTL, claimed: most, kind: fingerprintOf(o.Shared.Codec),
+		stats: &c.stats.shared,
 	}
 }
 
@@ -328,7 +331,9 @@ func (s *shared[K, V]) longestLife() time.Duration { return s.options.TTL + s.op
 // loaded, if it is to be kept at all.
 func (s *shared[K, V]) settle(errands []*errand[K, V]) {
 	var puts []transport.Put
-	defer func() { // a codec can end the goroutine: the rest is let go
+	check := nothing
+	defer func() { check() }() // last: nobody waits for it
+	defer func() {             // a codec can end the goroutine: the rest is let go
 		for _, e := range errands {
 			if e.token != "" {
 				puts = append(puts, transport.Put{Key: e.wire, Token: e.token})
@@ -343,6 +348,9 @@ func (s *shared[K, V]) settle(errands []*errand[K, V]) {
 			continue
 		}
 		p := s.put(e)
+		if o := &e.flight.outcome; p.Bytes != nil && o.err == nil && len(p.Bytes) <= mostChecked && !s.checked.Swap(true) {
+			check = func() { s.checkStored(o.value, p.Bytes) }
+		}
 		e.token = ""
 		if size += len(p.Bytes); len(puts) == mostTogether || len(puts) > 0 && size > mostBytesTogether {
 			s.store(puts)
@@ -394,7 +402,7 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 	if life <= 0 {
 		return p
 	}
-	l := label{id: e.token, notFound: o.err != nil, epoch: e.epoch, count: e.count, loaded: time.Now(), life: life}
+	l := label{id: e.token, notFound: o.err != nil, epoch: e.epoch, count: e.count, kind: s.kind, loaded: time.Now(), life: life}
 	bytes, err := encodeValue(&s.options, l, o.value)
 	switch {
 	case err != nil:

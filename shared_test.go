@@ -333,7 +333,8 @@ func TestSharedForeignValues(t *testing.T) {
 		"cut off":  func(key string) { raw.Set(t.Context(), key, good[:20], time.Hour) },
 		"no JSON":  func(key string) { raw.Set(t.Context(), key, good[:len(good)-1]+"{", time.Hour) },
 		"no life":  func(key string) { raw.Set(t.Context(), key, good, 0) },
-		"future":   func(key string) { raw.Set(t.Context(), key, "\x02"+good[1:], time.Hour) },
+		"past":     func(key string) { raw.Set(t.Context(), key, "\x01"+good[1:], time.Hour) },
+		"future":   func(key string) { raw.Set(t.Context(), key, "\x03"+good[1:], time.Hour) },
 		"no epoch": func(key string) { raw.Set(t.Context(), key, good[:18]+"\x00"+good[18:], time.Hour) },
 	}
 	stored := uint64(1)

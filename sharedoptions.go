@@ -31,13 +31,20 @@ type SharedOptions[V any] struct {
 
 	// Codec turns values into bytes and back. What comes from Redis is a copy, without
 	// what the codec leaves out: with JSON, unexported fields and the types behind
-	// interfaces. Defaults to the JSON of encoding/json.
+	// interfaces. The first value that the cache stores, of up to 1 MiB, is decoded once
+	// and compared, and the log has a warning if a field is not the same. Defaults to the
+	// JSON of encoding/json.
+	//
+	// A value of another type counts as none, and is replaced. Two types are the same if
+	// their names and packages are and, with the default, their exported fields, field tags
+	// of JSON included. With a Codec the type of the codec has to be the same in place of
+	// the fields: it sees to changes of the form.
 	Codec Codec[V]
 
-	// Version is that of the values' form. A value of another version counts as none, and
-	// is replaced: so a deployment may change the form by changing this number, while
-	// invalidations go on reaching old and new instances. While both run they replace
-	// each other's values. Defaults to 0.
+	// Version is that of the values' form, for changes of it that the type does not show.
+	// A value of another version counts as none, and is replaced: so a deployment may
+	// change the form by changing this number, while invalidations go on reaching old and
+	// new instances. While both run they replace each other's values. Defaults to 0.
 	Version uint32
 
 	// CompressOver is the size in bytes from which on an encoded value is compressed

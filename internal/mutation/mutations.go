@@ -516,6 +516,13 @@ var mutations = []mutation{
 		new:   "keys = append(keys, s.tokenKey(c.Cache, key))",
 		tests: []string{"TestSharedInvalidation"},
 	}, {
+		name:  "values of another type",
+		fence: "a value of another type, or of another application, is not taken for one of the cache's",
+		file:  "candidate.go",
+		old:   "	if l.kind != s.kind {\n",
+		new:   "	if false {\n",
+		tests: []string{"TestSharedValuesOfAnotherType"},
+	}, {
 		name:  "clears of values",
 		fence: "a value is void if its cache or one of its regions was cleared since it was loaded",
 		file:  "candidate.go",
