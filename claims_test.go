@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,12 +18,9 @@ import (
 )
 
 // takes returns a loader that takes so long, whatever its context does, and counts.
-func takes(d time.Duration, loads *int) func(context.Context, int) (int, error) {
-	var mu sync.Mutex
+func takes(d time.Duration, loads *atomic.Int32) func(context.Context, int) (int, error) {
 	return func(_ context.Context, n int) (int, error) {
-		mu.Lock()
-		*loads++
-		mu.Unlock()
+		loads.Add(1)
 		time.Sleep(d)
 		return n, nil
 	}
@@ -43,7 +41,7 @@ func TestSharedSlowLoadKeepsItsClaim(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				loads := 0
+				var loads atomic.Int32
 				_, caches := simulatedFleet(t, 4, func(int) Options[int, int] {
 					load := takes(test.load, &loads)
 					o := Options[int, int]{Load: load}
@@ -67,10 +65,10 @@ func TestSharedSlowLoadKeepsItsClaim(t *testing.T) {
 				}
 				done.Wait()
 				require.Less(t, time.Since(began), test.load+time.Second)
-				require.Equal(t, 1, loads)
+				require.EqualValues(t, 1, loads.Load())
 				time.Sleep(time.Second)
 				require.EqualValues(t, 1, caches[0].Stats().Shared.Stored)
-				require.Empty(t, caches[0].backplane.claims.held)
+				require.Zero(t, heldClaims(caches[0].backplane))
 				require.Empty(t, caches[0].backplane.claims.newest)
 			})
 		})
@@ -94,10 +92,11 @@ func TestSharedHungLoadLosesItsClaim(t *testing.T) {
 				bus := fakebus.New(fakebus.Options{Instances: 3})
 				defer bus.Close()
 				var log bytes.Buffer
+				logger := slog.New(slog.NewTextHandler(&log, nil))
 				released := make(chan struct{})
 				var caches [3]*Cache[int, int]
 				for i := range caches {
-					o, err := BackplaneOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))}.withDefaults()
+					o, err := BackplaneOptions{Logger: logger}.withDefaults()
 					require.NoError(t, err)
 					in, self := bus.Instance(i), instanceID{byte(i + 1)}
 					bp, err := joinBus(t.Context(), o, in.Bus(headsOf(self)), self, in.Jitter)
@@ -132,6 +131,7 @@ func TestSharedHungLoadLosesItsClaim(t *testing.T) {
 				done.Wait()
 				close(released)
 				hung.Wait()
+				synctest.Wait()
 				require.Equal(t, 1, strings.Count(log.String(), "takes longer than its claim"), log.String())
 				require.Contains(t, log.String(), "cache=items")
 			})
@@ -183,28 +183,28 @@ func TestSharedDeadLoaderLosesItsClaim(t *testing.T) {
 func TestSharedInvalidationEndsAnExtendedClaim(t *testing.T) {
 	for _, late := range []time.Duration{0, 10 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
-			loads := 0
+			var loads atomic.Int32
 			_, caches := simulatedFleet(t, 2, func(i int) Options[int, int] {
 				return Options[int, int]{Load: takes([]time.Duration{30 * time.Second, 0}[i], &loads)}
 			})
 			a, b := caches[0], caches[1]
-			extended := 0
-			a.backplane.claims.values = keepRecorder{a.backplane.claims.values, func([]transport.Keep) {
-				extended++
+			var extended atomic.Int32
+			record(a.backplane, func([]transport.Keep) {
+				extended.Add(1)
 				time.Sleep(late) // on its way
-			}}
+			})
 			var done sync.WaitGroup
 			done.Go(func() { _, _ = a.Get(context.Background(), 7) })
 			time.Sleep(12 * time.Second)
-			before := extended
-			require.Greater(t, before, 4)
+			before := extended.Load()
+			require.Greater(t, before, int32(4))
 			require.NoError(t, b.Remove(t.Context(), 7))
 			_, err := b.Get(t.Context(), 7)
 			require.NoError(t, err)
-			require.Equal(t, 2, loads, "B loads at once")
+			require.EqualValues(t, 2, loads.Load(), "B loads at once")
 			done.Wait()
 			time.Sleep(time.Second)
-			require.Equal(t, before+1, extended, "what is lost is not extended again")
+			require.Equal(t, before+1, extended.Load(), "what is lost is not extended again")
 			require.Zero(t, a.Stats().Shared.Stored)
 			require.EqualValues(t, 1, a.Stats().Shared.Overtaken)
 			require.EqualValues(t, 1, b.Stats().Shared.Stored)
@@ -215,7 +215,7 @@ func TestSharedInvalidationEndsAnExtendedClaim(t *testing.T) {
 // A load whose claim is extended in time outlasts a Redis that fails once.
 func TestSharedExtensionThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		loads := 0
+		var loads atomic.Int32
 		bus, caches := simulatedFleet(t, 2, func(int) Options[int, int] {
 			return Options[int, int]{Load: takes(9*time.Second, &loads)}
 		})
@@ -229,7 +229,7 @@ func TestSharedExtensionThatFails(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 7, v)
 		done.Wait()
-		require.Equal(t, 1, loads)
+		require.EqualValues(t, 1, loads.Load())
 	})
 }
 
@@ -248,16 +248,18 @@ func TestSharedLoadsOfOneInstanceShareAClaim(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				released := make(chan struct{})
-				loads := 0
+				var loads atomic.Int32
 				_, caches := simulatedFleet(t, 2, func(int) Options[int, int] {
 					return Options[int, int]{
 						Regions: func(int, int) []string { return []string{"r"} },
 						Load: func(context.Context, int) (int, error) {
-							if loads++; loads == 1 {
+							n := loads.Add(1)
+							if n == 1 {
 								<-released
-								return 1, nil
+							} else if test.second != nil {
+								return 0, test.second
 							}
-							return loads, test.second
+							return int(n), nil
 						},
 					}
 				})
@@ -276,20 +278,20 @@ func TestSharedLoadsOfOneInstanceShareAClaim(t *testing.T) {
 				_, err := a.Get(ctx, 7)
 				require.Equal(t, test.second, err)
 				time.Sleep(100 * time.Millisecond)
-				require.Equal(t, 2, loads)
+				require.EqualValues(t, 2, loads.Load())
 				require.Equal(t, test.stored, a.Stats().Shared.Stored)
 				if test.stored == 0 {
-					require.Len(t, a.backplane.claims.held, 1, "the first load has its claim still")
+					require.Equal(t, 1, heldClaims(a.backplane), "the first load has its claim still")
 				}
 				close(released)
 				hung.Wait()
 				time.Sleep(100 * time.Millisecond)
 				require.EqualValues(t, 1, a.Stats().Shared.Stored)
-				require.Empty(t, a.backplane.claims.held)
+				require.Zero(t, heldClaims(a.backplane))
 				v, err := b.Get(t.Context(), 7)
 				require.NoError(t, err)
 				require.Equal(t, 1+int(test.stored), v)
-				require.Equal(t, 2, loads)
+				require.EqualValues(t, 2, loads.Load())
 			})
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"os/exec"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,11 +154,11 @@ func TestSharedValuesOfAnotherType(t *testing.T) {
 		defer bus.Close()
 		one, two := joinSimulated(t, bus, 0), joinSimulated(t, bus, 1)
 		defer func() { require.NoError(t, one.Close()); require.NoError(t, two.Close()) }()
-		loads := 0
+		var loads atomic.Int32
 		old, err := New(one, Options[int, product]{
 			Name: "products", NotFoundTTL: time.Minute, Shared: &SharedOptions[product]{},
 			Load: func(_ context.Context, n int) (product, error) {
-				loads++
+				loads.Add(1)
 				if n == 0 {
 					return product{}, ErrNotFound
 				}
@@ -168,13 +169,13 @@ func TestSharedValuesOfAnotherType(t *testing.T) {
 		next, err := New(two, Options[int, renamed]{
 			Name: "products", NotFoundTTL: time.Minute, Shared: &SharedOptions[renamed]{},
 			Load: func(context.Context, int) (renamed, error) {
-				loads++
+				loads.Add(1)
 				return renamed{"tea"}, nil
 			},
 		})
 		require.NoError(t, err)
 		for n := range 2 { // a not-found is another application's, too
-			loads = 0
+			loads.Store(0)
 			_, _ = old.Get(t.Context(), n)
 			time.Sleep(time.Second)
 			v, err := next.Get(t.Context(), n)
@@ -182,7 +183,7 @@ func TestSharedValuesOfAnotherType(t *testing.T) {
 			require.Equal(t, renamed{"tea"}, v)
 			require.EqualValues(t, n+1, next.Stats().Shared.Undecodable)
 			time.Sleep(time.Second)
-			require.Equal(t, 2, loads)
+			require.EqualValues(t, 2, loads.Load())
 			_, _ = old.Refresh(t.Context(), n)
 			time.Sleep(time.Second)
 			require.EqualValues(t, 2*(n+1), old.Stats().Shared.Stored)

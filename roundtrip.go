@@ -3,6 +3,8 @@ package nearcache
 import (
 	"fmt"
 	"log/slog"
+	"math"
+	"math/cmplx"
 	"reflect"
 	"strings"
 	"unsafe"
@@ -134,10 +136,10 @@ func sameScalars(value, again reflect.Value) bool {
 		return value.Uint() == again.Uint()
 	case reflect.Float32, reflect.Float64:
 		a, b := value.Float(), again.Float()
-		return a == b || a != a && b != b
+		return a == b || math.IsNaN(a) && math.IsNaN(b)
 	case reflect.Complex64, reflect.Complex128:
 		a, b := value.Complex(), again.Complex()
-		return a == b || a != a && b != b
+		return a == b || cmplx.IsNaN(a) && cmplx.IsNaN(b)
 	case reflect.String:
 		return value.String() == again.String()
 	}

@@ -167,10 +167,10 @@ type SharedStats struct {
 	Skipped SkipStats // looks and loads that did without
 
 	Stored      uint64 // values put into Redis
-	Overtaken   uint64 // values that were not: invalidated during their load, or their claim had ended (see SharedOptions.LoadWait)
+	Overtaken   uint64 // values that were not: invalidated during their load, or its claim had ended, see SharedOptions.LoadWait
 	TooLarge    uint64 // values that were not: larger than MaxValueBytes
 	Unencodable uint64 // values that were not: the codec refused them
-	Undecodable uint64 // values found that are of another Version or format, or that the codec refused
+	Undecodable uint64 // values found that are of another Version, type or format, or that the codec refused
 	Errors      uint64 // requests that Redis refused, or did not answer within Timeout
 }
 
