@@ -35,7 +35,7 @@ type attributes struct {
 }
 
 type guarded struct {
-	mu    sync.Mutex
+	mu    sync.Mutex //lint:ignore U1000 what a codec leaves out
 	cache map[string]int
 	N     int
 }
