@@ -87,7 +87,7 @@ func TestHitsRefreshTogether(t *testing.T) {
 					}
 				}
 				require.Equal(t, began, time.Now())
-				require.Empty(t, s.calls)
+				s.set(func() { require.Empty(t, s.calls) })
 				time.Sleep(gatherPause)
 				synctest.Wait()
 				require.Len(t, s.calls, 1)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -193,6 +194,7 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 		return v
 	}
 
+	var mu sync.Mutex
 	var loading, done []*heldLoad
 	cache, err := New(Local(), Options[int, testValue]{
 		Name:     "model",
@@ -202,7 +204,9 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 		Load: func(_ context.Context, key int) (testValue, error) {
 			h := &heldLoad{key: key, began: m.step, finish: make(chan struct{})}
 			h.value, h.found = m.source[key]
+			mu.Lock() // at the end several begin at once
 			loading = append(loading, h)
+			mu.Unlock()
 			<-h.finish
 			if !h.found {
 				return testValue{}, ErrNotFound
@@ -265,8 +269,8 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 		}
 	}
 
-	var wrong []string
-	var put []int // versions that a Set or an Update may keep
+	var joined []func() (done bool) // Gets that wait for the loads of others
+	var put []int                   // versions that a Set or an Update may keep
 	var seen []*heldLoad
 	release := func() {
 		for _, f := range flights {
@@ -306,9 +310,7 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 	for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 		synctest.Wait()
 		adopt()
-		if len(wrong) > 0 {
-			rt.Fatal(wrong)
-		}
+		joined = slices.DeleteFunc(joined, func(answered func() bool) bool { return answered() })
 		m.step++
 		key := rapid.IntRange(0, keys-1).Draw(rt, "key")
 		switch op := rapid.SampledFrom([]string{
@@ -346,19 +348,23 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 					rt.Fatalf("key %d joined a load that began before an invalidation", key)
 				}
 				began := m.step
-				go func() {
-					err := <-reply
-					if err == nil && slices.Contains(put, got.version) {
-						return // a write has put it here meanwhile
-					}
-					for _, h := range loading { // which of them it was does not matter if one may be had
-						if h.key == key && h.found == (err == nil) && h.value.version == got.version &&
-							!m.staleFor(key, h.value, !h.found, h.began, began) {
-							return
+				joined = append(joined, func() (done bool) {
+					select {
+					case err := <-reply:
+						if err == nil && slices.Contains(put, got.version) {
+							return true // a write has put it here meanwhile
 						}
+						for _, h := range loading { // which of them it was does not matter if one may be had
+							if h.key == key && h.found == (err == nil) && h.value.version == got.version &&
+								!m.staleFor(key, h.value, !h.found, h.began, began) {
+								return true
+							}
+						}
+						rt.Fatalf("a Get of key %d at step %d has %v, %v", key, began, got, err)
+					default:
 					}
-					wrong = append(wrong, fmt.Sprintf("a Get of key %d at step %d has %v, %v", key, began, got, err))
-				}()
+					return false
+				})
 			}
 		case "land":
 			if len(flights) == 0 {

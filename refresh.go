@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 )
@@ -108,13 +107,18 @@ func (c *Cache[K, V]) gather(d due[K, V]) {
 	g := &c.loader.due
 	g.mu.Lock()
 	g.items = append(g.items, d)
-	n := len(g.items)
+	first, full := len(g.items) == 1, g.items
+	if len(full) < mostGathered {
+		full = nil
+	} else {
+		g.items = nil
+	}
 	g.mu.Unlock()
-	switch n {
-	case 1: // so a timer runs whenever there are items
-		time.AfterFunc(gatherPause, func() { c.refreshGathered(0) })
-	case mostGathered:
-		go c.refreshGathered(mostGathered)
+	switch {
+	case first:
+		time.AfterFunc(gatherPause, c.refreshGathered)
+	case full != nil:
+		go c.refreshTogether(full)
 	}
 }
 
@@ -145,12 +149,12 @@ func (c *Cache[K, V]) refreshGathered(keys int) {
 	items := g.items[:n:n]
 	g.items = slices.Clone(g.items[n:])
 	g.mu.Unlock()
-	for part := range slices.Chunk(items, mostGathered) {
-		if len(part) == 1 {
-			c.refresh(part[0].ctx, part[0].entry)
-		} else {
-			c.refreshTogether(part)
-		}
+	switch len(items) {
+	case 0:
+	case 1:
+		c.refresh(items[0].ctx, items[0].entry)
+	default:
+		c.refreshTogether(items)
 	}
 }
 

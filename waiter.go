@@ -111,7 +111,9 @@ func (l *local[K, V]) follow(ctx context.Context, key K, j *lookup[K, V], ld *lo
 		f.extra.next = next
 	}
 	next.waiters++
-	next.anew = next.anew || j.refreshes && !next.begun
+	if j.refreshes && !next.begun {
+		next.anew = true
+	}
 	if !j.launched {
 		j.hurried = next.hurryLocked(ctx, ld)
 	}
