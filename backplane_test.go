@@ -150,12 +150,10 @@ var overtakingTests = []struct {
 }{
 	{"Remove", "remove", []string{"red/1"}},
 	{"Set", "set", []string{"red/1", "2"}},
-	{"ClearRegion", clearRegion, []string{"red"}},
+	{"ClearRegion", "clear-region", []string{"red"}},
 	{"Clear", "clear", nil},
 	{"ClearAll", "clear-all", nil},
 }
-
-const clearRegion = "clear-region"
 
 // TestLoadOvertakenByRemoteInvalidation holds a load back while another instance
 // invalidates what it loads:

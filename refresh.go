@@ -132,22 +132,17 @@ func (c *Cache[K, V]) gathered() {
 	n := len(g.items)
 	g.mu.Unlock()
 	if n > 0 {
-		go c.refreshGathered(0)
+		go c.refreshGathered()
 	}
 }
 
-// refreshGathered begins the refreshes of all that was gathered, but for what is left
-// over when it is divided into calls of so many keys; 0: of that too. What is left over
-// stays for the timer. Another call may have taken all of it before.
-func (c *Cache[K, V]) refreshGathered(keys int) {
+// refreshGathered begins the refreshes of all that was gathered. Another call may have
+// done so before.
+func (c *Cache[K, V]) refreshGathered() {
 	g := &c.loader.due
 	g.mu.Lock()
-	n := len(g.items)
-	if keys > 0 {
-		n -= n % keys
-	}
-	items := g.items[:n:n]
-	g.items = slices.Clone(g.items[n:])
+	items := g.items
+	g.items = nil
 	g.mu.Unlock()
 	switch len(items) {
 	case 0:
