@@ -24,7 +24,7 @@ func (c *Cache[K, V]) weighError(key K, err error) uint32 {
 	if err != ErrNotFound { // whose text is there once
 		n += len(err.Error())
 	}
-	return uint32(min(n, math.MaxUint32))
+	return uint32(min(uint64(n), math.MaxUint32))
 }
 
 // errorBytes is what a kept error takes beside its key's bytes and its text.
