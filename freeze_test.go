@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -111,5 +112,51 @@ func TestCloseManySharedWithFrozenRedis(t *testing.T) {
 	assert.Less(t, time.Since(began), caches*timeout/10)
 	for _, load := range loads {
 		load <- 1
+	}
+}
+
+// TestSharedConnections counts the connections of the shared level: few, as many as were
+// asked for, and given back when they are not used.
+func TestSharedConnections(t *testing.T) {
+	t.Parallel()
+	const others = 3 // the backplane's: two, and one once it has published
+	server := startRedis(t)
+	raw := server.client()
+	for size, want := range map[int]int{0: 8, 3: 3, 20: 20} {
+		t.Run(fmt.Sprint("PoolSize ", size), func(t *testing.T) {
+			name := fmt.Sprint("pool", size)
+			bp, err := nearcache.Connect(t.Context(), nearcache.BackplaneOptions{
+				Redis: &redis.UniversalOptions{
+					Addrs: []string{server.addr}, ClientName: name, PoolSize: size, ConnMaxIdleTime: 500 * time.Millisecond,
+				},
+				Channel: name, Logger: discard,
+			})
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = bp.Close() })
+			items, err := nearcache.New(bp, nearcache.Options[string, int]{
+				Name: "items", Load: newCountedLoads().load, Shared: &nearcache.SharedOptions[int]{Timeout: patience},
+			})
+			require.NoError(t, err)
+			require.Equal(t, 2, connections(t, raw, name), "there are none before they are used")
+			require.NoError(t, items.Remove(t.Context(), "nothing"))
+			server.freeze() // so that all ask at once
+			done := make(chan error, 64)
+			for i := range 64 {
+				go func() {
+					_, err := items.Get(context.Background(), fmt.Sprint(i))
+					done <- err
+				}()
+			}
+			time.AfterFunc(time.Second, server.thaw)
+			for range 64 {
+				require.NoError(t, receive(t, "a Get returns", done))
+			}
+			require.Equal(t, others+want, connections(t, raw, name))
+			require.Zero(t, items.Stats().Shared.Errors)
+			eventually(t, "they are given back", func() bool { return connections(t, raw, name) == others })
+			_, err = items.Get(t.Context(), "another")
+			require.NoError(t, err)
+			require.Zero(t, items.Stats().Shared.Errors)
+		})
 	}
 }
