@@ -169,6 +169,40 @@ func (m *machine) connection(s *state, i int) {
 		m.deliver(&t, i, message{kind: garbage})
 		m.emit(&t, func() string { return fmt.Sprintf("something undecodable is sent to %s", name(i)) })
 	}
+	m.forge(s, i)
+}
+
+// forge emits the messages that a hostile user can make for instance i: those that
+// say what the instance would like to hear. What makes it clear costs the bound
+// nothing.
+func (m *machine) forge(s *state, i int) {
+	in := &s.instance[i]
+	if s.left.Forgeries == 0 || in.link == broken {
+		return
+	}
+	send := func(what string, msg message) {
+		t := *s
+		t.left.Forgeries--
+		m.deliver(&t, i, msg)
+		m.emit(&t, func() string { return fmt.Sprintf("a hostile user sends %s the forged %v%s", name(i), msg, what) })
+	}
+	untroubled := message{kind: echo, own: in.position, history: in.history, sent: s.now, forgery: noProbeOfNonce}
+	instead := message{kind: invalidation, previous: in.position, own: s.master.position, from: Elsewhere}
+	switch m.Hostile {
+	case OnOwnChannels:
+		send(", with a nonce of its own", untroubled)
+		instead.forgery = wrongChannel
+		send(", on its own channel", instead)
+	case OnChannel:
+		untroubled.forgery = wrongChannel
+		for _, p := range in.probes {
+			if untroubled.sent = p.sent; p.pending {
+				send(", on the channel of invalidations", untroubled)
+			}
+		}
+	case Messages:
+		send("", instead)
+	}
 }
 
 // deliver sends a message to one instance. Redis disconnects an instance for

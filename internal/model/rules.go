@@ -15,6 +15,7 @@ const (
 	// Receiving.
 
 	MessageChain
+	MessageFromChannel
 	AbsentNeverEquals
 	ClearOnGap
 	GapForgetsFlights
@@ -29,6 +30,8 @@ const (
 	ProbeNeedsWrite
 	MintIfAbsent
 	EchoOnSubscription
+	EchoOfProbe
+	EchoFromOwnChannel
 	LeaseFromSendTime
 	ClearBeforeLease
 
@@ -105,6 +108,8 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 
 	MessageChain: {"MessageChain", "A message is applied only if its previous position is the last applied one: " +
 		"else the message after a lost one hides the loss."},
+	MessageFromChannel: {"MessageFromChannel", "An invalidation counts only if it came on the channel, not on an instance's own: " +
+		"else a user that may publish only echoes forges the message that an instance has missed, and hides the loss."},
 	AbsentNeverEquals: {"AbsentNeverEquals", "No position equals no position: " +
 		"else an instance that has lost its own and a channel that has lost its own agree, whatever lies in between."},
 	ClearOnGap: {"ClearOnGap", "A gap advances the generation, which clears everything that is held: " +
@@ -128,6 +133,10 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 		"every probe of an idle channel clears; the bound itself does not need this rule."},
 	EchoOnSubscription: {"EchoOnSubscription", "The echo comes over the subscription, not as the probe's reply: " +
 		"else a lease is taken without one, and where the server does not tell its history a failover goes unnoticed meanwhile."},
+	EchoOfProbe: {"EchoOfProbe", "An echo counts only if its nonce is that of a probe under way, which cannot be guessed: " +
+		"else a user that may publish echoes forges one, which says that nothing was missed."},
+	EchoFromOwnChannel: {"EchoFromOwnChannel", "An echo counts only if it came on the instance's own channel: " +
+		"else a user that may publish only invalidations, but sees what others send, forges the echo of a probe under way."},
 	LeaseFromSendTime: {"LeaseFromSendTime", "A lease counts from the moment its probe was sent, not from the echo's arrival: " +
 		"else what was accepted behind a slow echo is served past the bound."},
 	ClearBeforeLease: {"ClearBeforeLease", "An echo that shows a gap clears first and renews the lease then: " +

@@ -28,6 +28,7 @@ type Scenario struct {
 	SlowReaders bool // a Get takes its time between its look at the lease and its look at the entry
 	Shared      bool // the instances use the shared level
 	Lagging     bool // a master is demoted in favour of a replica that lags
+	Hostile     Hostile
 	Isolated    bool // a demoted master does not know that it is one, but takes no writes: too few replicas
 
 	Needs []Rule  // without any of which the bound breaks here
@@ -121,4 +122,21 @@ type Budget struct {
 	BusLosses   int8 // a message does not reach one instance
 	Reorders    int8 // two messages to one instance change places
 	Garbage     int8 // undecodable messages
+	Forgeries   int8 // messages to one instance by a hostile user
 }
+
+// Hostile is a user of Redis that may publish, and does no instance good.
+type Hostile uint8
+
+// The hostile users, and that there is none.
+const (
+	Nobody Hostile = iota
+	// OnOwnChannels may publish to the instances' own channels, and knows position
+	// and history, but no nonce.
+	OnOwnChannels
+	// OnChannel may publish to the channel, and knows the nonces of the probes under
+	// way.
+	OnChannel
+	// Messages is the same, and forges invalidations.
+	Messages
+)

@@ -78,6 +78,25 @@ func Scenarios() []Scenario {
 			Shows:  []Event{PositionMinted, GapCleared},
 		},
 		{
+			Name: "forged echoes",
+			Doc: "A hostile user publishes to an instance's own channel what says that nothing was missed, " +
+				"while it is cut off or a message is lost.",
+
+			Bound: 1, Until: 2, Instances: 1, Writers: removes, Hostile: OnOwnChannels,
+			Budget: Budget{Writes: 1, Loads: 1, Probes: 1, Drops: 1, BusLosses: 1, Forgeries: 2},
+			Needs:  []Rule{EchoOfProbe, MessageFromChannel},
+			Shows:  []Event{ForgeryIgnored, GapCleared, WarmReconnect},
+		},
+		{
+			Name: "forged echoes on the channel",
+			Doc:  "The same by one who may not publish there, but knows the nonces of the probes under way.",
+
+			Bound: 1, Until: 2, Instances: 1, Writers: removes, Hostile: OnChannel,
+			Budget: Budget{Writes: 1, Loads: 1, Probes: 2, Drops: 1, BusLosses: 1, Forgeries: 2},
+			Needs:  []Rule{EchoFromOwnChannel},
+			Shows:  []Event{ForgeryIgnored, GapCleared, WarmReconnect},
+		},
+		{
 			Name: "an idle channel",
 			Doc:  "Nobody has ever written, and the instance starts with neither position nor lease.",
 
@@ -225,6 +244,14 @@ func NotCovered() []Scenario {
 
 			Bound: 1, Until: 1, Instances: 1, Writers: changes, Cluster: true, NoHistory: true,
 			Budget: Budget{Writes: 1, Probes: 1, Failovers: 1, BusLosses: 1},
+		},
+		{
+			Name: "a forged message",
+			Doc: "A hostile user publishes to the channel, in place of the message that an instance has missed, " +
+				"one that leads to the same position and names nothing.",
+
+			Bound: 1, Until: 1, Instances: 1, Writers: changes, Hostile: Messages,
+			Budget: Budget{Writes: 1, Probes: 1, Drops: 1, Forgeries: 1},
 		},
 		{
 			Name: "a Set that races",

@@ -145,6 +145,7 @@ type message struct {
 	from     int8     // invalidation: the instance that published it
 	history  history  // echo
 	sent     int8     // echo: when its probe was sent
+	forgery  forgery
 }
 
 type messageKind uint8
@@ -154,6 +155,15 @@ const (
 	invalidation
 	echo
 	garbage // undecodable
+)
+
+// forgery is what shows that a message is not what it says it is.
+type forgery uint8
+
+const (
+	genuine        forgery = iota // or nothing shows that it is not
+	wrongChannel                  // an invalidation on the instance's own channel, an echo on the other
+	noProbeOfNonce                // an echo on the instance's own channel, of no probe
 )
 
 // probe is a probe on its way to Redis.

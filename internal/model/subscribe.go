@@ -21,12 +21,14 @@ func (m *machine) receive(s *state, i int) {
 	in.inbox[maxInbox-1] = message{}
 
 	missed := false
-	switch msg.kind {
-	case invalidation:
+	switch {
+	case m.ignored(msg):
+		m.see(ForgeryIgnored)
+	case msg.kind == invalidation:
 		missed = m.follow(&t, i, msg)
-	case echo:
+	case msg.kind == echo:
 		missed = m.confirm(&t, i, msg)
-	case garbage:
+	case msg.kind == garbage:
 		missed = true
 		in.position = absent
 		m.clear(&t, i)
@@ -41,6 +43,20 @@ func (m *machine) receive(s *state, i int) {
 		}
 		return text
 	})
+}
+
+// ignored reports whether a message shows itself to be forged, to an instance that
+// looks.
+func (m *machine) ignored(msg message) bool {
+	switch {
+	case msg.forgery == noProbeOfNonce:
+		return m.on(EchoOfProbe)
+	case msg.forgery == wrongChannel && msg.kind == echo:
+		return m.on(EchoFromOwnChannel)
+	case msg.forgery == wrongChannel:
+		return m.on(MessageFromChannel)
+	}
+	return false
 }
 
 // follow applies an invalidation, and reports whether one before it was missed.
