@@ -114,7 +114,7 @@ func (g *guardedSubscription) Probe(ctx context.Context, nonce string) (err erro
 	return g.sub.Probe(ctx, nonce)
 }
 
-func (g *guardedSubscription) Receive() (payload string, err error) {
+func (g *guardedSubscription) Receive() (payload string, own bool, err error) {
 	defer g.panics.caught("Receive", &err)
 	return g.sub.Receive()
 }

@@ -68,10 +68,10 @@ func (f *faultySubscription) Probe(ctx context.Context, nonce string) error {
 	return f.Subscription.Probe(ctx, nonce)
 }
 
-func (f *faultySubscription) Receive() (string, error) {
-	payload, err := f.Subscription.Receive()
+func (f *faultySubscription) Receive() (string, bool, error) {
+	payload, own, err := f.Subscription.Receive()
 	f.bus.trip("Receive")
-	return payload, err
+	return payload, own, err
 }
 
 func (f *faultySubscription) Close() {
@@ -237,7 +237,7 @@ func TestPanicWhileApplying(t *testing.T) {
 	s.last = "position"
 	r.onClear = func() { panic("in a cache") }
 	payload := string(appendHead(nil, kindInvalidation, instanceID{9})) + "\x00" + string(byte(positionLength)) + strings.Repeat("a", positionLength)
-	require.ErrorIs(t, s.hear(payload), errPanic)
+	require.ErrorIs(t, s.hear(payload, false), errPanic)
 	require.Empty(t, s.last)
 	require.EqualValues(t, 1, s.panics.count.Load())
 }

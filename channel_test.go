@@ -5,8 +5,10 @@ import (
 	"crypto/sha1"
 	"encoding/binary"
 	"encoding/hex"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
@@ -151,6 +153,69 @@ func TestEchoOnTheOwnChannel(t *testing.T) {
 	nonce := reply.Payload[len(reply.Payload)-16:]
 	require.Len(t, history, 40)
 	require.Equal(t, "NRC\x01E"+id+counted("")+counted(position)+"\x01"+counted(history)+counted(nonce), reply.Payload)
+}
+
+// TestHostilePublishers sends an instance what users with fewer rights than it can
+// publish, and with the same: messages that only an instance's own channel or the other
+// one carries, and echoes of probes that nobody has sent, dated by the clocks as nonces
+// once were. None of them clears anything, drops the lease, or logs a line.
+func TestHostilePublishers(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	src, server := newSource(), startRedis(t)
+	raw := server.client()
+	var log lockedBuffer
+	in := joinWith(t, src.load, nearcache.BackplaneOptions{
+		RedisConnectionString: server.addr, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	require.NoError(t, in.items.Remove(ctx, "/1"))
+	in.get(t, "/1", "/2")
+	own := raw.PubSubChannels(ctx, "{nearcache}:*").Val()
+	require.Len(t, own, 1)
+	id, err := hex.DecodeString(strings.TrimPrefix(own[0], "{nearcache}:"))
+	require.NoError(t, err)
+	position := raw.Get(ctx, defaultPosition).Val()
+	other := strings.Repeat("b", 40)
+	echo := func(position, history, nonce string) string {
+		return "NRC\x01E" + string(id) + counted("") + counted(position) + "\x01" + counted(history) + counted(nonce)
+	}
+	dated := func(ahead time.Duration) string {
+		at := uint64(time.Now().Add(ahead).UnixNano())
+		return string(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, at), at))
+	}
+	before, lines := in.bp.Stats(), log.String()
+
+	sent := 0
+	send := func(channel, payload string) {
+		require.NoError(t, raw.Publish(ctx, channel, payload).Err())
+		sent++
+	}
+	for range 50 {
+		for _, position := range []string{position, other} {
+			for _, nonce := range []string{"", dated(0), dated(time.Hour), dated(-time.Hour), "0123456789abcdef"} {
+				send(defaultChannel, echo(position, other, nonce))
+				send(own[0], echo(position, other, nonce))
+			}
+			send(own[0], message(position, other, "\x01\x04"))
+		}
+		for _, payload := range []string{"", "junk", "NRC\x01", "NRC\x01E", "NRC\x01X" + string(id), echo(position, "", "")[:60]} {
+			send(own[0], payload)
+		}
+	}
+	eventually(t, "all of it has come", func() bool { return in.bp.Stats().Foreign == before.Foreign+uint64(sent) })
+	after := in.bp.Stats()
+	assert.Equal(t, before.Clears, after.Clears)
+	assert.Zero(t, after.Lease.Lost)
+	assert.Zero(t, after.Lease.ClockSteps)
+	assert.Zero(t, after.Applied)
+	assert.Equal(t, nearcache.StateLive, after.State)
+	assert.True(t, in.held("/1"))
+	assert.Equal(t, lines, log.String())
+
+	require.NoError(t, in.items.Remove(ctx, "/1"))
+	barrier(t, raw, in)
+	assert.True(t, in.held("/2"), "the chain goes on")
+	assert.Equal(t, before.Clears, in.bp.Stats().Clears)
 }
 
 func received(s nearcache.BackplaneStats) uint64    { return s.Received }

@@ -122,8 +122,8 @@ func TestAllAndTheLease(t *testing.T) {
 		t.Run(fmt.Sprintf("renewed: %t", renewed), func(t *testing.T) {
 			withLease(t, Options[string, int]{Capacity: 2000}, func(t *testing.T, c *Cache[string, int], s *leasedSource) {
 				l := c.backplane.lease
-				sent := l.nonce()
-				require.True(t, l.grant(sent))
+				sent := l.probe()
+				require.True(t, l.echo(sent))
 				for _, key := range []string{"a", "b", "c", "d"} {
 					_, err := c.Get(t.Context(), key)
 					require.NoError(t, err)
@@ -136,9 +136,9 @@ func TestAllAndTheLease(t *testing.T) {
 					s.value++
 					time.Sleep(2 * time.Second)
 					if renewed {
-						probe := l.nonce()
+						probe := l.probe()
 						c.missedMessages()
-						l.grant(probe)
+						l.echo(probe)
 						_, err := c.Get(t.Context(), "a")
 						require.NoError(t, err)
 						require.Equal(t, map[string]int{"a": 1}, maps.Collect(c.All()))

@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"context"
-	"encoding/binary"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -59,6 +58,9 @@ type lease struct {
 	untilSilence context.Context // ends when due has passed
 	fallSilent   context.CancelFunc
 	closed       bool
+	probes       [maxProbes]probe // the newest, in a ring
+	next         int              // where the next one goes
+	draw         func() [16]byte  // makes nonces
 	roundTrip    time.Duration
 	lost         uint64
 	regained     uint64
@@ -72,6 +74,12 @@ const (
 	// probesPerLife is how many probes begin in the life of a lease.
 	probesPerLife = 5
 
+	// maxProbes is how many probes an echo may still be taken for: more than are sent in
+	// twelve lives of a lease. One that is given up is forgotten when so many others
+	// were sent. Until then its echo may come and be of use, to a cache with a longer
+	// MaxStaleness.
+	maxProbes = 64
+
 	// The clocks may drift apart by this share of a lease's life while it lasts:
 	// more than any clock is slewed by. Beyond that it is a step.
 	skewShare = 10
@@ -84,7 +92,7 @@ func newLease(life time.Duration) *lease {
 	l := &lease{
 		clock: clock.New(), life: life,
 		hurry: make(chan struct{}, 1), changed: make(chan struct{}, 1), stop: make(chan struct{}),
-		onSilence: func() {}, onStep: func() {},
+		onSilence: func() {}, onStep: func() {}, draw: drawNonce,
 	}
 	now, wall := l.clock.Both()
 	l.skew = wall - now
@@ -153,38 +161,67 @@ func (l *lease) valid() bool {
 
 func (l *lease) validLocked() bool { return l.held && l.now() < l.due }
 
-// nonce is what a probe carries and its echo brings back: when it was sent, by
-// now() and by the wall clock.
-func (l *lease) nonce() string {
+// probe is one that was sent: when, by now(), and how far the wall clock was ahead of
+// now() then.
+type probe struct {
+	nonce      string // empty: there is none, or its echo has come
+	sent, skew int64
+}
+
+// probe notes that a probe is about to be sent, and returns its nonce, which the echo
+// brings back. The nonce cannot be guessed, and the times stay here:
+//
+//  1. messages do not reach this instance   2. somebody else who may publish on its
+//     channel sends an echo   3. its nonce says when a probe was sent: a moment ago
+//  4. the lease is renewed, or dropped because the clocks seem to disagree.
+func (l *lease) probe() (nonce string) {
+	drawn := l.draw()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	now, wall := l.clock.Both()
-	b := binary.BigEndian.AppendUint64(nil, uint64(now))
-	return string(binary.BigEndian.AppendUint64(b, uint64(wall)))
+	nonce = string(drawn[:])
+	l.probes[l.next] = probe{nonce, now, wall - now}
+	l.next = (l.next + 1) % maxProbes
+	return nonce
 }
 
-// readNonce returns when a nonce's probe was sent, and how far the wall clock was
-// ahead of now() then. It reports false for what nonce did not make.
-func readNonce(nonce string) (sent, skew int64, ok bool) {
-	if len(nonce) != 16 {
-		return 0, 0, false
+// answered returns the probe with that nonce, once. It reports false if there is none
+// under way.
+func (l *lease) answered(nonce string) (p probe, ok bool) {
+	if nonce == "" {
+		return p, false
 	}
-	sent = int64(binary.BigEndian.Uint64([]byte(nonce[:8])))
-	return sent, int64(binary.BigEndian.Uint64([]byte(nonce[8:]))) - sent, true
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.probes {
+		if l.probes[i].nonce == nonce {
+			p, l.probes[i] = l.probes[i], probe{}
+			return p, true
+		}
+	}
+	return p, false
 }
 
-// grant takes the echo of the probe with that nonce for what it proves. The
-// caller has cleared everything if anything was missed. Echoes may come late and
-// in any order. It reports whether the lease is held now and was not before.
-func (l *lease) grant(nonce string) (gained bool) {
-	sent, skew, ok := readNonce(nonce)
+// forgetProbes has no echo taken any more for that of a probe that was sent before.
+func (l *lease) forgetProbes() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.probes[:])
+}
+
+// grant takes the echo of a probe for what it proves. The caller has cleared
+// everything if anything was missed. Echoes may come late and in any order. It reports
+// whether the lease is held now and was not before.
+func (l *lease) grant(p probe) (gained bool) {
 	l.mu.Lock()
 	now, wall := l.clock.Both()
-	if !ok || sent > now || sent <= l.sent.Load() || sent < l.floor.Load() || l.closed {
+	if p.sent <= l.sent.Load() || p.sent < l.floor.Load() || l.closed {
 		l.mu.Unlock()
 		return false
 	}
-	stepped := l.compareLocked(now, wall-now, skew)
+	stepped := l.compareLocked(now, wall-now, p.skew)
 	if !stepped {
-		gained = l.grantLocked(now, sent, skew)
+		gained = l.grantLocked(now, p.sent, p.skew)
 	}
 	l.mu.Unlock()
 	if stepped {

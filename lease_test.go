@@ -12,8 +12,14 @@ import (
 // renew has a probe sent and answered at once.
 func renew(t *testing.T, l *lease) {
 	t.Helper()
-	l.grant(l.nonce())
+	l.echo(l.probe())
 	require.True(t, l.valid())
+}
+
+// echo takes the echo of the probe with that nonce.
+func (l *lease) echo(nonce string) (gained bool) {
+	p, ok := l.answered(nonce)
+	return ok && l.grant(p)
 }
 
 // startLease returns a lease that is watched until the test ends.
@@ -32,9 +38,9 @@ func TestLeaseCountsFromTheProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := startLease(t, time.Second)
 		require.False(t, leased(l, time.Second), "none is held yet")
-		nonce := l.nonce()
+		nonce := l.probe()
 		time.Sleep(300 * time.Millisecond)
-		require.True(t, l.grant(nonce))
+		require.True(t, l.echo(nonce))
 		time.Sleep(700*time.Millisecond - 1)
 		require.True(t, leased(l, time.Second))
 		require.True(t, l.valid())
@@ -55,26 +61,53 @@ func TestLeaseCountsFromTheProbe(t *testing.T) {
 func TestLateEchoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := startLease(t, time.Second)
-		old := l.nonce()
+		old := l.probe()
 		time.Sleep(100 * time.Millisecond)
-		require.True(t, l.grant(l.nonce()))
+		require.True(t, l.echo(l.probe()))
 		sent := l.sent.Load()
 		time.Sleep(200 * time.Millisecond)
-		require.False(t, l.grant(old))
+		require.False(t, l.echo(old))
 		require.Equal(t, sent, l.sent.Load())
 
 		time.Sleep(2 * time.Second)
-		nonce := l.nonce()
+		nonce := l.probe()
 		time.Sleep(time.Second)
-		require.False(t, l.grant(nonce), "its lease is over before it begins")
+		require.False(t, l.echo(nonce), "its lease is over before it begins")
 		require.False(t, l.valid())
 		require.True(t, leased(l, 2*time.Second), "but for a cache with a longer bound it counts")
 
 		before := l.sent.Load()
-		for _, bad := range []string{"", "123", nonce + "0", "\x7f" + nonce[1:]} {
-			require.False(t, l.grant(bad))
+		next := l.probe()
+		for _, bad := range []string{"", "123", nonce, next + "0", next[:15], "\x7f" + next[1:]} {
+			require.False(t, l.echo(bad))
 			require.Equal(t, before, l.sent.Load())
 		}
+		require.True(t, l.echo(next))
+	})
+}
+
+// No probe is forgotten before twelve lives of a lease are over, and what is known of
+// probes does not grow.
+func TestProbesAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := startLease(t, time.Second)
+		lost := l.probe()
+		for range maxProbes - 1 {
+			l.probe()
+		}
+		_, ok := l.answered(lost)
+		require.True(t, ok)
+		lost = l.probe()
+		for range maxProbes {
+			l.probe()
+		}
+		_, ok = l.answered(lost)
+		require.False(t, ok)
+
+		last := l.probe()
+		l.forgetProbes()
+		require.False(t, l.echo(last), "it was of another subscription")
+		renew(t, l)
 	})
 }
 
@@ -146,7 +179,7 @@ func TestStepOfTheClocksDropsTheLease(t *testing.T) {
 		l.onStep = func() { steps++ }
 		renew(t, l)
 		started := l.now()
-		underWay := l.nonce()
+		underWay := l.probe()
 		time.Sleep(100 * time.Millisecond)
 		require.True(t, l.covers(moment{at: l.now(), leaseAge: int64(time.Hour)}, started, int64(time.Second)))
 
@@ -165,7 +198,7 @@ func TestStepOfTheClocksDropsTheLease(t *testing.T) {
 		require.Len(t, l.hurry, 1)
 
 		time.Sleep(time.Millisecond)
-		require.False(t, l.grant(underWay), "so is the probe that was under way")
+		require.False(t, l.echo(underWay), "so is the probe that was under way")
 		require.False(t, l.valid())
 		require.True(t, l.covers(l.read(), l.now(), int64(time.Second)), "what is loaded from here on has its time")
 		renew(t, l)
@@ -208,7 +241,7 @@ func TestLeaseCloseWaits(t *testing.T) {
 		l.close()
 		require.True(t, done.Load())
 		l.close()
-		require.False(t, l.grant(l.nonce()))
+		require.False(t, l.echo(l.probe()))
 		s, _ := l.snapshot()
 		require.False(t, s.Held)
 	})
@@ -223,12 +256,11 @@ func TestStepOfTheClocksDuringAProbe(t *testing.T) {
 		for _, ahead := range []int64{int64(time.Hour), -int64(time.Hour)} {
 			renew(t, l)
 			time.Sleep(time.Millisecond)
-			nonce := l.nonce()
-			wall := []byte(nonce[8:])
-			wall[0] += byte(ahead >> 62) // by years
-			wall[1] += 1
+			p, ok := l.answered(l.probe())
+			require.True(t, ok)
+			p.skew += ahead
 			time.Sleep(time.Millisecond)
-			require.False(t, l.grant(nonce[:8]+string(wall)))
+			require.False(t, l.grant(p))
 			require.False(t, l.valid())
 		}
 		require.Equal(t, 2, steps)

@@ -79,8 +79,8 @@ func (s *proofSubscription) Probe(ctx context.Context, nonce string) error {
 	return err
 }
 
-func (s *proofSubscription) Receive() (string, error) {
-	payload, err := s.Subscription.Receive()
+func (s *proofSubscription) Receive() (payload string, own bool, err error) {
+	payload, own, err = s.Subscription.Receive()
 	b := s.bus
 	kind := byte('?')
 	if len(payload) > len(magic) {
@@ -89,8 +89,8 @@ func (s *proofSubscription) Receive() (string, error) {
 	b.journal.log(b.actor, "receives %c %v", kind, err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if kind == kindEcho && b.echoed == 0 {
+	if own && kind == kindEcho && b.echoed == 0 {
 		b.echoed = b.journal.now()
 	}
-	return payload, err
+	return payload, own, err
 }

@@ -306,9 +306,8 @@ func (s *redisServer) Close() {
 
 // nonce makes the position of a message unlike any other.
 func nonce() []byte {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails
-	return b
+	b := drawNonce()
+	return b[:]
 }
 
 // First makes attempts for as long as they make sense.
@@ -410,18 +409,18 @@ func (r *redisSubscription) Probe(ctx context.Context, probeNonce string) error 
 
 // Receive waits without a deadline. Any reply other than a message means that
 // go-redis has changed the subscription on its own, so it is an error.
-func (r *redisSubscription) Receive() (string, error) {
+func (r *redisSubscription) Receive() (payload string, own bool, err error) {
 	for {
 		reply, err := r.pubsub.Receive(context.Background())
 		if err != nil {
-			return "", r.server.explain(err)
+			return "", false, r.server.explain(err)
 		}
 		switch reply := reply.(type) {
 		case *redis.Message:
-			return reply.Payload, nil
+			return reply.Payload, reply.Channel == r.server.ownChannel, nil
 		case *redis.Pong:
 		default:
-			return "", fmt.Errorf("unexpected %v on the subscription", reply)
+			return "", false, fmt.Errorf("unexpected %v on the subscription", reply)
 		}
 	}
 }

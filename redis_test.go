@@ -38,8 +38,9 @@ func TestPublishScriptRunTwice(t *testing.T) {
 		nonce := "the same both times"
 		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey, server.clearsKey}, server.channel, nonce, server.head, "body", true).Text()
 		require.NoError(t, err)
-		payload, err := sub.Receive()
+		payload, onOwn, err := sub.Receive()
 		require.NoError(t, err)
+		require.False(t, onOwn)
 		e, err := decodeEnvelope(payload)
 		require.NoError(t, err)
 		require.Equal(t, own, e.own)
@@ -67,8 +68,9 @@ func TestProbeScript(t *testing.T) {
 	defer sub.Close()
 	probe := func() (position string) {
 		require.NoError(t, sub.Probe(t.Context(), "nonce"))
-		payload, err := sub.Receive()
+		payload, own, err := sub.Receive()
 		require.NoError(t, err)
+		require.True(t, own)
 		e, err := decodeEnvelope(payload)
 		require.NoError(t, err)
 		require.EqualValues(t, kindEcho, e.kind)

@@ -82,7 +82,7 @@ type BackplaneStats struct {
 	Received uint64 // messages on the channel, of any kind
 	Applied  uint64 // messages of other instances whose invalidations were applied, one or many each
 	Own      uint64 // messages of this instance, come back
-	Foreign  uint64 // messages that are not nearcache's, ignored
+	Foreign  uint64 // messages that are not nearcache's, or not where they belong, and echoes of no probe: ignored
 
 	Subscribed     uint64 // subscriptions with a lease: the first, and one for each reconnect
 	SubscribedWarm uint64 // of these, those before which nothing was missed: memory stayed as it was

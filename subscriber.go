@@ -86,15 +86,16 @@ func (s *subscriber) attempt(ctx context.Context) (_ transport.Subscription, err
 		}
 	}()
 	s.fresh = true
-	if err := sub.Probe(ctx, s.lease.nonce()); err != nil {
+	s.lease.forgetProbes()
+	if err := sub.Probe(ctx, s.lease.probe()); err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
 	}
 	for s.fresh || !s.lease.valid() {
-		payload, err := sub.Receive()
+		payload, own, err := sub.Receive()
 		if err != nil {
 			return nil, err
 		}
-		if err := s.hear(payload); err != nil {
+		if err := s.hear(payload, own); err != nil {
 			return nil, err
 		}
 	}
@@ -199,14 +200,14 @@ func (s *subscriber) follow(ctx context.Context, sub transport.Subscription) err
 	defer probing.Wait()
 	defer cancel()
 	for {
-		payload, err := sub.Receive()
+		payload, own, err := sub.Receive()
 		if err != nil && heard.Err() != nil {
 			return errSilence
 		}
 		if err != nil {
 			return err
 		}
-		if err := s.hear(payload); err != nil {
+		if err := s.hear(payload, own); err != nil {
 			return err
 		}
 	}
@@ -221,7 +222,7 @@ func (s *subscriber) probe(ctx context.Context, sub transport.Subscription) {
 	failing := false
 	for s.waitForProbe(ctx) {
 		timely, cancel := context.WithTimeout(ctx, 2*s.lease.lifetime()/probesPerLife)
-		err := sub.Probe(timely, s.lease.nonce())
+		err := sub.Probe(timely, s.lease.probe())
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			s.probeFailures.Add(1)
@@ -250,25 +251,30 @@ func (s *subscriber) waitForProbe(ctx context.Context) bool {
 
 // hear applies one message. A panic there costs the subscription, not the process: what
 // the message said was not done, or in part, so the next echo clears everything.
-func (s *subscriber) hear(payload string) (err error) {
+func (s *subscriber) hear(payload string, own bool) (err error) {
 	defer func() {
 		if err != nil {
 			s.last = ""
 		}
 	}()
 	defer s.panics.caught("what applies a message", &err)
-	s.handle(payload)
+	s.handle(payload, own)
 	return nil
 }
 
-// handle applies one message.
-func (s *subscriber) handle(payload string) {
+// handle takes what came on the channel, or on this instance's own. Each kind of message
+// counts only where it belongs: rights to the one channel are none to the other.
+func (s *subscriber) handle(payload string, own bool) {
 	e, err := decodeEnvelope(payload)
-	if e.kind != kindEcho {
-		s.received.Add(1)
+	if own {
+		if err != nil || e.kind != kindEcho || !s.echo(e) {
+			s.foreign.Add(1) // no instance sent it: it says nothing about what was missed
+		}
+		return
 	}
+	s.received.Add(1)
 	switch {
-	case errors.Is(err, errForeign):
+	case errors.Is(err, errForeign), e.kind == kindEcho:
 		s.foreign.Add(1)
 	case err != nil:
 		// Its position is unknown too, so the next message will not fit the chain.
@@ -276,8 +282,6 @@ func (s *subscriber) handle(payload string) {
 		s.clear(CauseUndecodable, err)
 	case e.kind == kindInvalidation:
 		s.invalidate(e)
-	case e.kind == kindEcho:
-		s.echo(e)
 	}
 }
 
@@ -307,22 +311,22 @@ func (s *subscriber) invalidate(e envelope) {
 }
 
 // echo takes the answer to a probe of this instance: everything that Redis
-// accepted before the probe has come by now, or it never will.
+// accepted before the probe has come by now, or it never will. It reports whether e is
+// one.
 //
 //  1. a message goes nowhere: the connection was dead, the bus lost it, a replica
 //     took over that never had it   2. a probe is sent   3. its echo shows a
 //     position or a history that this instance does not have   4. everything is
 //     cleared: what was kept before 3 goes, and loads that began before 3 keep
 //     nothing   5. only then the lease counts from 2.
-func (s *subscriber) echo(e envelope) {
-	if e.publisher != s.self {
-		s.foreign.Add(1)
-		return
-	}
+func (s *subscriber) echo(e envelope) bool {
 	history, nonce, err := decodeEcho(e.body)
 	if err != nil {
-		s.clear(CauseUndecodable, err)
-		return
+		return false
+	}
+	probe, ok := s.lease.answered(nonce)
+	if !ok { // never sent by this instance, or its echo has come
+		return false
 	}
 	s.echoes.Add(1)
 	why := s.compare(e.own, history)
@@ -337,7 +341,7 @@ func (s *subscriber) echo(e envelope) {
 		s.clear(why, nil)
 	}
 	s.lease.follow(history)
-	if s.lease.grant(nonce) && s.connected.Load() {
+	if s.lease.grant(probe) && s.connected.Load() {
 		s.tellIf(s.leaseLines.works(), slog.LevelInfo, "nearcache: lease regained", Event{Kind: EventState, State: StateLive})
 	}
 	if newHistory {
@@ -347,6 +351,7 @@ func (s *subscriber) echo(e envelope) {
 		s.target.tell(slog.LevelInfo, "nearcache: Redis does not tell its history; every reconnect will clear the caches "+
 			"(to keep them warm, grant the user +info)", Event{})
 	}
+	return true
 }
 
 // compare returns the reason to clear everything that an echo gives, if any.

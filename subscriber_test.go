@@ -2,9 +2,11 @@ package nearcache
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -149,7 +151,7 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s, r := newTestSubscriber(t)
 			s.last = test.last
-			s.handle(test.message)
+			s.handle(test.message, false)
 			require.Len(t, r.applied, test.applied)
 			require.Equal(t, test.clears, r.clears)
 			require.Equal(t, test.wantLast, s.last)
@@ -187,9 +189,9 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, r := newTestSubscriber(t)
 				s.begun, s.fresh, s.last, s.history, s.knownID = !test.start, test.fresh, test.last, test.history, test.history
-				nonce := s.lease.nonce()
+				nonce := s.lease.probe()
 				time.Sleep(time.Millisecond)
-				s.handle(echoOf(s.self, test.position, test.now, nonce))
+				s.handle(echoOf(s.self, test.position, test.now, nonce), true)
 				require.Equal(t, test.why != CauseNone, r.clears == 1)
 				require.Equal(t, test.renewed, r.histories == 1)
 				require.Equal(t, test.position, s.last)
@@ -198,8 +200,9 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 					require.EqualValues(t, 1, s.clears[test.why].Load())
 				}
 
-				s.handle(echoOf(s.self, test.position, test.now, nonce)) // once more, to the same effect
-				require.EqualValues(t, 2, s.echoes.Load())
+				s.handle(echoOf(s.self, test.position, test.now, nonce), true) // an echo counts once
+				require.EqualValues(t, 1, s.echoes.Load())
+				require.EqualValues(t, 1, s.foreign.Load())
 				require.Equal(t, test.why != CauseNone, r.clears == 1)
 			})
 		})
@@ -210,7 +213,7 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 func TestHistoryIsRemembered(t *testing.T) {
 	s, r := newTestSubscriber(t)
 	for i, history := range []string{"1", "", "1", "", "2"} {
-		s.handle(echoOf(s.self, positionA, history, s.lease.nonce()))
+		s.handle(echoOf(s.self, positionA, history, s.lease.probe()), true)
 		require.Equal(t, i == 4, r.histories == 1, history)
 	}
 }
@@ -219,8 +222,8 @@ func TestHistoryIsRemembered(t *testing.T) {
 func TestCountedWhenDone(t *testing.T) {
 	s, r := newTestSubscriber(t)
 	r.onClear = func() { require.EqualValues(t, r.clears-1, s.clears[CauseStart].Load()+s.clears[CausePosition].Load()) }
-	s.handle(echoOf(s.self, positionA, "1", s.lease.nonce()))
-	s.handle(echoOf(s.self, positionB, "1", s.lease.nonce()))
+	s.handle(echoOf(s.self, positionA, "1", s.lease.probe()), true)
+	s.handle(echoOf(s.self, positionB, "1", s.lease.probe()), true)
 	require.Equal(t, 2, r.clears)
 	require.EqualValues(t, 1, s.clears[CausePosition].Load())
 }
@@ -229,25 +232,91 @@ func TestCountedWhenDone(t *testing.T) {
 //     finds what they would have evicted   4. everything is cleared, too late.
 func TestClearComesBeforeTheLease(t *testing.T) {
 	s, r := newTestSubscriber(t)
-	s.handle(echoOf(s.self, positionA, "1", s.lease.nonce()))
+	s.handle(echoOf(s.self, positionA, "1", s.lease.probe()), true)
 	before := s.lease.sent.Load()
 	r.onClear = func() { require.Equal(t, before, s.lease.sent.Load()) }
-	s.handle(echoOf(s.self, positionB, "1", s.lease.nonce()))
+	s.handle(echoOf(s.self, positionB, "1", s.lease.probe()), true)
 	require.Equal(t, 2, r.clears)
 	require.Greater(t, s.lease.sent.Load(), before)
 }
 
-// Only an echo of a probe of one's own proves anything.
-func TestEchoesThatProveNothing(t *testing.T) {
-	s, r := newTestSubscriber(t)
-	s.handle(echoOf(testPublisher, positionA, "1", s.lease.nonce()))
-	require.EqualValues(t, 1, s.foreign.Load())
-	require.Zero(t, r.clears)
-	whole := echoOf(s.self, positionA, "1", s.lease.nonce())
-	s.handle(whole[:len(whole)-1])
-	require.EqualValues(t, 1, s.clears[CauseUndecodable].Load())
-	s.handle(echoOf(s.self, positionA, "1", "nonce"))
-	require.False(t, s.lease.valid())
+// Only the echo of a probe of this subscription proves anything, once, and only on the
+// instance's own channel, where nothing else is heard. What is no such echo clears
+// nothing, changes nothing, drops no lease and logs no line.
+//
+//  1. messages do not reach this instance   2. somebody who may publish where an
+//     instance does sends it what it hopes for: an echo that is dated by its clock, one
+//     that it had before, or the message after the last one that it had   3. the lease
+//     is renewed though something was missed.
+func TestForgedMessages(t *testing.T) {
+	remove := body(invalidation{cache: "p", keys: []string{"1"}})
+	var used, lost, pending string                         // nonces: of an echo that has come, of the subscription before, of one that has not come
+	clocks := func(l *lease, ahead time.Duration) string { // a nonce as it once was
+		now, wall := l.clock.Both()
+		b := binary.BigEndian.AppendUint64(nil, uint64(now+int64(ahead)))
+		return string(binary.BigEndian.AppendUint64(b, uint64(wall+int64(ahead))))
+	}
+	tests := []struct {
+		name  string
+		forge func(*subscriber) string
+		own   bool // on the own channel
+	}{
+		{"an echo without a nonce", func(s *subscriber) string { return echoOf(s.self, positionA, "1", "") }, true},
+		{"with any nonce", func(s *subscriber) string { return echoOf(s.self, positionA, "1", "0123456789abcdef") }, true},
+		{"of the clocks", func(s *subscriber) string { return echoOf(s.self, positionA, "1", clocks(s.lease, 0)) }, true},
+		{"of the clocks, to come", func(s *subscriber) string { return echoOf(s.self, positionA, "1", clocks(s.lease, time.Hour)) }, true},
+		{"with another position", func(s *subscriber) string { return echoOf(s.self, positionB, "1", "0123456789abcdef") }, true},
+		{"with another history", func(s *subscriber) string { return echoOf(s.self, positionA, "2", "0123456789abcdef") }, true},
+		{"once more", func(s *subscriber) string { return echoOf(s.self, positionB, "1", used) }, true},
+		{"of the last subscription", func(s *subscriber) string { return echoOf(s.self, positionB, "1", lost) }, true},
+		{"of another instance", func(*subscriber) string { return echoOf(testPublisher, positionB, "1", "0123456789abcdef") }, true},
+		{"cut short", func(s *subscriber) string { e := echoOf(s.self, positionA, "1", pending); return e[:len(e)-1] }, true},
+		{"of another version", func(s *subscriber) string {
+			return strings.Replace(echoOf(s.self, positionA, "1", pending), positionA+"\x01", positionA+"\x02", 1)
+		}, true},
+		{"on the channel", func(s *subscriber) string { return echoOf(s.self, positionA, "1", pending) }, false},
+		{"on the channel, with another position", func(s *subscriber) string { return echoOf(s.self, positionB, "1", pending) }, false},
+		{"a message on the own channel", func(*subscriber) string { return payload(testPublisher, positionA, positionB, remove) }, true},
+		{"one that does not follow", func(*subscriber) string { return payload(testPublisher, positionB, positionC, remove) }, true},
+		{"a notice", func(*subscriber) string { return string(appendHead(nil, kindNotice, testPublisher)) }, true},
+		{"our magic and then nonsense", func(*subscriber) string { return magic + "nonsense" }, true},
+		{"nonsense", func(*subscriber) string { return "nonsense" }, true},
+		{"nothing", func(*subscriber) string { return "" }, true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, r := newTestSubscriber(t)
+				lost = s.lease.probe()
+				s.lease.forgetProbes()
+				used = s.lease.probe()
+				time.Sleep(time.Millisecond)
+				s.handle(echoOf(s.self, positionA, "1", used), true)
+				require.True(t, s.lease.valid())
+				pending = s.lease.probe()
+				sent, steps, lines, clears := s.lease.sent.Load(), s.lease.steps, r.lines, r.clears
+
+				time.Sleep(time.Millisecond)
+				for range 10 {
+					s.handle(test.forge(s), test.own)
+				}
+				require.Equal(t, sent, s.lease.sent.Load())
+				require.Equal(t, steps, s.lease.steps)
+				require.Equal(t, clears, r.clears)
+				require.Equal(t, lines, r.lines)
+				require.Empty(t, r.applied)
+				require.Zero(t, r.histories)
+				require.Equal(t, positionA, s.last)
+				require.Equal(t, "1", s.history)
+				require.EqualValues(t, 10, s.foreign.Load())
+				require.EqualValues(t, 1, s.echoes.Load())
+
+				s.handle(echoOf(s.self, positionA, "1", pending), true)
+				require.Greater(t, s.lease.sent.Load(), sent, "the true echo counts")
+				require.Equal(t, clears, r.clears)
+			})
+		})
+	}
 }
 
 // scriptedSubscription hands out messages, and an echo for each probe, and then
@@ -272,15 +341,15 @@ func (s *scriptedSubscription) Probe(_ context.Context, nonce string) error {
 	return nil
 }
 
-func (s *scriptedSubscription) Receive() (string, error) {
+func (s *scriptedSubscription) Receive() (payload string, own bool, err error) {
 	select {
 	case m := <-s.messages:
 		if m == "" {
-			return "", errors.New("connection lost")
+			return "", false, errors.New("connection lost")
 		}
-		return m, nil
+		return m, m[len(magic)] == kindEcho, nil
 	case <-s.closed:
-		return "", errors.New("closed")
+		return "", false, errors.New("closed")
 	}
 }
 
@@ -421,6 +490,19 @@ func TestProbeThatHangs(t *testing.T) {
 	})
 }
 
+// A probe whose echo has not come over its subscription is not answered over another.
+func TestNoncesEndWithTheirSubscription(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newTestSubscriber(t)
+		lost := s.lease.probe()
+		s.subscribe = func(context.Context) (transport.Subscription, error) { return newScripted(s, positionA), nil }
+		_, err := s.attempt(t.Context())
+		require.NoError(t, err)
+		_, ok := s.lease.answered(lost)
+		require.False(t, ok)
+	})
+}
+
 // Subscriptions that begin well and are lost at once are not tried for ever and
 // ever without a pause.
 func TestReconnectsThatDoNotLast(t *testing.T) {
@@ -527,12 +609,12 @@ func TestClearsAreLoggedNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r := newTestSubscriber(t)
 		for range 1000 {
-			s.handle(magic + "nonsense")
+			s.handle(magic+"nonsense", false)
 		}
 		require.Equal(t, 1000, r.clears)
 		require.Equal(t, 1, r.lines)
 		time.Sleep(logInterval)
-		s.handle(magic + "nonsense")
+		s.handle(magic+"nonsense", false)
 		require.Equal(t, 2, r.lines)
 		require.Len(t, r.events, 1001)
 		for _, e := range r.events {

@@ -191,7 +191,7 @@ func (b *Bus) runPublishLocked(
 			to.dropInvalidations--
 			continue
 		}
-		to.deliverLocked(payload)
+		to.deliverLocked(payload, false)
 	}
 	if b.options.OnAccept != nil {
 		b.options.OnAccept(in.number, body, sent, time.Now())
@@ -212,7 +212,7 @@ func (b *Bus) runProbeLocked(in *Instance, head, nonce string) error {
 		history = ""
 	}
 	b.data.probe(history)
-	in.deliverLocked(head + short("") + short(b.data.position) + "\x01" + long(history) + long(nonce))
+	in.deliverLocked(head+short("")+short(b.data.position)+"\x01"+long(history)+long(nonce), true)
 	return nil
 }
 

@@ -39,7 +39,7 @@ func inbox(s *Subscription, within time.Duration) (payloads []string, err error)
 		defer close(done)
 		for {
 			var payload string
-			if payload, err = s.Receive(); err != nil {
+			if payload, _, err = s.Receive(); err != nil {
 				return
 			}
 			payloads = append(payloads, payload)
@@ -296,7 +296,7 @@ func TestRoundTrip(t *testing.T) {
 			for range 1000 {
 				began := time.Now()
 				require.NoError(t, s.Probe(t.Context(), "head,", "nonce"))
-				_, err := s.Receive()
+				_, _, err := s.Receive()
 				require.NoError(t, err)
 				require.Less(t, time.Since(began), b.RoundTrip())
 			}

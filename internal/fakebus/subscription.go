@@ -23,6 +23,7 @@ type Subscription struct {
 
 type message struct {
 	payload string
+	own     bool // on the instance's own channel
 	due     time.Time
 	late    bool // to be overtaken by the next one
 }
@@ -64,12 +65,13 @@ func (s *Subscription) Probe(ctx context.Context, head, nonce string) error {
 	return s.probing.run(ctx, func() error { return s.in.bus.runProbeLocked(s.in, head, nonce) })
 }
 
-// Receive waits for the next payload. It is for one goroutine at a time.
-func (s *Subscription) Receive() (string, error) {
+// Receive waits for the next payload, and reports whether it came on the instance's own
+// channel. It is for one goroutine at a time.
+func (s *Subscription) Receive() (payload string, own bool, err error) {
 	for {
-		payload, wait, err := s.next()
+		m, wait, err := s.next()
 		if wait == 0 {
-			return payload, err
+			return m.payload, m.own, err
 		}
 		var due <-chan time.Time
 		var timer *time.Timer
@@ -88,29 +90,29 @@ func (s *Subscription) Receive() (string, error) {
 	}
 }
 
-// next returns the next payload, an error, or how long to wait; less than zero is
+// next returns the next message, an error, or how long to wait; less than zero is
 // until something has changed.
-func (s *Subscription) next() (payload string, wait time.Duration, err error) {
+func (s *Subscription) next() (m message, wait time.Duration, err error) {
 	s.in.bus.mu.Lock()
 	defer s.in.bus.mu.Unlock()
 	if s.conn.err != nil {
-		return "", 0, s.conn.err
+		return m, 0, s.conn.err
 	}
 	if len(s.inbox) == 0 || s.in.muted[Down] || s.in.paused || s.conn.dead {
-		return "", -1, nil
+		return m, -1, nil
 	}
-	m := s.inbox[0]
+	m = s.inbox[0]
 	if m.late && len(s.inbox) == 1 {
-		return "", -1, nil // until it is overtaken
+		return m, -1, nil // until it is overtaken
 	}
 	if s.stalled.After(m.due) {
 		m.due = s.stalled
 	}
 	if wait := time.Until(m.due); wait > 0 {
-		return "", wait, nil
+		return m, wait, nil
 	}
 	s.inbox = s.inbox[1:]
-	return m.payload, 0, nil
+	return m, 0, nil
 }
 
 // Close ends the subscription, and a Probe and a Receive that wait.
@@ -136,7 +138,7 @@ func (s *Subscription) forgetLocked() {
 }
 
 // deliverLocked sends one message to whatever subscriptions the instance has.
-func (in *Instance) deliverLocked(payload string) {
+func (in *Instance) deliverLocked(payload string, own bool) {
 	copies := 1
 	switch {
 	case in.drop > 0:
@@ -150,12 +152,12 @@ func (in *Instance) deliverLocked(payload string) {
 	in.swap = false
 	for _, s := range in.subscriptions {
 		for range copies {
-			s.deliverLocked(payload, late)
+			s.deliverLocked(message{payload: payload, own: own, late: late})
 		}
 	}
 }
 
-func (s *Subscription) deliverLocked(payload string, late bool) {
+func (s *Subscription) deliverLocked(m message) {
 	in := s.in
 	if len(s.inbox) >= in.bus.options.OutputLimit {
 		s.forgetLocked()
@@ -168,9 +170,10 @@ func (s *Subscription) deliverLocked(payload string, late bool) {
 		due = s.due.Add(in.momentLocked())
 	}
 	s.due = due
-	m := message{payload: payload, due: due, late: late}
+	m.due = due
 	if last := len(s.inbox) - 1; last >= 0 && s.inbox[last].late {
 		s.inbox[last].payload, m.payload = m.payload, s.inbox[last].payload
+		s.inbox[last].own, m.own = m.own, s.inbox[last].own
 		s.inbox[last].due, s.inbox[last].late, m.late = due, false, false
 		s.due = due.Add(in.momentLocked())
 		m.due = s.due

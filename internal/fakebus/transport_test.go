@@ -27,12 +27,13 @@ func TestBusWritesHeads(t *testing.T) {
 		require.NoError(t, from.Publish(t.Context(), "body", nil))
 		require.NoError(t, s.Probe(t.Context(), "nonce"))
 		for _, head := range []string{"from0,", "echo1,"} {
-			payload, err := s.Receive()
+			payload, own, err := s.Receive()
 			require.NoError(t, err)
 			require.Equal(t, head, payload[:len(head)])
+			require.Equal(t, head == "echo1,", own)
 		}
 		s.Close()
-		_, err = s.Receive()
+		_, _, err = s.Receive()
 		require.ErrorIs(t, err, ErrReset)
 		from.Close()
 		to.Close()

@@ -258,7 +258,7 @@ func TestDemote(t *testing.T) {
 				require.NotEqual(t, before, b.history)
 				one.Values().Redial()
 				one.publish(transport.Change{Cache: "c", Keys: keys})
-				_, err = s.Receive()
+				_, _, err = s.Receive()
 				require.ErrorIs(t, err, ErrReset)
 
 				r := two.read("a")

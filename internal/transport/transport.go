@@ -52,8 +52,9 @@ type Subscription interface {
 	// comes by Receive.
 	Probe(ctx context.Context, nonce string) error
 
-	// Receive waits for the next payload on either channel.
-	Receive() (string, error)
+	// Receive waits for the next payload, and reports whether it came on the
+	// instance's own channel.
+	Receive() (payload string, own bool, err error)
 
 	// Close ends the subscription, and a Probe and a Receive that wait, from any
 	// goroutine.
