@@ -75,18 +75,18 @@ func (g *guardedBus) First(ctx context.Context, attempt func(context.Context) er
 	})
 }
 
-func (g *guardedBus) Subscribe(ctx context.Context) (sub transport.Subscription, err error) {
+func (g *guardedBus) Subscribe(ctx context.Context, as transport.Identity) (sub transport.Subscription, err error) {
 	defer g.panics.caught("Subscribe", &err)
-	sub, err = g.bus.Subscribe(ctx)
+	sub, err = g.bus.Subscribe(ctx, as)
 	if err != nil {
 		return nil, err
 	}
 	return &guardedSubscription{sub, g.panics}, nil
 }
 
-func (g *guardedBus) Publish(ctx context.Context, body string, changes []transport.Change) (err error) {
+func (g *guardedBus) Publish(ctx context.Context, m transport.Message) (err error) {
 	defer g.panics.caught("Publish", &err)
-	return g.bus.Publish(ctx, body, changes)
+	return g.bus.Publish(ctx, m)
 }
 
 func (g *guardedBus) Redial() {

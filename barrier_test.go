@@ -35,15 +35,15 @@ func (f *faultyBus) First(ctx context.Context, attempt func(context.Context) err
 	return f.Bus.First(ctx, attempt)
 }
 
-func (f *faultyBus) Subscribe(ctx context.Context) (transport.Subscription, error) {
+func (f *faultyBus) Subscribe(ctx context.Context, as transport.Identity) (transport.Subscription, error) {
 	f.trip("Subscribe")
-	sub, err := f.Bus.Subscribe(ctx)
+	sub, err := f.Bus.Subscribe(ctx, as)
 	return &faultySubscription{sub, f}, err
 }
 
-func (f *faultyBus) Publish(ctx context.Context, body string, changes []transport.Change) error {
+func (f *faultyBus) Publish(ctx context.Context, m transport.Message) error {
 	f.trip("Publish")
-	return f.Bus.Publish(ctx, body, changes)
+	return f.Bus.Publish(ctx, m)
 }
 
 func (f *faultyBus) Redial() {
@@ -148,10 +148,11 @@ func TestPanicsOnTheWayToRedis(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				network := fakebus.New(fakebus.Options{Instances: 1})
 				defer network.Close()
-				in, bus, log := network.Instance(0), &faultyBus{}, &lockedLog{}
+				in, log := network.Instance(0), &lockedLog{}
+				bus := &faultyBus{Bus: in.Bus()}
 				bus.in.Store("")
 				bp, err := Connect(transport.WithStandIn(t.Context(), transport.StandIn{
-					Bus:      func(h transport.Heads) transport.Bus { bus.Bus = in.Bus(h); return bus },
+					Bus:      bus,
 					Instance: [16]byte{1}, Random: in.Jitter,
 				}), BackplaneOptions{Logger: slog.New(slog.NewTextHandler(log, nil)), MaxStaleness: time.Second})
 				require.NoError(t, err)
@@ -218,10 +219,11 @@ func TestPanicInConnect(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			network := fakebus.New(fakebus.Options{Instances: 1})
 			defer network.Close()
-			in, bus := network.Instance(0), &faultyBus{}
+			in := network.Instance(0)
+			bus := &faultyBus{Bus: in.Bus()}
 			bus.in.Store(method)
 			_, err := Connect(transport.WithStandIn(t.Context(), transport.StandIn{
-				Bus:    func(h transport.Heads) transport.Bus { bus.Bus = in.Bus(h); return bus },
+				Bus:    bus,
 				Random: in.Jitter,
 			}), BackplaneOptions{Logger: slog.New(slog.DiscardHandler)})
 			require.ErrorIs(t, err, errPanic, method)

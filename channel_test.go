@@ -218,6 +218,32 @@ func TestHostilePublishers(t *testing.T) {
 	assert.Equal(t, before.Clears, in.bp.Stats().Clears)
 }
 
+// TestIdentityOfEachSubscription looks at the own channel of one subscription and of the
+// next.
+func TestIdentityOfEachSubscription(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	server := startRedis(t)
+	raw := server.client()
+	in := join(t, newSource().load, server.addr+",name=in")
+	known := map[string]bool{}
+	for n := range 3 {
+		var now []string
+		eventually(t, "there is one own channel", func() bool {
+			now = raw.PubSubChannels(ctx, "{nearcache}:*").Val()
+			return len(now) == 1 && in.bp.Stats().Subscribed == uint64(n+1)
+		})
+		require.False(t, known[now[0]], "the subscription has a new one")
+		known[now[0]] = true
+		require.NoError(t, in.items.Remove(ctx, "/1"))
+		barrier(t, raw, in)
+		require.EqualValues(t, n+1, in.bp.Stats().Own)
+		require.Equal(t, 1, killConnections(t, raw, "pubsub", "in"))
+		eventually(t, "it subscribes again", func() bool { return in.bp.Stats().Subscribed == uint64(n+2) })
+	}
+	assert.Zero(t, in.bp.Stats().Clears.Gaps())
+}
+
 func received(s nearcache.BackplaneStats) uint64    { return s.Received }
 func applied(s nearcache.BackplaneStats) uint64     { return s.Applied }
 func foreign(s nearcache.BackplaneStats) uint64     { return s.Foreign }

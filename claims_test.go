@@ -99,7 +99,7 @@ func TestSharedHungLoadLosesItsClaim(t *testing.T) {
 					o, err := BackplaneOptions{Logger: logger}.withDefaults()
 					require.NoError(t, err)
 					in, self := bus.Instance(i), instanceID{byte(i + 1)}
-					bp, err := joinBus(t.Context(), o, in.Bus(headsOf(self)), self, in.Jitter)
+					bp, err := joinBus(t.Context(), o, in.Bus(), simulatedIdentity(self, in.Jitter), in.Jitter)
 					require.NoError(t, err)
 					defer func() { require.NoError(t, bp.Close()) }()
 					load := itself

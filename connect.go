@@ -46,14 +46,15 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
-	o.Logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", server.self[:4]))
+	label := drawNonce() // not an identity: of these there are more than one
+	o.Logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", label[:4]))
 	if len(server.ignored) > 0 {
 		o.Logger.Info("nearcache: connection string options without a meaning here are ignored",
 			"options", strings.Join(server.ignored, ","))
 	}
 	server.panics.logger = o.Logger
 	o.AllowDisconnectedStart = server.disconnectedStart
-	bp, err := joinBus(ctx, o, server, server.self, rand.Int64N)
+	bp, err := joinBus(ctx, o, server, newIdentity(), rand.Int64N)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +63,7 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 }
 
 // joinBus makes a backplane on b. All jitter comes from random.
-func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self instanceID, random random) (*Backplane, error) {
+func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self *identity, random random) (*Backplane, error) {
 	bp := newBackplane(o)
 	bp.panics = &panics{logger: o.Logger}
 	if s, ok := b.(*redisServer); ok {
@@ -71,10 +72,13 @@ func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self inst
 	bp.bus = newGuardedBus(b, bp.panics)
 	bp.claims.values = bp.bus.Values()
 	bp.random = random
-	bp.publisher = newPublisher(bp.bus.Publish, random, bp)
+	send := func(ctx context.Context, body string, changes []transport.Change) error {
+		return bp.bus.Publish(ctx, self.message(body, changes))
+	}
+	bp.publisher = newPublisher(send, random, bp)
 	var err error
 	if o.PublishOnly {
-		err = bp.greet(ctx, o.AllowDisconnectedStart)
+		err = bp.greet(ctx, o.AllowDisconnectedStart, send)
 	} else {
 		err = bp.listen(ctx, o.AllowDisconnectedStart, self)
 	}
@@ -90,8 +94,9 @@ func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self inst
 
 // listen has the backplane hear of changes, from now on, or as soon as it can if it
 // may start disconnected.
-func (bp *Backplane) listen(ctx context.Context, disconnected bool, self instanceID) error {
+func (bp *Backplane) listen(ctx context.Context, disconnected bool, self *identity) error {
 	bp.lease = newLease(bp.staleness)
+	bp.lease.draw = self.draw
 	bp.lease.onSilence = bp.silence
 	bp.lease.onStep = func() {
 		bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, "nearcache: lease dropped; the wall clock has moved against the monotonic one",
@@ -125,14 +130,16 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self instanc
 // greet sees whether Redis takes messages from this instance, which is all that one
 // without a subscription can know: now, or again and again until it does if the
 // backplane may start disconnected.
-func (bp *Backplane) greet(ctx context.Context, disconnected bool) error {
+func (bp *Backplane) greet(
+	ctx context.Context, disconnected bool, send func(context.Context, string, []transport.Change) error,
+) error {
 	if disconnected {
 		bp.tell(slog.LevelInfo, "nearcache: connecting", Event{Kind: EventState, State: StateConnecting})
 		bp.publisher.greet()
 		return nil
 	}
 	if err := bp.bus.First(ctx, func(ctx context.Context) error {
-		if err := bp.bus.Publish(ctx, greeting, nil); err != nil {
+		if err := send(ctx, greeting, nil); err != nil {
 			return fmt.Errorf("an empty message was not accepted: %w", err)
 		}
 		return nil

@@ -92,7 +92,7 @@ func TestOutagesAreLoggedNowAndThen(t *testing.T) {
 		}.withDefaults()
 		require.NoError(t, err)
 		in := bus.Instance(0)
-		bp, err := joinBus(t.Context(), o, in.Bus(headsOf(instanceID{1})), instanceID{1}, in.Jitter)
+		bp, err := joinBus(t.Context(), o, in.Bus(), simulatedIdentity(instanceID{1}, in.Jitter), in.Jitter)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, bp.Close()) }()
 		const caches = 10

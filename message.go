@@ -17,7 +17,7 @@ import (
 //
 //	magic      4 bytes   "NRC\x01"
 //	kind       1 byte    'I' invalidation, 'E' echo, 'N' notice
-//	publisher  16 bytes  the instance that published it
+//	publisher  16 bytes  the identity of the instance that published it
 //	previous   1 byte of length, then the position before this message (empty: there was none)
 //	own        1 byte of length, then the position that this message made
 //	body       the rest
@@ -58,7 +58,8 @@ const (
 	maxMessageBytes = 256 << 10
 )
 
-// instanceID tells instances apart on the channel; it is drawn at random.
+// instanceID tells instances apart on the channel; it is drawn at random, and another
+// one for each subscription.
 type instanceID [16]byte
 
 // envelope is a received message, taken apart as far as every version agrees.
@@ -91,15 +92,6 @@ func appendHead(b []byte, kind byte, publisher instanceID) []byte {
 	b = append(b, magic...)
 	b = append(b, kind)
 	return append(b, publisher[:]...)
-}
-
-// headsOf returns what a bus that does not know the wire format puts before the
-// positions.
-func headsOf(publisher instanceID) transport.Heads {
-	return transport.Heads{
-		Invalidation: string(appendHead(nil, kindInvalidation, publisher)),
-		Echo:         string(appendHead(nil, kindEcho, publisher)),
-	}
 }
 
 // decodeEnvelope takes a payload apart. Its error is errForeign or wraps

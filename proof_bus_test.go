@@ -13,7 +13,6 @@ import (
 type proofBus struct {
 	transport.Bus
 	in      *fakebus.Instance
-	self    instanceID
 	actor   string
 	journal *proofJournal
 
@@ -24,12 +23,12 @@ type proofBus struct {
 	echoed     time.Duration // when the first echo came over it; 0: none yet
 }
 
-func newProofBus(in *fakebus.Instance, self instanceID, actor string, journal *proofJournal) *proofBus {
-	return &proofBus{Bus: in.Bus(headsOf(self)), in: in, self: self, actor: actor, journal: journal}
+func newProofBus(in *fakebus.Instance, actor string, journal *proofJournal) *proofBus {
+	return &proofBus{Bus: in.Bus(), in: in, actor: actor, journal: journal}
 }
 
-func (b *proofBus) Subscribe(ctx context.Context) (transport.Subscription, error) {
-	s, err := b.Bus.Subscribe(ctx)
+func (b *proofBus) Subscribe(ctx context.Context, as transport.Identity) (transport.Subscription, error) {
+	s, err := b.Bus.Subscribe(ctx, as)
 	b.journal.log(b.actor, "subscribes: %t", err == nil)
 	if err != nil {
 		return nil, err
@@ -41,8 +40,8 @@ func (b *proofBus) Subscribe(ctx context.Context) (transport.Subscription, error
 	return &proofSubscription{s, b}, nil
 }
 
-func (b *proofBus) Publish(ctx context.Context, body string, changes []transport.Change) error {
-	err := b.Bus.Publish(ctx, body, changes)
+func (b *proofBus) Publish(ctx context.Context, m transport.Message) error {
+	err := b.Bus.Publish(ctx, m)
 	if err != nil {
 		b.journal.log(b.actor+"/pub", "publishes in vain")
 	}

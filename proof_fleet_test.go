@@ -115,7 +115,11 @@ func runProof(seed uint64, journal *proofJournal) *proofRun {
 // join starts instance i.
 func (run *proofRun) join(i int) error {
 	in := &proofInstance{number: i, name: fmt.Sprintf("i%d", i)}
-	in.bus = newProofBus(run.bus.Instance(i), instanceID{byte(i + 1)}, in.name+"/bus", run.journal)
+	in.bus = newProofBus(run.bus.Instance(i), in.name+"/bus", run.journal)
+	seed := instanceID{byte(i + 1)}
+	if run.plan.clones { // they are resumed from one snapshot, with all their ids to come
+		seed = instanceID{}
+	}
 	o, err := BackplaneOptions{
 		MaxStaleness:           run.plan.maxStaleness[0],
 		Logger:                 slog.New(slog.DiscardHandler),
@@ -125,7 +129,7 @@ func (run *proofRun) join(i int) error {
 	if err != nil {
 		return err
 	}
-	in.bp, err = joinBus(context.Background(), o, in.bus, in.bus.self, in.bus.in.Jitter)
+	in.bp, err = joinBus(context.Background(), o, in.bus, simulatedIdentity(seed, in.bus.in.Jitter), in.bus.in.Jitter)
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ type proofPlan struct {
 	clearsLimit     int
 	connectedStart  bool
 	info            bool
+	clones          bool // all instances have one identity
 	features        [2]proofFeatures
 	faults          []proofFault
 	faultPause      time.Duration
@@ -86,6 +87,7 @@ func planProof(r *rand.Rand) proofPlan {
 		clearsLimit:    []int{8, 16, 1024}[r.IntN(3)],
 		connectedStart: r.IntN(4) > 0,
 		info:           r.IntN(8) > 0,
+		clones:         r.IntN(4) == 0,
 		faultPause:     between(r, 100*time.Millisecond, 1500*time.Millisecond),
 		calm:           r.IntN(20) == 0,
 	}

@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -97,11 +96,7 @@ type redisServer struct {
 	disconnectedStart bool
 	ignored           []string // options of the connection string without a meaning here
 
-	self        instanceID
-	head        []byte // of the envelope of every message of this instance
-	echoHead    []byte // of every echo
 	channel     string // as it is named in Redis
-	ownChannel  string // for echoes
 	keyPrefix   string // of all keys
 	positionKey string
 	clearsKey   string // see redisvalues.go
@@ -138,11 +133,9 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, _ = rand.Read(s.self[:])          // never fails
 	s.keyPrefix = "{" + s.channel + "}:" // with the string's prefix: each channel has its own chain
 	s.positionKey = s.keyPrefix + "position"
 	s.clearsKey = s.keyPrefix + "clears"
-	s.ownChannel = fmt.Sprintf("%s%x", s.keyPrefix, s.self)
 	if s.options.DB != 0 {
 		// Pub/Sub knows no databases and keys do: two databases are two backplanes.
 		s.channel = fmt.Sprintf("%s@%d", s.channel, s.options.DB)
@@ -152,8 +145,6 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 		s.panics.logger = slog.Default()
 	}
 	s.takeOptions()
-	s.head = appendHead(nil, kindInvalidation, s.self)
-	s.echoHead = appendHead(nil, kindEcho, s.self)
 	s.publishing.server = s
 	s.values.server, s.values.links.server = s, s
 	return s, nil
@@ -266,20 +257,20 @@ func (s *redisServer) readConnectionString(text string) error {
 
 // Publish runs the publish script once. The connection outlives ctx: it lasts until
 // it is dropped.
-func (s *redisServer) Publish(ctx context.Context, body string, changes []transport.Change) error {
+func (s *redisServer) Publish(ctx context.Context, m transport.Message) error {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout+s.commandTimeout)
 	defer cancel()
 	tooMany := false
 	err := s.publishing.run(ctx, context.Background(), func(ctx context.Context, link *redisLink) error {
-		told := len(changes) == 0
+		told := len(m.Changes) == 0
 		for {
-			if told = told || s.sharing.Load(); told && transport.CountChanges(changes) > transport.MostChanges {
+			if told = told || s.sharing.Load(); told && transport.CountChanges(m.Changes) > transport.MostChanges {
 				tooMany = true
 				return nil
 			}
-			keys, args := []string{s.positionKey, s.clearsKey}, []any{s.channel, nonce(), s.head, body, told}
+			keys, args := []string{s.positionKey, s.clearsKey}, []any{s.channel, m.Nonce, m.Head, m.Body, told}
 			if told {
-				keys, args = s.appendChanges(keys, args, changes)
+				keys, args = s.appendChanges(keys, args, m.Changes)
 			}
 			own, err := link.eval(ctx, publishScript, keys, args...).Text()
 			if err != nil || own != "" {
@@ -304,7 +295,7 @@ func (s *redisServer) Close() {
 	s.credentials.close()
 }
 
-// nonce makes the position of a message unlike any other.
+// nonce makes a position that a probe makes, or an epoch, unlike any other.
 func nonce() []byte {
 	b := drawNonce()
 	return b[:]
@@ -345,6 +336,8 @@ func (s *redisServer) First(ctx context.Context, attempt func(context.Context) e
 // for its probes, because a connection that is subscribed can do nothing else.
 type redisSubscription struct {
 	server   *redisServer
+	as       transport.Identity
+	own      string // the channel for echoes
 	link     *redisLink
 	pubsub   *redis.PubSub
 	lifetime context.Context
@@ -354,10 +347,10 @@ type redisSubscription struct {
 }
 
 // Subscribe makes one attempt at a subscription, confirmed.
-func (s *redisServer) Subscribe(ctx context.Context) (_ transport.Subscription, err error) {
+func (s *redisServer) Subscribe(ctx context.Context, as transport.Identity) (_ transport.Subscription, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
-	sub := &redisSubscription{server: s, probing: keptLink{server: s}}
+	sub := &redisSubscription{server: s, as: as, own: fmt.Sprintf("%s%x", s.keyPrefix, as.ID), probing: keptLink{server: s}}
 	sub.lifetime, sub.end = context.WithCancel(context.Background())
 	if sub.link, err = s.dial(ctx, sub.lifetime, s.prepare); err != nil {
 		sub.end()
@@ -371,8 +364,8 @@ func (s *redisServer) Subscribe(ctx context.Context) (_ transport.Subscription, 
 	}()
 	// go-redis looks at ctx's deadline only.
 	defer context.AfterFunc(ctx, sub.end)()
-	if err := sub.confirm(ctx, s.channel, s.ownChannel); err != nil {
-		return nil, s.explain(fmt.Errorf("SUBSCRIBE %s %s: %w", s.channel, s.ownChannel, sub.link.raw.explain(inTime(ctx, err))))
+	if err := sub.confirm(ctx, s.channel, sub.own); err != nil {
+		return nil, s.explain(fmt.Errorf("SUBSCRIBE %s %s: %w", s.channel, sub.own, sub.link.raw.explain(inTime(ctx, err))))
 	}
 	sub.link.raw.deafen()
 	_, _, err = sub.probing.get(ctx, sub.lifetime) // here, so that no lease pays for it
@@ -403,7 +396,7 @@ func (r *redisSubscription) Probe(ctx context.Context, probeNonce string) error 
 	s := r.server
 	return r.probing.run(ctx, r.lifetime, func(ctx context.Context, link *redisLink) error {
 		keys := []string{s.positionKey, s.clearsKey}
-		return link.eval(ctx, probeScript, keys, s.ownChannel, probeNonce, s.echoHead, nonce()).Err()
+		return link.eval(ctx, probeScript, keys, r.own, probeNonce, r.as.Echo, nonce()).Err()
 	})
 }
 
@@ -417,7 +410,7 @@ func (r *redisSubscription) Receive() (payload string, own bool, err error) {
 		}
 		switch reply := reply.(type) {
 		case *redis.Message:
-			return reply.Payload, reply.Channel == r.server.ownChannel, nil
+			return reply.Payload, reply.Channel == r.own, nil
 		case *redis.Pong:
 		default:
 			return "", false, fmt.Errorf("unexpected %v on the subscription", reply)

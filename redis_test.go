@@ -13,6 +13,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // onMiniredis returns a server in memory, and nearcache's connection to it.
@@ -27,16 +29,24 @@ func onMiniredis(t *testing.T) (*miniredis.Miniredis, *redisServer, *redis.Clien
 	return memory, server, client
 }
 
+// Who speaks in the tests of the bus alone, and what is said.
+var (
+	testIdentity = transport.Identity{ID: testPublisher, Echo: string(appendHead(nil, kindEcho, testPublisher))}
+	testMessage  = transport.Message{
+		Head: string(appendHead(nil, kindInvalidation, testPublisher)), Nonce: "nonce", Body: greeting,
+	}
+)
+
 // A script that runs twice, because its answer was lost on the way, makes two
 // positions: no instance may take the second message for the first.
 func TestPublishScriptRunTwice(t *testing.T) {
 	memory, server, client := onMiniredis(t)
-	sub, err := server.Subscribe(t.Context())
+	sub, err := server.Subscribe(t.Context(), testIdentity)
 	require.NoError(t, err)
 	defer sub.Close()
 	run := func() string {
 		nonce := "the same both times"
-		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey, server.clearsKey}, server.channel, nonce, server.head, "body", true).Text()
+		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey, server.clearsKey}, server.channel, nonce, testMessage.Head, "body", true).Text()
 		require.NoError(t, err)
 		payload, onOwn, err := sub.Receive()
 		require.NoError(t, err)
@@ -63,7 +73,7 @@ func TestPublishScriptRunTwice(t *testing.T) {
 // nearcache's, and leaves it written.
 func TestProbeScript(t *testing.T) {
 	memory, server, _ := onMiniredis(t)
-	sub, err := server.Subscribe(t.Context())
+	sub, err := server.Subscribe(t.Context(), testIdentity)
 	require.NoError(t, err)
 	defer sub.Close()
 	probe := func() (position string) {
@@ -110,13 +120,13 @@ func TestDialThatWasOvertaken(t *testing.T) {
 		return net.Dial("tcp", to)
 	}
 	published := make(chan error, 1)
-	go func() { published <- server.Publish(context.Background(), "body", nil) }()
+	go func() { published <- server.Publish(context.Background(), testMessage) }()
 	<-dialing
 	address.Store(fresh.Addr())
 	server.Redial()
 	close(goOn)
 	require.ErrorIs(t, <-published, errGivenUp)
-	require.NoError(t, server.Publish(t.Context(), "body", nil))
+	require.NoError(t, server.Publish(t.Context(), testMessage))
 	require.False(t, old.Exists(server.positionKey))
 	require.True(t, fresh.Exists(server.positionKey))
 }

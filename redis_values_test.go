@@ -28,7 +28,7 @@ func TestClaimScriptRunTwice(t *testing.T) {
 		return got
 	}
 	first := claim()
-	require.NoError(t, server.Publish(ctx, "body", []transport.Change{{Cache: "c", Keys: []string{"k"}}}))
+	require.NoError(t, server.Publish(ctx, changing(transport.Change{Cache: "c", Keys: []string{"k"}})))
 	second := claim()
 	require.Equal(t, first.Epoch, second.Epoch)
 	require.NotEqual(t, first.Token(claims[0]), second.Token(claims[0]))
@@ -37,7 +37,7 @@ func TestClaimScriptRunTwice(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []bool{i == 1}, stored)
 	}
-	require.NoError(t, server.Publish(ctx, "body", []transport.Change{{All: true}}))
+	require.NoError(t, server.Publish(ctx, changing(transport.Change{All: true})))
 	claims[0].Any = true
 	require.NotEqual(t, first.Epoch, claim().Epoch)
 }
@@ -80,7 +80,7 @@ func TestKeepScript(t *testing.T) {
 	require.LessOrEqual(t, left("other"), time.Minute)
 	require.Equal(t, before, client.Get(ctx, server.tokenKey("c", "k")).Val())
 
-	require.NoError(t, server.Publish(ctx, "body", []transport.Change{{Cache: "c", Keys: []string{"k"}}}))
+	require.NoError(t, server.Publish(ctx, changing(transport.Change{Cache: "c", Keys: []string{"k"}})))
 	require.Equal(t, []bool{false}, keep(transport.Keep{Key: "k", Token: first, Life: time.Hour}))
 	require.Negative(t, left("k"), "nothing is there")
 	second := claim("k")
@@ -97,4 +97,11 @@ func TestKeepScript(t *testing.T) {
 	require.Equal(t, []bool{false, true}, keep(transport.Keep{Key: "k", Token: second}, transport.Keep{Key: "other", Token: other}),
 		"what is released goes, whatever else is there")
 	require.Negative(t, left("other"))
+}
+
+// changing returns a message with changes.
+func changing(changes ...transport.Change) transport.Message {
+	m := testMessage
+	m.Changes = changes
+	return m
 }

@@ -161,7 +161,7 @@ func TestSharedValuesAreChecked(t *testing.T) {
 		o, err := BackplaneOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))}.withDefaults()
 		require.NoError(t, err)
 		in := bus.Instance(0)
-		bp, err := joinBus(t.Context(), o, in.Bus(headsOf(instanceID{1})), instanceID{1}, in.Jitter)
+		bp, err := joinBus(t.Context(), o, in.Bus(), simulatedIdentity(instanceID{1}, in.Jitter), in.Jitter)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, bp.Close()) }()
 		for _, name := range []string{"one", "two"} {

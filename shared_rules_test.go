@@ -25,7 +25,7 @@ func joinSimulated(t *testing.T, bus *fakebus.Bus, number int) *Backplane {
 	require.NoError(t, err)
 	in := bus.Instance(number)
 	self := instanceID{byte(number + 1)}
-	bp, err := joinBus(t.Context(), o, in.Bus(headsOf(self)), self, in.Jitter)
+	bp, err := joinBus(t.Context(), o, in.Bus(), simulatedIdentity(self, in.Jitter), in.Jitter)
 	require.NoError(t, err)
 	return bp
 }
@@ -291,7 +291,7 @@ func TestSharedTellsWhatIsWrong(t *testing.T) {
 		}.withDefaults()
 		require.NoError(t, err)
 		in := bus.Instance(0)
-		bp, err := joinBus(t.Context(), o, in.Bus(headsOf(instanceID{1})), instanceID{1}, in.Jitter)
+		bp, err := joinBus(t.Context(), o, in.Bus(), simulatedIdentity(instanceID{1}, in.Jitter), in.Jitter)
 		require.NoError(t, err)
 		defer bp.Close()
 		c := sharedNumbers(t, bp, itself)

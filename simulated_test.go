@@ -32,10 +32,10 @@ func TestSimulatedValuesAreAsInRedis(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(real.Close)
 	// Both take the same commands; epochs are numbered as they come.
-	twins := [2]*twin{{bus: real}, {bus: simulated.Instance(0).Bus(headsOf(instanceID{}))}}
+	twins := [2]*twin{{bus: real}, {bus: simulated.Instance(0).Bus()}}
 	for _, twin := range twins {
 		twin.tokens = map[string]string{}
-		twin.subscription, err = twin.bus.Subscribe(t.Context())
+		twin.subscription, err = twin.bus.Subscribe(t.Context(), testIdentity)
 		require.NoError(t, err)
 		t.Cleanup(twin.subscription.Close)
 	}
@@ -221,11 +221,11 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 		return fmt.Sprintf("publish %.200s", fmt.Sprintf("%+v", changes)), func(t *testing.T, w *twin) string {
 			if len(changes) == 1 && len(changes[0].Regions) > transport.MostChanges { // as a publisher would
 				for part := range slices.Chunk(changes[0].Regions, transport.MostChanges) {
-					require.NoError(t, w.bus.Publish(t.Context(), "body", []transport.Change{{Cache: cache, Regions: part}}))
+					require.NoError(t, w.bus.Publish(t.Context(), changing(transport.Change{Cache: cache, Regions: part})))
 				}
 				return ""
 			}
-			require.NoError(t, w.bus.Publish(t.Context(), "body", changes))
+			require.NoError(t, w.bus.Publish(t.Context(), changing(changes...)))
 			return ""
 		}
 	default:

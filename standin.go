@@ -10,7 +10,7 @@ import (
 // nearcachetest, which alone can ask for it (see transport.WithStandIn). The
 // options that say where Redis is have no meaning here.
 func joinStandIn(ctx context.Context, o BackplaneOptions, s transport.StandIn) (*Backplane, error) {
-	bp, err := joinBus(ctx, o, s.Bus(headsOf(s.Instance)), s.Instance, s.Random)
+	bp, err := joinBus(ctx, o, s.Bus, simulatedIdentity(s.Instance, s.Random), s.Random)
 	if err != nil {
 		return nil, err
 	}

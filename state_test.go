@@ -44,7 +44,8 @@ func onFakeBus(t *testing.T, o BackplaneOptions) (*fakebus.Instance, *Backplane)
 	t.Helper()
 	network := fakebus.New(fakebus.Options{Seed: 1, Instances: 1, ConnectTimeout: time.Second, CommandTimeout: time.Second})
 	t.Cleanup(network.Close)
-	in, journal, self := network.Instance(0), &proofJournal{start: time.Now()}, instanceID{1}
+	in, journal := network.Instance(0), &proofJournal{start: time.Now()}
+	halves := func(n int64) int64 { return n / 2 }
 	in.Partition()
 	o.MaxStaleness = time.Second
 	o.AllowDisconnectedStart = true
@@ -54,7 +55,7 @@ func onFakeBus(t *testing.T, o BackplaneOptions) (*fakebus.Instance, *Backplane)
 	}
 	o, err := o.withDefaults()
 	require.NoError(t, err)
-	bp, err := joinBus(t.Context(), o, newProofBus(in, self, "bus", journal), self, func(n int64) int64 { return n / 2 })
+	bp, err := joinBus(t.Context(), o, newProofBus(in, "bus", journal), simulatedIdentity(instanceID{1}, halves), halves)
 	require.NoError(t, err)
 	return in, bp
 }

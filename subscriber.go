@@ -22,9 +22,9 @@ import (
 // lease, and compares what the echo shows. A new subscription begins with a
 // probe: if its echo shows that nothing was missed, memory stays as it is.
 type subscriber struct {
-	subscribe func(context.Context) (transport.Subscription, error)
+	subscribe func(context.Context, transport.Identity) (transport.Subscription, error)
 	target    subscriberTarget
-	self      instanceID
+	self      *identity
 	lease     *lease
 	random    random
 	panics    *panics
@@ -66,10 +66,12 @@ type subscriberTarget interface {
 // attempt makes one attempt at a subscription with a lease: subscribed, probed,
 // and the echo heard.
 func (s *subscriber) attempt(ctx context.Context) (_ transport.Subscription, err error) {
-	sub, err := s.subscribe(ctx)
+	id := s.self.identify()
+	sub, err := s.subscribe(ctx, transport.Identity{ID: id, Echo: string(appendHead(nil, kindEcho, id))})
 	if err != nil {
 		return nil, err
 	}
+	s.self.become(id)
 	life := s.lease.lifetime()
 	ctx, cancel := context.WithTimeoutCause(ctx, life,
 		fmt.Errorf("a probe's echo did not come within %v (the smallest MaxStaleness)", life))
@@ -289,13 +291,14 @@ func (s *subscriber) handle(payload string, own bool) {
 func (s *subscriber) invalidate(e envelope) {
 	// No position fits none: neither that of a channel that has lost its own nor
 	// this instance's, if it has none.
+	own := s.self.sent(e)
 	missed := e.previous == "" || e.previous != s.last
 	s.last = e.own
 	if missed {
 		s.clear(CauseMessage, nil)
 		return
 	}
-	if e.publisher == s.self {
+	if own {
 		s.own.Add(1) // the work was done before it was published
 		return
 	}

@@ -2,7 +2,9 @@ package nearcache
 
 import (
 	"context"
+	"crypto/sha1"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -61,8 +63,10 @@ func newTestSubscriber(t *testing.T) (*subscriber, *recorder) {
 	l := newLease(testLife)
 	l.start()
 	t.Cleanup(l.close)
+	me := newIdentity()
+	me.become(instanceID{9})
 	return &subscriber{
-		target: r, self: instanceID{9}, lease: l, random: rand.Int64N,
+		target: r, self: me, lease: l, random: rand.Int64N,
 	}, r
 }
 
@@ -75,8 +79,15 @@ func echoOf(publisher instanceID, position, history, nonce string) string {
 	return string(appendString(appendString(b, history), nonce))
 }
 
+// positionOf returns the position that the publish script makes.
+func positionOf(previous, nonce string) string {
+	sum := sha1.Sum([]byte(previous + nonce))
+	return hex.EncodeToString(sum[:])
+}
+
 func TestSubscriberFollowsTheChain(t *testing.T) {
 	remove := body(invalidation{cache: "p", keys: []string{"1"}})
+	ownB, ownC := positionOf(positionA, "sent"), positionOf(positionB, "sent")
 	tests := []struct {
 		name     string
 		last     string // position before the message
@@ -113,13 +124,23 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "an own message", last: positionA,
-			message:  payload(instanceID{9}, positionA, positionB, remove),
-			wantLast: positionB,
+			message:  payload(instanceID{9}, positionA, ownB, remove),
+			wantLast: ownB,
 			counter:  func(s *subscriber) uint64 { return s.own.Load() },
 		}, {
+			name: "a message of a clone", last: positionA,
+			message: payload(instanceID{9}, positionA, positionB, remove),
+			applied: 1, wantLast: positionB,
+			counter: func(s *subscriber) uint64 { return s.applied.Load() },
+		}, {
+			name: "an own message from before this subscription", last: positionA,
+			message: payload(testPublisher, positionA, ownB, remove),
+			applied: 1, wantLast: ownB,
+			counter: func(s *subscriber) uint64 { return s.applied.Load() },
+		}, {
 			name: "an own message behind a gap", last: positionA,
-			message: payload(instanceID{9}, positionB, positionC, remove),
-			clears:  1, wantLast: positionC,
+			message: payload(instanceID{9}, positionB, ownC, remove),
+			clears:  1, wantLast: ownC,
 			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "somebody else's bytes", last: positionA,
@@ -150,7 +171,7 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			s, r := newTestSubscriber(t)
-			s.last = test.last
+			s.last, s.self.nonces = test.last, []string{"lost", "sent", "sent later"}
 			s.handle(test.message, false)
 			require.Len(t, r.applied, test.applied)
 			require.Equal(t, test.clears, r.clears)
@@ -191,7 +212,7 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 				s.begun, s.fresh, s.last, s.history, s.knownID = !test.start, test.fresh, test.last, test.history, test.history
 				nonce := s.lease.probe()
 				time.Sleep(time.Millisecond)
-				s.handle(echoOf(s.self, test.position, test.now, nonce), true)
+				s.handle(echoOf(s.self.id, test.position, test.now, nonce), true)
 				require.Equal(t, test.why != CauseNone, r.clears == 1)
 				require.Equal(t, test.renewed, r.histories == 1)
 				require.Equal(t, test.position, s.last)
@@ -200,7 +221,7 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 					require.EqualValues(t, 1, s.clears[test.why].Load())
 				}
 
-				s.handle(echoOf(s.self, test.position, test.now, nonce), true) // an echo counts once
+				s.handle(echoOf(s.self.id, test.position, test.now, nonce), true) // an echo counts once
 				require.EqualValues(t, 1, s.echoes.Load())
 				require.EqualValues(t, 1, s.foreign.Load())
 				require.Equal(t, test.why != CauseNone, r.clears == 1)
@@ -213,7 +234,7 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 func TestHistoryIsRemembered(t *testing.T) {
 	s, r := newTestSubscriber(t)
 	for i, history := range []string{"1", "", "1", "", "2"} {
-		s.handle(echoOf(s.self, positionA, history, s.lease.probe()), true)
+		s.handle(echoOf(s.self.id, positionA, history, s.lease.probe()), true)
 		require.Equal(t, i == 4, r.histories == 1, history)
 	}
 }
@@ -222,8 +243,8 @@ func TestHistoryIsRemembered(t *testing.T) {
 func TestCountedWhenDone(t *testing.T) {
 	s, r := newTestSubscriber(t)
 	r.onClear = func() { require.EqualValues(t, r.clears-1, s.clears[CauseStart].Load()+s.clears[CausePosition].Load()) }
-	s.handle(echoOf(s.self, positionA, "1", s.lease.probe()), true)
-	s.handle(echoOf(s.self, positionB, "1", s.lease.probe()), true)
+	s.handle(echoOf(s.self.id, positionA, "1", s.lease.probe()), true)
+	s.handle(echoOf(s.self.id, positionB, "1", s.lease.probe()), true)
 	require.Equal(t, 2, r.clears)
 	require.EqualValues(t, 1, s.clears[CausePosition].Load())
 }
@@ -232,10 +253,10 @@ func TestCountedWhenDone(t *testing.T) {
 //     finds what they would have evicted   4. everything is cleared, too late.
 func TestClearComesBeforeTheLease(t *testing.T) {
 	s, r := newTestSubscriber(t)
-	s.handle(echoOf(s.self, positionA, "1", s.lease.probe()), true)
+	s.handle(echoOf(s.self.id, positionA, "1", s.lease.probe()), true)
 	before := s.lease.sent.Load()
 	r.onClear = func() { require.Equal(t, before, s.lease.sent.Load()) }
-	s.handle(echoOf(s.self, positionB, "1", s.lease.probe()), true)
+	s.handle(echoOf(s.self.id, positionB, "1", s.lease.probe()), true)
 	require.Equal(t, 2, r.clears)
 	require.Greater(t, s.lease.sent.Load(), before)
 }
@@ -261,21 +282,21 @@ func TestForgedMessages(t *testing.T) {
 		forge func(*subscriber) string
 		own   bool // on the own channel
 	}{
-		{"an echo without a nonce", func(s *subscriber) string { return echoOf(s.self, positionA, "1", "") }, true},
-		{"with any nonce", func(s *subscriber) string { return echoOf(s.self, positionA, "1", "0123456789abcdef") }, true},
-		{"of the clocks", func(s *subscriber) string { return echoOf(s.self, positionA, "1", clocks(s.lease, 0)) }, true},
-		{"of the clocks, to come", func(s *subscriber) string { return echoOf(s.self, positionA, "1", clocks(s.lease, time.Hour)) }, true},
-		{"with another position", func(s *subscriber) string { return echoOf(s.self, positionB, "1", "0123456789abcdef") }, true},
-		{"with another history", func(s *subscriber) string { return echoOf(s.self, positionA, "2", "0123456789abcdef") }, true},
-		{"once more", func(s *subscriber) string { return echoOf(s.self, positionB, "1", used) }, true},
-		{"of the last subscription", func(s *subscriber) string { return echoOf(s.self, positionB, "1", lost) }, true},
+		{"an echo without a nonce", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", "") }, true},
+		{"with any nonce", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", "0123456789abcdef") }, true},
+		{"of the clocks", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", clocks(s.lease, 0)) }, true},
+		{"of the clocks, to come", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", clocks(s.lease, time.Hour)) }, true},
+		{"with another position", func(s *subscriber) string { return echoOf(s.self.id, positionB, "1", "0123456789abcdef") }, true},
+		{"with another history", func(s *subscriber) string { return echoOf(s.self.id, positionA, "2", "0123456789abcdef") }, true},
+		{"once more", func(s *subscriber) string { return echoOf(s.self.id, positionB, "1", used) }, true},
+		{"of the last subscription", func(s *subscriber) string { return echoOf(s.self.id, positionB, "1", lost) }, true},
 		{"of another instance", func(*subscriber) string { return echoOf(testPublisher, positionB, "1", "0123456789abcdef") }, true},
-		{"cut short", func(s *subscriber) string { e := echoOf(s.self, positionA, "1", pending); return e[:len(e)-1] }, true},
+		{"cut short", func(s *subscriber) string { e := echoOf(s.self.id, positionA, "1", pending); return e[:len(e)-1] }, true},
 		{"of another version", func(s *subscriber) string {
-			return strings.Replace(echoOf(s.self, positionA, "1", pending), positionA+"\x01", positionA+"\x02", 1)
+			return strings.Replace(echoOf(s.self.id, positionA, "1", pending), positionA+"\x01", positionA+"\x02", 1)
 		}, true},
-		{"on the channel", func(s *subscriber) string { return echoOf(s.self, positionA, "1", pending) }, false},
-		{"on the channel, with another position", func(s *subscriber) string { return echoOf(s.self, positionB, "1", pending) }, false},
+		{"on the channel", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", pending) }, false},
+		{"on the channel, with another position", func(s *subscriber) string { return echoOf(s.self.id, positionB, "1", pending) }, false},
 		{"a message on the own channel", func(*subscriber) string { return payload(testPublisher, positionA, positionB, remove) }, true},
 		{"one that does not follow", func(*subscriber) string { return payload(testPublisher, positionB, positionC, remove) }, true},
 		{"a notice", func(*subscriber) string { return string(appendHead(nil, kindNotice, testPublisher)) }, true},
@@ -291,7 +312,7 @@ func TestForgedMessages(t *testing.T) {
 				s.lease.forgetProbes()
 				used = s.lease.probe()
 				time.Sleep(time.Millisecond)
-				s.handle(echoOf(s.self, positionA, "1", used), true)
+				s.handle(echoOf(s.self.id, positionA, "1", used), true)
 				require.True(t, s.lease.valid())
 				pending = s.lease.probe()
 				sent, steps, lines, clears := s.lease.sent.Load(), s.lease.steps, r.lines, r.clears
@@ -311,7 +332,7 @@ func TestForgedMessages(t *testing.T) {
 				require.EqualValues(t, 10, s.foreign.Load())
 				require.EqualValues(t, 1, s.echoes.Load())
 
-				s.handle(echoOf(s.self, positionA, "1", pending), true)
+				s.handle(echoOf(s.self.id, positionA, "1", pending), true)
 				require.Greater(t, s.lease.sent.Load(), sent, "the true echo counts")
 				require.Equal(t, clears, r.clears)
 			})
@@ -336,7 +357,7 @@ func newScripted(s *subscriber, position string) *scriptedSubscription {
 
 func (s *scriptedSubscription) Probe(_ context.Context, nonce string) error {
 	if !s.mute {
-		s.messages <- echoOf(s.s.self, s.position, "1", nonce)
+		s.messages <- echoOf(s.s.self.id, s.position, "1", nonce)
 	}
 	return nil
 }
@@ -364,7 +385,7 @@ func TestSubscriberReconnects(t *testing.T) {
 		subs := []*scriptedSubscription{first, second, newScripted(s, positionC)}
 		failures := 20
 		var attempts []time.Time
-		s.subscribe = func(context.Context) (transport.Subscription, error) {
+		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) {
 			attempts = append(attempts, time.Now())
 			if len(attempts) <= failures {
 				return nil, errRefused
@@ -421,7 +442,7 @@ func TestSilenceEndsTheSubscription(t *testing.T) {
 		s.lease.onSilence = func() { silent.Add(int64(time.Since(began))) }
 		first, second := newScripted(s, positionA), newScripted(s, positionA)
 		subs := []*scriptedSubscription{first, second}
-		s.subscribe = func(context.Context) (transport.Subscription, error) {
+		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) {
 			sub := subs[0]
 			subs = subs[1:]
 			return sub, nil
@@ -474,7 +495,7 @@ func TestProbeThatHangs(t *testing.T) {
 				<-ctx.Done()
 			}
 		}
-		s.subscribe = func(context.Context) (transport.Subscription, error) { return sub, nil }
+		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) { return sub, nil }
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { s.run(ctx, nil); close(ended) }()
@@ -495,7 +516,9 @@ func TestNoncesEndWithTheirSubscription(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newTestSubscriber(t)
 		lost := s.lease.probe()
-		s.subscribe = func(context.Context) (transport.Subscription, error) { return newScripted(s, positionA), nil }
+		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) {
+			return newScripted(s, positionA), nil
+		}
 		_, err := s.attempt(t.Context())
 		require.NoError(t, err)
 		_, ok := s.lease.answered(lost)
@@ -508,7 +531,7 @@ func TestNoncesEndWithTheirSubscription(t *testing.T) {
 func TestReconnectsThatDoNotLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newTestSubscriber(t)
-		s.subscribe = func(context.Context) (transport.Subscription, error) {
+		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) {
 			sub := &probed{scriptedSubscription: newScripted(s, positionA)}
 			sub.onProbe = func(context.Context, int) { sub.messages <- "" } // behind the echo
 			return sub, nil
@@ -529,7 +552,7 @@ func TestWarmMeansThatNothingWasCleared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r := newTestSubscriber(t)
 		var subs []*scriptedSubscription
-		s.subscribe = func(context.Context) (transport.Subscription, error) {
+		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) {
 			sub := newScripted(s, positionA)
 			if len(subs) == 1 { // a message that does not follow, and then the connection is lost
 				sub.messages <- payload(testPublisher, positionC, positionA, body(invalidation{all: true}))
@@ -572,7 +595,7 @@ func TestAttemptNeedsAnEcho(t *testing.T) {
 		s, _ := newTestSubscriber(t)
 		sub := newScripted(s, positionA)
 		sub.mute = true
-		s.subscribe = func(context.Context) (transport.Subscription, error) { return sub, nil }
+		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) { return sub, nil }
 		began := time.Now()
 		_, err := s.attempt(t.Context())
 		require.ErrorContains(t, err, "echo did not come within 1s")

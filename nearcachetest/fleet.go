@@ -79,7 +79,7 @@ func (c Config) Fleet(t testing.TB, n int) *Simulation {
 	}
 	for i := range n {
 		in := s.bus.Instance(i)
-		standIn := transport.StandIn{Bus: in.Bus, Random: in.Jitter}
+		standIn := transport.StandIn{Bus: in.Bus(), Random: in.Jitter}
 		binary.BigEndian.PutUint64(standIn.Instance[:], uint64(i+1))
 		o := c.Backplane
 		o.Logger = logger.With("instance", i)

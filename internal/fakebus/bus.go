@@ -175,32 +175,30 @@ func sha1hex(s string) string {
 }
 
 // runPublishLocked executes the publish script.
-func (b *Bus) runPublishLocked(
-	in *Instance, head, nonce, body string, changes []transport.Change, sent time.Time,
-) error {
+func (b *Bus) runPublishLocked(in *Instance, m transport.Message, sent time.Time) error {
 	if b.refusing {
 		return ErrRefused
 	}
-	b.data.change(changes, b.options.ClearsLimit)
+	b.data.change(m.Changes, b.options.ClearsLimit)
 	previous := b.data.position
-	own := sha1hex(previous + nonce)
+	own := sha1hex(previous + m.Nonce)
 	b.data.position = own
-	payload := head + short(previous) + short(own) + body
+	payload := m.Head + short(previous) + short(own) + m.Body
 	for _, to := range b.instances {
 		if to != in && to.dropInvalidations > 0 {
 			to.dropInvalidations--
 			continue
 		}
-		to.deliverLocked(payload, false)
+		to.deliverLocked(payload, nil)
 	}
 	if b.options.OnAccept != nil {
-		b.options.OnAccept(in.number, body, sent, time.Now())
+		b.options.OnAccept(in.number, m.Body, sent, time.Now())
 	}
 	return nil
 }
 
 // runProbeLocked executes the probe script.
-func (b *Bus) runProbeLocked(in *Instance, head, nonce string) error {
+func (b *Bus) runProbeLocked(as transport.Identity, nonce string) error {
 	if b.refusing {
 		return ErrRefused
 	}
@@ -212,7 +210,10 @@ func (b *Bus) runProbeLocked(in *Instance, head, nonce string) error {
 		history = ""
 	}
 	b.data.probe(history)
-	in.deliverLocked(head+short("")+short(b.data.position)+"\x01"+long(history)+long(nonce), true)
+	echo := as.Echo + short("") + short(b.data.position) + "\x01" + long(history) + long(nonce)
+	for _, to := range b.instances { // clones have one channel
+		to.deliverLocked(echo, &as.ID)
+	}
 	return nil
 }
 

@@ -19,16 +19,20 @@ func within(t *testing.T, o Options, test func(*testing.T, *Bus, *Subscription))
 		o.Instances = 2
 		b := New(o)
 		defer b.Close()
-		s, err := b.Instance(0).Subscribe(t.Context())
+		s, err := b.Instance(0).Subscribe(t.Context(), transport.Identity{Echo: "head,"})
 		require.NoError(t, err)
 		test(t, b, s)
 	})
 }
 
+func saying(body string) transport.Message {
+	return transport.Message{Head: "head,", Nonce: body, Body: body}
+}
+
 func publish(t *testing.T, b *Bus, bodies ...string) {
 	t.Helper()
 	for _, body := range bodies {
-		require.NoError(t, b.Instance(1).Publish(t.Context(), "head,", body, nil))
+		require.NoError(t, b.Instance(1).Publish(t.Context(), saying(body)))
 	}
 }
 
@@ -84,7 +88,7 @@ func TestPublishMakesAChain(t *testing.T) {
 	}}
 	within(t, o, func(t *testing.T, b *Bus, s *Subscription) {
 		publish(t, b, "a", "b")
-		require.NoError(t, s.Probe(t.Context(), "head,", "nonce"))
+		require.NoError(t, s.Probe(t.Context(), "nonce"))
 		got, _ := inbox(s, time.Second)
 		require.Len(t, got, 3)
 		none, first, a := split(got[0])
@@ -103,7 +107,7 @@ func TestPublishMakesAChain(t *testing.T) {
 func TestProbeMakesAPosition(t *testing.T) {
 	within(t, Options{}, func(t *testing.T, b *Bus, s *Subscription) {
 		b.RefuseInfo(true)
-		require.NoError(t, s.Probe(t.Context(), "head,", "nonce"))
+		require.NoError(t, s.Probe(t.Context(), "nonce"))
 		publish(t, b, "a")
 		b.LosePosition()
 		publish(t, b, "b")
@@ -190,7 +194,7 @@ func TestConnectionsBreak(t *testing.T) {
 				_, err := inbox(s, time.Hour)
 				require.ErrorIs(t, err, ErrReset)
 				b.Start()
-				_, err = b.Instance(0).Subscribe(t.Context())
+				_, err = b.Instance(0).Subscribe(t.Context(), transport.Identity{Echo: "head,"})
 				require.NoError(t, err)
 			})
 		})
@@ -219,16 +223,16 @@ func TestFaultsOfScripts(t *testing.T) {
 		in := b.Instance(1)
 		ctx := t.Context()
 		b.RefuseWrites(true)
-		require.ErrorIs(t, in.Publish(ctx, "head,", "refused", nil), ErrRefused)
+		require.ErrorIs(t, in.Publish(ctx, saying("refused")), ErrRefused)
 		b.RefuseWrites(false)
 		in.Twice()
-		require.NoError(t, in.Publish(ctx, "head,", "twice", nil))
+		require.NoError(t, in.Publish(ctx, saying("twice")))
 		in.LoseReply()
-		require.NoError(t, in.Publish(ctx, "head,", "again", nil)) // over a new connection
+		require.NoError(t, in.Publish(ctx, saying("again"))) // over a new connection
 		in.Redial()
 		in.Late(time.Minute)
-		require.ErrorIs(t, in.Publish(ctx, "head,", "late", nil), ErrReset)
-		require.NoError(t, in.Publish(ctx, "head,", "in time", nil))
+		require.ErrorIs(t, in.Publish(ctx, saying("late")), ErrReset)
+		require.NoError(t, in.Publish(ctx, saying("in time")))
 		got, _ := inbox(s, time.Hour)
 		require.Equal(t, "twice twice again again in time late", bodies(got))
 	})
@@ -240,9 +244,9 @@ func TestTimeouts(t *testing.T) {
 		in := b.Instance(1)
 		in.Mute(Up)
 		began := time.Now()
-		require.ErrorIs(t, in.Publish(t.Context(), "head,", "b", nil), context.DeadlineExceeded)
+		require.ErrorIs(t, in.Publish(t.Context(), saying("b")), context.DeadlineExceeded)
 		require.Equal(t, 5*time.Second, time.Since(began))
-		_, err := in.Subscribe(t.Context())
+		_, err := in.Subscribe(t.Context(), transport.Identity{})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 
 		// Close ends a probe that waits.
@@ -252,7 +256,7 @@ func TestTimeouts(t *testing.T) {
 			s.Close()
 		}()
 		began = time.Now()
-		err = s.Probe(t.Context(), "head,", "nonce")
+		err = s.Probe(t.Context(), "nonce")
 		require.True(t, errors.Is(err, ErrReset) || errors.Is(err, context.Canceled), "%v", err)
 		require.Equal(t, time.Second, time.Since(began))
 	})
@@ -280,8 +284,8 @@ func TestDropInvalidations(t *testing.T) {
 	within(t, Options{}, func(t *testing.T, b *Bus, s *Subscription) {
 		in := b.Instance(0)
 		in.DropInvalidations(1)
-		require.NoError(t, s.Probe(t.Context(), "head,", "nonce"))
-		require.NoError(t, in.Publish(t.Context(), "head,", "own", nil))
+		require.NoError(t, s.Probe(t.Context(), "nonce"))
+		require.NoError(t, in.Publish(t.Context(), saying("own")))
 		publish(t, b, "lost", "next")
 		got, err := inbox(s, time.Second)
 		require.NoError(t, err)
@@ -295,7 +299,7 @@ func TestRoundTrip(t *testing.T) {
 		within(t, Options{MinLatency: latency / 2, MaxLatency: latency}, func(t *testing.T, b *Bus, s *Subscription) {
 			for range 1000 {
 				began := time.Now()
-				require.NoError(t, s.Probe(t.Context(), "head,", "nonce"))
+				require.NoError(t, s.Probe(t.Context(), "nonce"))
 				_, _, err := s.Receive()
 				require.NoError(t, err)
 				require.Less(t, time.Since(began), b.RoundTrip())

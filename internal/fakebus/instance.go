@@ -286,17 +286,13 @@ func (in *Instance) cutConnLocked(c *conn, d time.Duration) {
 }
 
 // Publish makes one attempt at the publish script, over a connection that it
-// keeps. head is what comes before the positions in the payload. It is for one
-// goroutine at a time.
-func (in *Instance) Publish(ctx context.Context, head, body string, changes []transport.Change) error {
+// keeps. It is for one goroutine at a time.
+func (in *Instance) Publish(ctx context.Context, m transport.Message) error {
 	o := &in.bus.options
 	ctx, cancel := context.WithTimeout(ctx, o.ConnectTimeout+o.CommandTimeout)
 	defer cancel()
 	sent := time.Now()
-	return in.publishing.run(ctx, func() error {
-		nonce := fmt.Sprint(in.random[publishing].Uint64())
-		return in.bus.runPublishLocked(in, head, nonce, body, changes, sent)
-	})
+	return in.publishing.run(ctx, func() error { return in.bus.runPublishLocked(in, m, sent) })
 }
 
 // Redial closes the connection that Publish keeps, also under a Publish that

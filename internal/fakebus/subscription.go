@@ -3,12 +3,15 @@ package fakebus
 import (
 	"context"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // Subscription is one confirmed subscription to the fleet's channel and to the
 // instance's own.
 type Subscription struct {
 	in       *Instance
+	as       transport.Identity
 	conn     *conn
 	changed  chan struct{} // one token: look again
 	probing  link
@@ -29,13 +32,13 @@ type message struct {
 }
 
 // Subscribe makes one attempt at a subscription, and at a connection for probes.
-func (in *Instance) Subscribe(ctx context.Context) (*Subscription, error) {
+func (in *Instance) Subscribe(ctx context.Context, as transport.Identity) (*Subscription, error) {
 	c, err := in.dial(ctx, subscribing)
 	if err != nil {
 		return nil, err
 	}
 	s := &Subscription{
-		in: in, conn: c, changed: make(chan struct{}, 1), probing: link{in: in, purpose: probing},
+		in: in, as: as, conn: c, changed: make(chan struct{}, 1), probing: link{in: in, purpose: probing},
 	}
 	s.lifetime, s.end = context.WithCancel(context.Background())
 	ctx, cancel := context.WithTimeout(ctx, in.bus.options.CommandTimeout)
@@ -57,12 +60,11 @@ func (in *Instance) Subscribe(ctx context.Context) (*Subscription, error) {
 }
 
 // Probe makes one attempt at the probe script, over a connection that it keeps.
-// head is what comes before the positions in the echo.
-func (s *Subscription) Probe(ctx context.Context, head, nonce string) error {
+func (s *Subscription) Probe(ctx context.Context, nonce string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.lifetime, cancel)()
-	return s.probing.run(ctx, func() error { return s.in.bus.runProbeLocked(s.in, head, nonce) })
+	return s.probing.run(ctx, func() error { return s.in.bus.runProbeLocked(s.as, nonce) })
 }
 
 // Receive waits for the next payload, and reports whether it came on the instance's own
@@ -137,8 +139,18 @@ func (s *Subscription) forgetLocked() {
 	s.in.subscriptions = left
 }
 
-// deliverLocked sends one message to whatever subscriptions the instance has.
-func (in *Instance) deliverLocked(payload string, own bool) {
+// deliverLocked sends one message to whatever subscriptions the instance has, or to
+// those whose own channel is that of an id.
+func (in *Instance) deliverLocked(payload string, own *[16]byte) {
+	var to []*Subscription
+	for _, s := range in.subscriptions {
+		if own == nil || s.as.ID == *own {
+			to = append(to, s)
+		}
+	}
+	if len(to) == 0 {
+		return
+	}
 	copies := 1
 	switch {
 	case in.drop > 0:
@@ -150,9 +162,9 @@ func (in *Instance) deliverLocked(payload string, own bool) {
 	}
 	late := in.swap
 	in.swap = false
-	for _, s := range in.subscriptions {
+	for _, s := range to {
 		for range copies {
-			s.deliverLocked(message{payload: payload, own: own, late: late})
+			s.deliverLocked(message{payload: payload, own: own != nil, late: late})
 		}
 	}
 }

@@ -11,14 +11,13 @@ import (
 // way is an instance's end of the network as a backplane wants it.
 type way struct {
 	*Instance
-	heads  transport.Heads
 	values *values
 }
 
 // Bus returns the instance's end of the network as a backplane wants it, for one
 // backplane at a time.
-func (in *Instance) Bus(heads transport.Heads) transport.Bus {
-	return &way{in, heads, &values{in: in}}
+func (in *Instance) Bus() transport.Bus {
+	return &way{in, &values{in: in}}
 }
 
 // First makes one attempt: a test that wants more begins without a connection.
@@ -26,16 +25,12 @@ func (w *way) First(ctx context.Context, attempt func(context.Context) error) er
 	return attempt(ctx)
 }
 
-func (w *way) Subscribe(ctx context.Context) (transport.Subscription, error) {
-	s, err := w.Instance.Subscribe(ctx)
+func (w *way) Subscribe(ctx context.Context, as transport.Identity) (transport.Subscription, error) {
+	s, err := w.Instance.Subscribe(ctx, as)
 	if err != nil {
 		return nil, err
 	}
-	return &wayBack{s, w.heads}, nil
-}
-
-func (w *way) Publish(ctx context.Context, body string, changes []transport.Change) error {
-	return w.Instance.Publish(ctx, w.heads.Invalidation, body, changes)
+	return s, nil
 }
 
 func (w *way) Values() transport.Values { return w.values }
@@ -43,15 +38,6 @@ func (w *way) Values() transport.Values { return w.values }
 func (w *way) Close() {
 	w.Redial()
 	w.values.drop(true)
-}
-
-type wayBack struct {
-	*Subscription
-	heads transport.Heads
-}
-
-func (w *wayBack) Probe(ctx context.Context, nonce string) error {
-	return w.Subscription.Probe(ctx, w.heads.Echo, nonce)
 }
 
 // Jitter returns a number from 0 to n-1. It follows from the seed, the instance

@@ -11,20 +11,20 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// Every message begins as its kind does on the instance that sends it.
+// Every message begins as its sender says.
 func TestBusWritesHeads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := New(Options{Instances: 2})
 		defer b.Close()
-		from := b.Instance(0).Bus(transport.Heads{Invalidation: "from0,", Echo: "echo0,"})
-		to := b.Instance(1).Bus(transport.Heads{Invalidation: "from1,", Echo: "echo1,"})
+		from := b.Instance(0).Bus()
+		to := b.Instance(1).Bus()
 		var s transport.Subscription
 		err := to.First(t.Context(), func(ctx context.Context) (err error) {
-			s, err = to.Subscribe(ctx)
+			s, err = to.Subscribe(ctx, transport.Identity{ID: [16]byte{1}, Echo: "echo1,"})
 			return err
 		})
 		require.NoError(t, err)
-		require.NoError(t, from.Publish(t.Context(), "body", nil))
+		require.NoError(t, from.Publish(t.Context(), transport.Message{Head: "from0,", Body: "body"}))
 		require.NoError(t, s.Probe(t.Context(), "nonce"))
 		for _, head := range []string{"from0,", "echo1,"} {
 			payload, own, err := s.Receive()
@@ -49,10 +49,10 @@ func TestBusMakesOneAttempt(t *testing.T) {
 		b := New(Options{})
 		defer b.Close()
 		b.Stop()
-		bus, attempts := b.Instance(0).Bus(transport.Heads{}), 0
+		bus, attempts := b.Instance(0).Bus(), 0
 		err := bus.First(t.Context(), func(ctx context.Context) error {
 			attempts++
-			_, err := bus.Subscribe(ctx)
+			_, err := bus.Subscribe(ctx, transport.Identity{})
 			return err
 		})
 		require.ErrorIs(t, err, ErrReset)

@@ -29,7 +29,7 @@ func onValues(t *testing.T, test func(t *testing.T, b *Bus, one, two user)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := New(Options{Instances: 2})
 		defer b.Close()
-		of := func(i int) user { return user{b.Instance(i).Bus(transport.Heads{}), t, b.Instance(i)} }
+		of := func(i int) user { return user{b.Instance(i).Bus(), t, b.Instance(i)} }
 		test(t, b, of(0), of(1))
 	})
 }
@@ -76,7 +76,7 @@ func (u user) ids(keys ...string) (ids []string) {
 
 func (u user) publish(changes ...transport.Change) {
 	u.t.Helper()
-	require.NoError(u.t, u.Publish(u.t.Context(), "body", changes))
+	require.NoError(u.t, u.Publish(u.t.Context(), transport.Message{Nonce: "nonce", Body: "body", Changes: changes}))
 }
 
 func TestInstancesShareValues(t *testing.T) {
@@ -179,7 +179,7 @@ func TestFailoverResurrects(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, stored)
 
-		s, err := two.Subscribe(t.Context())
+		s, err := two.Subscribe(t.Context(), transport.Identity{})
 		require.NoError(t, err)
 		require.NoError(t, s.Probe(t.Context(), "nonce"))
 		require.Empty(t, two.read().Epoch)
@@ -211,7 +211,7 @@ func TestRefusals(t *testing.T) {
 		require.ErrorIs(t, err, ErrRefused)
 		_, err = one.put("a", id(2))
 		require.ErrorIs(t, err, ErrRefused)
-		require.ErrorIs(t, one.Publish(t.Context(), "", []transport.Change{{Cache: "c", Keys: []string{"a"}}}), ErrRefused)
+		require.ErrorIs(t, one.Publish(t.Context(), transport.Message{Changes: []transport.Change{{Cache: "c", Keys: []string{"a"}}}}), ErrRefused)
 		require.Equal(t, []string{id(1)}, one.ids("a"))
 		b.RefuseWrites(false)
 
@@ -221,7 +221,7 @@ func TestRefusals(t *testing.T) {
 		one.store(id(2), "a")
 
 		// A probe that knows no history ends none.
-		s, err := one.Subscribe(t.Context())
+		s, err := one.Subscribe(t.Context(), transport.Identity{})
 		require.NoError(t, err)
 		b.Failover(true)
 		require.NoError(t, s.Probe(t.Context(), "nonce"))
@@ -251,7 +251,7 @@ func TestDemote(t *testing.T) {
 				for _, key := range keys { // over every connection
 					require.Equal(t, []string{id(1)}, two.ids(key))
 				}
-				s, err := two.Subscribe(t.Context())
+				s, err := two.Subscribe(t.Context(), transport.Identity{})
 				require.NoError(t, err)
 				before := b.history
 				b.Demote()
@@ -295,7 +295,7 @@ func TestDemotedMasterHasTheOldHistory(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := New(Options{Seed: seed})
 			defer b.Close()
-			u := user{b.Instance(0).Bus(transport.Heads{}), t, b.Instance(0)}
+			u := user{b.Instance(0).Bus(), t, b.Instance(0)}
 			before := u.read("a").History
 			b.Demote()
 			switch u.read("a").History {
@@ -319,7 +319,7 @@ func TestFailoverEndsPipelines(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := New(Options{Seed: seed, MinLatency: 1, MaxLatency: 2})
 			defer b.Close()
-			u := user{b.Instance(0).Bus(transport.Heads{}), t, b.Instance(0)}
+			u := user{b.Instance(0).Bus(), t, b.Instance(0)}
 			u.store(id(1), "a")
 			b.HoldReplica()
 			u.publish(transport.Change{Cache: "c", Keys: []string{"a"}, Clear: true})
@@ -444,7 +444,7 @@ func TestCloseEndsValues(t *testing.T) {
 			require.Equal(t, time.Second, time.Since(began))
 		}
 		one.in.Heal(false)
-		next := user{one.in.Bus(transport.Heads{}), t, one.in}
+		next := user{one.in.Bus(), t, one.in}
 		require.Equal(t, []string{id(1)}, next.ids("a"), "another backplane's")
 		b.Close()
 		_, err := next.claim("a", id(2))
@@ -492,7 +492,7 @@ func valuesHistory(t *testing.T, seed, order uint64) (history []string) {
 		logs := make([][]string, 8)
 		starts := make([]func(), len(logs))
 		var users sync.WaitGroup
-		buses := []transport.Bus{b.Instance(0).Bus(transport.Heads{}), b.Instance(1).Bus(transport.Heads{})}
+		buses := []transport.Bus{b.Instance(0).Bus(), b.Instance(1).Bus()}
 		for n := range logs {
 			starts[n] = func() {
 				users.Go(func() { logs[n] = useValues(b, buses[n%2], n) })
@@ -561,7 +561,7 @@ func publishChanges(bus transport.Bus) {
 		if i%5 == 0 {
 			change.Regions = []string{"r"}
 		}
-		_ = bus.Publish(context.Background(), "body", []transport.Change{change})
+		_ = bus.Publish(context.Background(), transport.Message{Changes: []transport.Change{change}})
 	}
 }
 

@@ -28,6 +28,8 @@
 //     a replica that lags, with connections that break or stay; an old master that
 //     takes no writes any more; an empty restart; a lost position; messages that
 //     are lost, overtaken or undecodable; an instance too slow for Redis.
+//   - Users of Redis that forge messages and echoes, and instances that were resumed
+//     from one snapshot, with one identity.
 //   - Gets: hits at every moment, slow ones that stop between their two looks,
 //     loads that take long, Gets that join them, loads that an invalidation has
 //     overtaken.

@@ -121,6 +121,7 @@ const (
 	SharedAvoided                      // by a load, since a write of its instance is under way
 	WaiterServed                       // a load's result went to a Get that had to wait for the proof
 	WaiterLoads                        // there was none, and the Get shares the load after it
+	OwnPassedOver                      // an instance has passed over its own message
 	ForgeryIgnored                     // an instance has seen that a message was forged
 	eventCount
 )
@@ -131,7 +132,7 @@ var eventNames = [eventCount]string{
 	"ForgottenServed", "UpdateKept", "UpdateDiscarded", "SlowHit", "Refused",
 	"SharedServed", "SharedServedByLease", "SharedInvalid", "SharedUsedBesideClear", "SharedNotFound", "Put", "PutRefused", "TokenBusy",
 	"TokenShared", "ClaimExtended", "ExtensionRefused",
-	"EpochMade", "ClearsDropped", "ReplicaAvoided", "SharedAvoided", "WaiterServed", "WaiterLoads", "ForgeryIgnored",
+	"EpochMade", "ClearsDropped", "ReplicaAvoided", "SharedAvoided", "WaiterServed", "WaiterLoads", "OwnPassedOver", "ForgeryIgnored",
 }
 
 // String returns the event's name.

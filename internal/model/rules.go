@@ -16,6 +16,7 @@ const (
 
 	MessageChain
 	MessageFromChannel
+	OwnByNonce
 	AbsentNeverEquals
 	ClearOnGap
 	GapForgetsFlights
@@ -110,6 +111,8 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 		"else the message after a lost one hides the loss."},
 	MessageFromChannel: {"MessageFromChannel", "An invalidation counts only if it came on the channel, not on an instance's own: " +
 		"else a user that may publish only echoes forges the message that an instance has missed, and hides the loss."},
+	OwnByNonce: {"OwnByNonce", "An instance passes over a message only if its position was made of a nonce that the instance sent itself: " +
+		"else two that were resumed from one snapshot, and have one identity, pass over each other's."},
 	AbsentNeverEquals: {"AbsentNeverEquals", "No position equals no position: " +
 		"else an instance that has lost its own and a channel that has lost its own agree, whatever lies in between."},
 	ClearOnGap: {"ClearOnGap", "A gap advances the generation, which clears everything that is held: " +

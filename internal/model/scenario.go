@@ -28,6 +28,7 @@ type Scenario struct {
 	SlowReaders bool // a Get takes its time between its look at the lease and its look at the entry
 	Shared      bool // the instances use the shared level
 	Lagging     bool // a master is demoted in favour of a replica that lags
+	Clones      bool // the instances were resumed from one snapshot, and have one identity
 	Hostile     Hostile
 	Isolated    bool // a demoted master does not know that it is one, but takes no writes: too few replicas
 

@@ -229,6 +229,16 @@ func Scenarios() []Scenario {
 			Budget:  Budget{Writes: 2, Probes: 1, Drops: 1},
 			Shows:   []Event{UpdateKept, UpdateDiscarded, WrittenServedByLease, GapCleared},
 		},
+		{
+			Name: "clones",
+			Doc:  "Two instances were resumed from one snapshot, and each removes the item.",
+
+			Bound: 1, Until: 1, Instances: 2, Clones: true,
+			Writers: []Writer{{0, []Op{Remove}}, {1, []Op{Remove, Update}}},
+			Budget:  Budget{Writes: 2, Probes: 1, Drops: 1},
+			Needs:   []Rule{OwnByNonce},
+			Shows:   []Event{OwnPassedOver, UpdateKept, WrittenServedByLease, GapCleared},
+		},
 	}, sharedScenarios()...)
 }
 

@@ -66,10 +66,24 @@ func (m *machine) follow(t *state, i int, msg message) (missed bool) {
 	in.position = msg.own
 	if missed {
 		m.clear(t, i)
-	} else if int(msg.from) != i { // its own local part is done
+	} else if !m.passesOver(i, msg) {
 		m.invalidate(t, i, msg.names)
 	}
 	return missed
+}
+
+// passesOver reports whether instance i takes a message for its own, whose local part
+// is done. (The library applies one of its own that comes a second time, or that it
+// published before its present subscription. That can only make an entry go earlier.)
+func (m *machine) passesOver(i int, msg message) bool {
+	if m.Clones && !m.on(OwnByNonce) {
+		return msg.from != Elsewhere
+	}
+	own := int(msg.from) == i
+	if own {
+		m.see(OwnPassedOver)
+	}
+	return own
 }
 
 // confirm takes an echo, and with it a lease, and reports whether an invalidation

@@ -77,6 +77,20 @@ var mutations = []mutation{
 		new:   `missed := e.previous != s.last`,
 		tests: []string{"TestSubscriberFollowsTheChain"},
 	}, {
+		name:  "own messages",
+		fence: "a message under this instance's id that it has not sent is applied: clones have one id",
+		file:  "identity.go",
+		old:   "	if e.publisher != i.id {\n		return false\n	}\n",
+		new:   "	if e.publisher == i.id {\n		return true\n	}\n",
+		tests: []string{"TestClones", "TestSubscriberFollowsTheChain", "TestProof"},
+	}, {
+		name:  "an identity for each subscription",
+		fence: "instances resumed from one snapshot have one no longer than until they subscribe again",
+		file:  "identity.go",
+		old:   "identify: func() instanceID { return drawNonce() }, id: drawNonce()}",
+		new:   "identify: func() instanceID { return instanceID{1} }, id: drawNonce()}",
+		tests: []string{"TestIdentityOfEachSubscription"},
+	}, {
 		name:  "messages not understood",
 		fence: "one that may have invalidated anything clears everything",
 		file:  "subscriber.go",

@@ -13,16 +13,17 @@ type Bus interface {
 	// another.
 	First(ctx context.Context, attempt func(context.Context) error) error
 
-	// Subscribe makes one attempt at a subscription.
-	Subscribe(ctx context.Context) (Subscription, error)
+	// Subscribe makes one attempt at a subscription, to the channel and to that of an
+	// identity.
+	Subscribe(ctx context.Context, as Identity) (Subscription, error)
 
 	// Publish makes one attempt at one invalidation, over a connection that it keeps
-	// until Redial or Close. In the same step, the changes are made to the values in
+	// until Redial or Close. In the same step, its changes are made to the values in
 	// Redis. The end of ctx ends the attempt. It is for one goroutine at a time.
 	//
 	// It returns ErrTooManyChanges, and has done nothing, if there are values in Redis
 	// and more than MostChanges changes.
-	Publish(ctx context.Context, body string, changes []Change) error
+	Publish(ctx context.Context, m Message) error
 
 	// Redial closes the connection that Publish keeps, under an attempt that waits
 	// too. The next attempt dials, and resolves the address, anew.
@@ -43,6 +44,21 @@ const MostChanges = 256
 // ErrTooManyChanges is why Publish has not published a message that is to be split.
 var ErrTooManyChanges = errors.New("too many changes for one message")
 
+// Identity is who an instance is in one subscription. A bus puts heads before messages,
+// and so need not know the wire format.
+type Identity struct {
+	ID   [16]byte // of the instance's own channel
+	Echo string   // what its echoes begin with, up to the positions
+}
+
+// Message is an invalidation.
+type Message struct {
+	Head    string // what it begins with, up to the positions
+	Nonce   string // what its position is made of, together with the one before
+	Body    string
+	Changes []Change
+}
+
 // Subscription is one confirmed subscription, to the channel and to this
 // instance's own, over one connection. Whatever goes wrong ends it for good and a
 // new one is made; the old one is never mended, since messages may have been
@@ -61,23 +77,17 @@ type Subscription interface {
 	Close()
 }
 
-// Heads are what an instance's messages begin with, up to the positions. A bus
-// puts them there, and so need not know the wire format.
-type Heads struct {
-	Invalidation string
-	Echo         string
-}
-
 // StandIn is what takes the place of Redis for one backplane.
 type StandIn struct {
-	// Bus returns the instance's way to it.
-	Bus func(Heads) Bus
+	// Bus is the instance's way to it.
+	Bus Bus
 
-	// Instance identifies the backplane among those on the bus.
+	// Instance is what the backplane's identities are made of. No other on the bus has
+	// it, unless they are to be taken for one.
 	Instance [16]byte
 
 	// Random returns a number from 0 to n-1. All of the backplane's jitter is drawn
-	// from it.
+	// from it, and its nonces are made of it.
 	Random func(n int64) int64
 }
 
