@@ -300,7 +300,7 @@ func TestPublishOnlyACL(t *testing.T) {
 		})
 	}
 
-	// Left out is +del, which is needed only after a message that may not be
+	// Left out are +info, without which all works, and +del, which is needed only after a message that may not be
 	// published, where there was no position before.
 	server := startRedis(t)
 	raw := server.client()

@@ -1,6 +1,7 @@
 package nearcache
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -30,6 +31,27 @@ const (
 	keepAliveProbes       = 3
 )
 
+// onMaster is the part of the scripts for publishing and probing that has only a master
+// run them. A replica can be made to take writes, and those are nobody's but its own; it
+// has its master's history, and its position may be of long ago.
+//
+// It goes by INFO, and where that is refused by what the command ROLE has told before,
+// which no script may call: role is that, or unknown if it was refused too. If role is
+// empty nothing is done, and the answer is askRole.
+const onMaster = `
+local info = redis.pcall('INFO', 'replication')
+if type(info) ~= 'string' then info = '' end
+role = string.match(info, 'role:(%a+)') or role
+if role == '' then return '` + askRole + `' end
+if role ~= 'master' and role ~= '` + unknownRole + `' then return redis.error_reply('` + isReplica + `') end
+`
+
+const (
+	askRole     = "ROLE?"
+	unknownRole = "unknown"
+	isReplica   = "READONLY nearcache: this server is a replica, so nobody would hear of what it takes"
+)
+
 // publishScript publishes an invalidation as the next link of the channel's
 // chain. The position is computed here, inside Redis, so that a script that runs
 // twice because its reply was lost makes two positions. It is written before the
@@ -44,10 +66,13 @@ const (
 // out that it should have, nothing is done, and the answer is empty.
 //
 // KEYS: position, and those of changeValues. ARGV: channel, nonce, head of the
-// envelope, body, 1 if changeValues has what it needs, and that.
+// envelope, body, 1 if changeValues has what it needs, or 0, and the role, and then what
+// it needs.
 var publishScript = redis.NewScript(`
+local role = string.sub(ARGV[5], 2)
+` + onMaster + `
 local epoch = redis.call('HGET', KEYS[2], 'epoch')
-if epoch and ARGV[5] ~= '1' then return '' end
+if epoch and string.sub(ARGV[5], 1, 1) ~= '1' then return '' end
 local before = redis.call('GET', KEYS[1])
 local previous = before
 if not previous or #previous ~= 40 then previous = '' end
@@ -71,13 +96,14 @@ return own
 // that took over may have values that are gone.
 //
 // KEYS: position, clears. ARGV: own channel, nonce, head of the envelope, nonce of a
-// position.
+// position, role.
 var probeScript = redis.NewScript(`
+local role = ARGV[5]
+` + onMaster + `
 local position = redis.call('GET', KEYS[1])
 if not position or #position ~= 40 then position = redis.sha1hex(ARGV[4]) end
 redis.call('SET', KEYS[1], position)
-local info = redis.pcall('INFO', 'replication')
-local history = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+local history = string.match(info, 'master_replid:(%x+)') or ''
 local of = history ~= '' and redis.call('HGET', KEYS[2], 'history')
 if of and of ~= history then redis.call('DEL', KEYS[2]) end
 return redis.call('PUBLISH', ARGV[1], ARGV[3] .. '\0' .. string.char(#position) .. position ..
@@ -262,27 +288,52 @@ func (s *redisServer) Publish(ctx context.Context, m transport.Message) error {
 	defer cancel()
 	tooMany := false
 	err := s.publishing.run(ctx, context.Background(), func(ctx context.Context, link *redisLink) error {
-		told := len(m.Changes) == 0
+		told, role := len(m.Changes) == 0, ""
 		for {
 			if told = told || s.sharing.Load(); told && transport.CountChanges(m.Changes) > transport.MostChanges {
 				tooMany = true
 				return nil
 			}
-			keys, args := []string{s.positionKey, s.clearsKey}, []any{s.channel, m.Nonce, m.Head, m.Body, told}
+			keys, args := []string{s.positionKey, s.clearsKey}, []any{s.channel, m.Nonce, m.Head, m.Body, "0" + role}
 			if told {
+				args[4] = "1" + role
 				keys, args = s.appendChanges(keys, args, m.Changes)
 			}
 			own, err := link.eval(ctx, publishScript, keys, args...).Text()
-			if err != nil || own != "" {
+			switch {
+			case err != nil:
 				return err
+			case own == askRole:
+				if role, err = roleOf(ctx, link.conn); err != nil {
+					return err
+				}
+			case own == "":
+				s.sharing.Store(true)
+				told = true
+			default:
+				return nil
 			}
-			s.sharing.Store(true)
 		}
 	})
 	if err == nil && tooMany {
 		return transport.ErrTooManyChanges
 	}
 	return err
+}
+
+// roleOf asks a server what it is: a master, a replica, or that is not for us to know.
+func roleOf(ctx context.Context, conn *redis.Conn) (role string, err error) {
+	reply, err := conn.Do(ctx, "ROLE").Slice()
+	var answered redis.Error
+	switch {
+	case errors.As(err, &answered):
+		return unknownRole, nil
+	case err != nil:
+		return "", err
+	case len(reply) > 0:
+		role, _ = reply[0].(string)
+	}
+	return cmp.Or(role, unknownRole), nil
 }
 
 // Redial closes the connection that Publish keeps.
@@ -396,7 +447,15 @@ func (r *redisSubscription) Probe(ctx context.Context, probeNonce string) error 
 	s := r.server
 	return r.probing.run(ctx, r.lifetime, func(ctx context.Context, link *redisLink) error {
 		keys := []string{s.positionKey, s.clearsKey}
-		return link.eval(ctx, probeScript, keys, r.own, probeNonce, r.as.Echo, nonce()).Err()
+		for role := ""; ; {
+			reply, err := link.eval(ctx, probeScript, keys, r.own, probeNonce, r.as.Echo, nonce(), role).Result()
+			if err != nil || reply != askRole {
+				return err
+			}
+			if role, err = roleOf(ctx, link.conn); err != nil {
+				return err
+			}
+		}
 	})
 }
 

@@ -46,7 +46,7 @@ func TestPublishScriptRunTwice(t *testing.T) {
 	defer sub.Close()
 	run := func() string {
 		nonce := "the same both times"
-		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey, server.clearsKey}, server.channel, nonce, testMessage.Head, "body", true).Text()
+		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey, server.clearsKey}, server.channel, nonce, testMessage.Head, "body", "1unknown").Text()
 		require.NoError(t, err)
 		payload, onOwn, err := sub.Receive()
 		require.NoError(t, err)

@@ -221,6 +221,23 @@ func (b *Bus) runProbeLocked(as transport.Identity, nonce string) error {
 func short(s string) string { return string([]byte{byte(len(s))}) + s }
 func long(s string) string  { return string(binary.AppendUvarint(nil, uint64(len(s)))) + s }
 
+// Forge has somebody who is no instance publish to the channel.
+func (b *Bus) Forge(payload string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, in := range b.instances {
+		in.deliverLocked(payload, nil)
+	}
+}
+
+// Position returns the channel's position and the server's history, as anybody may read
+// them who can write them.
+func (b *Bus) Position() (position, history string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.data.position, b.history
+}
+
 // LosePosition removes the position key, as an eviction or a FLUSHALL would.
 func (b *Bus) LosePosition() {
 	b.mu.Lock()

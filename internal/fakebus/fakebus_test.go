@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // within runs test in a bubble with a deployment of two instances, of which the

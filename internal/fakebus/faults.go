@@ -108,6 +108,32 @@ func (in *Instance) Deaden() {
 	}
 }
 
+// LeadAstray makes the instance's address lead to a replica that takes writes, and to
+// which replication has stalled: it has what the master has now, and its history. Redis's
+// scripts refuse to run there. Connections that there are stay.
+func (in *Instance) LeadAstray() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	b := in.bus
+	in.astray = &demoted{data: b.data.clone(), before: b.history, history: b.history, joined: time.Now()}
+}
+
+// LeadBack ends LeadAstray, for connections that are made from now on.
+func (in *Instance) LeadBack() {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	in.astray = nil
+}
+
+// Forge has somebody who is no instance publish to this instance's own channel.
+func (in *Instance) Forge(payload string) {
+	in.bus.mu.Lock()
+	defer in.bus.mu.Unlock()
+	if len(in.subscriptions) > 0 {
+		in.deliverLocked(payload, &in.subscriptions[0].as.ID)
+	}
+}
+
 // Drop loses the next n messages to the instance, echoes included.
 func (in *Instance) Drop(n int) {
 	in.bus.mu.Lock()
@@ -186,4 +212,5 @@ func (in *Instance) faultless() {
 	in.late, in.twice, in.losesReply = 0, false, false
 	in.drop, in.duplicate, in.swap, in.slow = 0, 0, false, 0
 	in.dropInvalidations = 0
+	in.astray = nil
 }

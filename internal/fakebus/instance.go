@@ -44,6 +44,7 @@ type Instance struct {
 	duplicate  int           // so many of the next messages come twice
 	swap       bool          // the next message arrives behind the one after it
 	slow       time.Duration // how much longer messages take
+	astray     *demoted      // where new connections lead; nil: to the master
 
 	dropInvalidations int // so many of the next invalidations of others are lost
 }
@@ -58,6 +59,7 @@ type conn struct {
 	dead   bool // half open: nothing comes through any more, and nobody is told
 
 	values  *values       // whose it is, if it is for values
+	astray  bool          // the other end is a replica that takes writes, unless it is for values
 	users   int           // how many exchanges go over it, then
 	ready   chan struct{} // closed when it was dialled, then
 	demoted *demoted      // the other end; nil: the master, whichever that is
@@ -241,7 +243,7 @@ func (in *Instance) dial(ctx context.Context, p purpose) (*conn, error) {
 	defer cancel()
 	b := in.bus
 	b.mu.Lock()
-	c := &conn{in: in, serial: in.serial, ended: make(chan struct{})}
+	c := &conn{in: in, serial: in.serial, ended: make(chan struct{}), astray: in.astray != nil}
 	in.serial++
 	c.openLocked()
 	b.mu.Unlock()
@@ -320,7 +322,12 @@ func (l *link) run(ctx context.Context, execute func() error) error {
 		if err != nil {
 			return err
 		}
-		if err = l.in.script(ctx, c, l.purpose, execute); err == nil {
+		if err = l.in.script(ctx, c, l.purpose, func() error {
+			if c.astray { // it takes writes, but says what it is
+				return ErrReadOnly
+			}
+			return execute()
+		}); err == nil {
 			return nil
 		}
 		mu.Lock()

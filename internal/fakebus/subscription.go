@@ -44,7 +44,7 @@ func (in *Instance) Subscribe(ctx context.Context, as transport.Identity) (*Subs
 	ctx, cancel := context.WithTimeout(ctx, in.bus.options.CommandTimeout)
 	defer cancel()
 	err = in.exchange(ctx, c, subscribing, func() error {
-		if c.err == nil { // the instance has not given up
+		if c.err == nil && !c.astray { // the instance has not given up; a replica that is stalled hears nothing
 			in.subscriptions = append(in.subscriptions, s)
 		}
 		return nil

@@ -218,7 +218,7 @@ func (v *values) get(ctx context.Context, place int) (*conn, error) {
 // dialLocked begins to make a connection. It waits for nobody: whoever needs it does.
 func (v *values) dialLocked(place int) *conn {
 	in := v.in
-	c := &conn{in: in, serial: place, values: v, ended: make(chan struct{}), ready: make(chan struct{})}
+	c := &conn{in: in, serial: place, values: v, ended: make(chan struct{}), ready: make(chan struct{}), demoted: in.astray}
 	v.conns[place] = c
 	c.openLocked()
 	r := in.derive(hash("dial") + uint64(place))

@@ -102,13 +102,12 @@ func (m *machine) runScript(s *state, w, k int) {
 	})
 }
 
-// runScriptOnDemoted emits the execution of a script by a server that takes no
-// writes.
+// runScriptOnDemoted emits the execution of a script by a server that was the master.
 func (m *machine) runScriptOnDemoted(s *state, w, k int) {
 	if s.demoted.history == 0 || s.writer[w].scripts[k].phase != onItsWay {
 		return
 	}
-	if m.on(PublishNeedsWrite) {
+	if m.refuses(PublishNeedsWrite, PublishNeedsMaster) {
 		m.see(Refused) // and is sent again: nothing has changed
 		return
 	}

@@ -11,6 +11,7 @@ const (
 	PublishIsAtomic Rule = iota
 	PositionMintedInScript
 	PublishNeedsWrite
+	PublishNeedsMaster
 
 	// Receiving.
 
@@ -29,6 +30,7 @@ const (
 	ClearOnReconnectWithoutHistory
 	ProbeIsAtomic
 	ProbeNeedsWrite
+	ProbeNeedsMaster
 	MintIfAbsent
 	EchoOnSubscription
 	EchoOfProbe
@@ -106,6 +108,8 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 		"else a retry brings back one that an instance may have stopped at, and what came in between is missed without notice."},
 	PublishNeedsWrite: {"PublishNeedsWrite", "A publish that cannot write the position is refused: " +
 		"else a master that was demoted accepts a message, and those who are with the new master never hear of it."},
+	PublishNeedsMaster: {"PublishNeedsMaster", "The same on a server that says it is a replica, even if it takes writes: " +
+		"else it accepts a message that nobody but its own subscribers hears."},
 
 	MessageChain: {"MessageChain", "A message is applied only if its previous position is the last applied one: " +
 		"else the message after a lost one hides the loss."},
@@ -132,6 +136,8 @@ var ruleTexts = [ruleCount]struct{ name, doc string }{
 		"else a failover in between pairs the new master's old position with the old master's history."},
 	ProbeNeedsWrite: {"ProbeNeedsWrite", "A probe that cannot write the position is refused: " +
 		"else a master that was demoted renews leases, while invalidations are accepted elsewhere."},
+	ProbeNeedsMaster: {"ProbeNeedsMaster", "A probe is refused by a server that says it is a replica, even if it takes writes: " +
+		"else one whose replication is stalled renews leases with its master's position and history of long ago."},
 	MintIfAbsent: {"MintIfAbsent", "A probe makes a position if there is none: else, AbsentNeverEquals given, " +
 		"every probe of an idle channel clears; the bound itself does not need this rule."},
 	EchoOnSubscription: {"EchoOnSubscription", "The echo comes over the subscription, not as the probe's reply: " +

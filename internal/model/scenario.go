@@ -31,6 +31,7 @@ type Scenario struct {
 	Clones      bool // the instances were resumed from one snapshot, and have one identity
 	Hostile     Hostile
 	Isolated    bool // a demoted master does not know that it is one, but takes no writes: too few replicas
+	Writable    bool // a demoted master takes writes, though it knows that it is a replica
 
 	Needs []Rule  // without any of which the bound breaks here
 	Shows []Event // that happen here, in some interleaving

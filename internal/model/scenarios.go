@@ -53,11 +53,21 @@ func Scenarios() []Scenario {
 		},
 		{
 			Name: "a demoted master",
-			Doc:  "After a failover, the instance and a writer may still be connected to the old master, which takes no writes.",
+			Doc: "After a failover, the instance and a writer may still be connected to the old master, which takes no writes, " +
+				"but does not say that it is a replica.",
 
-			Bound: 1, Until: 1, Instances: 1, Writers: changes,
+			Bound: 1, Until: 1, Instances: 1, Writers: changes, Isolated: true,
 			Budget: Budget{Writes: 2, Loads: 1, Probes: 2, Demotions: 1},
 			Needs:  []Rule{PublishNeedsWrite, ProbeNeedsWrite},
+			Shows:  []Event{Refused, GapCleared},
+		},
+		{
+			Name: "a replica that takes writes",
+			Doc:  "The same with an old master that says that it is a replica, and takes writes all the same.",
+
+			Bound: 1, Until: 1, Instances: 1, Writers: changes, Writable: true,
+			Budget: Budget{Writes: 2, Loads: 1, Probes: 2, Demotions: 1},
+			Needs:  []Rule{PublishNeedsMaster, ProbeNeedsMaster},
 			Shows:  []Event{Refused, GapCleared},
 		},
 		{
@@ -275,8 +285,15 @@ func NotCovered() []Scenario {
 			Name: "split brain",
 			Doc:  "A master that does not know of its demotion goes on accepting and renewing leases.",
 
-			Bound: 1, Until: 1, Instances: 1, Writers: changes,
+			Bound: 1, Until: 1, Instances: 1, Writers: changes, Isolated: true,
 			Budget: Budget{Writes: 1, Probes: 1, Demotions: 1},
 		}.Without(PublishNeedsWrite, ProbeNeedsWrite),
+		Scenario{
+			Name: "a replica that takes writes and does not say what it is",
+			Doc:  "A user that may ask neither INFO nor ROLE cannot tell it from a master.",
+
+			Bound: 1, Until: 1, Instances: 1, Writers: changes, Writable: true,
+			Budget: Budget{Writes: 1, Probes: 1, Demotions: 1},
+		}.Without(PublishNeedsMaster, ProbeNeedsMaster),
 	}
 }

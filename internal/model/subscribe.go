@@ -202,7 +202,7 @@ func (m *machine) runProbe(s *state, i, k int) {
 
 	at := t.master
 	if in.link == toDemoted {
-		if m.on(ProbeNeedsWrite) {
+		if m.refuses(ProbeNeedsWrite, ProbeNeedsMaster) {
 			m.see(Refused)
 			m.emit(&t, func() string { return fmt.Sprintf("the old master refuses %s's probe", name(i)) })
 			return
@@ -244,6 +244,12 @@ func fateText(before, after *instance) string {
 		return "; too much is waiting, the connection breaks"
 	}
 	return ""
+}
+
+// refuses reports whether the old master refuses a script that goes by two rules: one
+// for servers that take no writes, and one for those that say they are replicas.
+func (m *machine) refuses(write, master Rule) bool {
+	return !m.Writable && m.on(write) || !m.Isolated && m.on(master)
 }
 
 // mint makes a position unlike any other.

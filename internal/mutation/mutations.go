@@ -61,6 +61,43 @@ var mutations = []mutation{
 		tests: []string{"TestCloseWithManySharedCaches"},
 	},
 
+	{
+		name:  "masters alone publish",
+		fence: "a replica that takes writes takes no message",
+		file:  "redis.go",
+		old:   "local role = string.sub(ARGV[5], 2)\n` + onMaster + `\n",
+		new:   "",
+		tests: []string{"TestWritableReplica"},
+	}, {
+		name:  "masters alone answer probes",
+		fence: "nor does it renew a lease, with the history of its master and a position of long ago",
+		file:  "redis.go",
+		old:   "local role = ARGV[5]\n` + onMaster + `\n",
+		new:   "local info = redis.pcall('INFO', 'replication')\nif type(info) ~= 'string' then info = '' end\n",
+		tests: []string{"TestWritableReplica"},
+	}, {
+		name:  "role without INFO",
+		fence: "where INFO is refused, ROLE says what a server is",
+		file:  "redis.go",
+		old:   "	return cmp.Or(role, unknownRole), nil\n",
+		new:   "	return cmp.Or(\"\", unknownRole), nil\n",
+		tests: []string{"TestWritableReplica/ROLE"},
+	}, {
+		name:  "connections to a server that refuses",
+		fence: "one that is no master any more is not asked again: the address may lead elsewhere",
+		file:  "redislink.go",
+		old:   "		if stop() && err == nil {\n			return nil\n",
+		new:   "		if stop() && (err == nil || !connectionLost(err)) {\n			return k.server.explain(err)\n",
+		tests: []string{"TestMasterIsDemoted"},
+	}, {
+		name:  "all keys of a large Remove",
+		fence: "whatever the number of keys, their values go with them",
+		file:  "redisvalues.go",
+		old:   "  for i = 3, #KEYS, 1000 do redis.call('DEL'",
+		new:   "  for i = 3, 3, 1000 do redis.call('DEL'",
+		tests: []string{"TestSharedLargeRemove"},
+	},
+
 	// Receiving.
 	{
 		name:  "chain comparison",
@@ -90,6 +127,13 @@ var mutations = []mutation{
 		old:   "identify: func() instanceID { return drawNonce() }, id: drawNonce()}",
 		new:   "identify: func() instanceID { return instanceID{1} }, id: drawNonce()}",
 		tests: []string{"TestIdentityOfEachSubscription"},
+	}, {
+		name:  "all operations of a message",
+		fence: "whatever the number of operations in one message, all are applied",
+		file:  "subscriber.go",
+		old:   "	for _, op := range ops {\n",
+		new:   "	for _, op := range ops[:min(2, len(ops))] {\n",
+		tests: []string{"TestEveryOperationOfAMessage", "TestProof"},
 	}, {
 		name:  "messages not understood",
 		fence: "one that may have invalidated anything clears everything",
@@ -153,8 +197,8 @@ var mutations = []mutation{
 		name:  "messages on the channel",
 		fence: "an invalidation that comes where echoes do is none",
 		file:  "subscriber.go",
-		old:   "	if own {\n",
-		new:   "	if own && e.kind == kindEcho {\n",
+		old:   "	if own {\n		if err != nil",
+		new:   "	if own && e.kind == kindEcho {\n		if err != nil",
 		tests: []string{"TestForgedMessages", "TestHostilePublishers"},
 	}, {
 		name:  "position of an echo",
@@ -226,6 +270,13 @@ var mutations = []mutation{
 		name:  "lease read before the look-up",
 		fence: "a read cannot pass an old entry on a lease that was renewed meanwhile",
 		file:  "local.go",
+		old:   "	m := l.lease.read() // first\n	e := l.find(key)\n",
+		new:   "	e := l.find(key)\n	m := l.lease.read()\n",
+		tests: []string{"TestReadsHaveNothingOfBefore"},
+	}, {
+		name:  "lease read before the look-up, in place of an error",
+		fence: "so does a read whose load has failed",
+		file:  "fate.go",
 		old:   "	m := l.lease.read() // first\n	e := l.find(key)\n",
 		new:   "	e := l.find(key)\n	m := l.lease.read()\n",
 		tests: []string{"TestReadsHaveNothingOfBefore"},
@@ -628,6 +679,20 @@ var mutations = []mutation{
 		old:   "	if m.leaseAge >= l.fresh {\n",
 		new:   "	if false {\n",
 		tests: []string{"TestSharedNeedsALease"},
+	}, {
+		name:  "clears read after values",
+		fence: "a clear that comes between the two counts against the value",
+		file:  "redisvalues.go",
+		old:   "			lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name)\n		}\n		clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
+		new:   "			defer func() { lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name) }()\n		}\n		clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
+		tests: []string{"TestOrderOfARead"},
+	}, {
+		name:  "role read last",
+		fence: "a server that is demoted between the two has not answered as a master",
+		file:  "redisvalues.go",
+		old:   "		clears = p.HMGet(ctx, s.clearsKey, fields...)\n		info = p.Info(ctx, \"replication\")\n",
+		new:   "		info = p.Info(ctx, \"replication\")\n		clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
+		tests: []string{"TestOrderOfARead"},
 	}, {
 		name:  "age of what is shared",
 		fence: "what is read in Redis counts as old as the lease that it was read under",
