@@ -14,6 +14,13 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
+// current returns the id that an instance has now.
+func (i *identity) current() instanceID {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.id
+}
+
 // An instance knows what it has sent: each message once, and what it sent under the id of
 // its subscription. What it remembers does not grow.
 func TestIdentity(t *testing.T) {
@@ -187,5 +194,58 @@ func TestClones(t *testing.T) {
 			require.EqualValues(t, 3, s.Applied)
 			require.NotZero(t, s.Foreign, "the other's echoes")
 		}
+	})
+}
+
+// What gathers while Redis is not reached goes out as one message of many operations, on
+// several caches. Each of them is applied.
+func TestEveryOperationOfAMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := fakebus.New(fakebus.Options{Instances: 2})
+		defer bus.Close()
+		writer, reader := joinSimulated(t, bus, 0), joinSimulated(t, bus, 1)
+		defer writer.Close()
+		defer reader.Close()
+		const caches, keys = 4, 6
+		var write, read [caches]*Cache[int, int]
+		for i := range caches {
+			o := Options[int, int]{
+				Name: fmt.Sprint("c", i), Load: itself,
+				Regions: func(key, _ int) []string { return []string{fmt.Sprint("r", key)} },
+			}
+			var err error
+			write[i], err = New(writer, o)
+			require.NoError(t, err)
+			read[i], err = New(reader, o)
+			require.NoError(t, err)
+			for key := range keys {
+				_, err := read[i].Get(t.Context(), key)
+				require.NoError(t, err)
+			}
+		}
+		before := writer.Stats().Published
+		bus.Instance(0).Mute(fakebus.Down)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		require.Error(t, write[0].Remove(ctx, 1000)) // it is on its way, and the others gather behind it
+		for i := range caches {
+			if i == caches-1 {
+				require.Error(t, write[i].Clear(ctx))
+				continue
+			}
+			require.Error(t, write[i].Remove(ctx, 0, 1))
+			require.Error(t, write[i].ClearRegion(ctx, "r2", "r3"))
+		}
+		bus.Instance(0).Heal(false)
+		require.NoError(t, writer.Flush(t.Context()))
+		time.Sleep(bus.RoundTrip())
+		require.EqualValues(t, 2, writer.Stats().Published-before)
+		for i := range caches {
+			for key := range keys {
+				_, held := read[i].Peek(key)
+				require.Equal(t, key > 3 && i < caches-1, held, "item %d of cache %d", key, i)
+			}
+		}
+		require.Zero(t, reader.Stats().Clears.Gaps())
 	})
 }

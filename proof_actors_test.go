@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +28,8 @@ func (a *proofActor) log(format string, args ...any) { a.run.journal.log(a.name,
 func (a *proofActor) read(r *rand.Rand) {
 	c, key := r.IntN(2), r.IntN(a.run.plan.keys)
 	switch n := r.IntN(20); {
+	case n < 1:
+		a.all(c)
 	case n < 2:
 		a.peek(c, key)
 	case n < 4:
@@ -149,6 +153,23 @@ func (a *proofActor) peek(c, key int) {
 	}
 }
 
+// all judges each item that All yields, and Keys. Nothing comes in between, in simulated
+// time; TestReadsHaveNothingOfBefore has what may.
+func (a *proofActor) all(c int) {
+	began := a.run.journal.now()
+	got := maps.Collect(a.in.caches[c].All())
+	keys := slices.Sorted(a.in.caches[c].Keys())
+	if !slices.Equal(keys, slices.Sorted(maps.Keys(got))) {
+		a.run.journal.fail("%s: Keys yields %v, and All %v", a.name, keys, got)
+	}
+	a.log("lists %s: %d items", a.run.history.caches[c].name, len(got))
+	for _, key := range keys {
+		a.run.history.read(a.in.number, c, key, began, got[key], true)
+		a.countRead(began, got[key])
+	}
+	atomic.AddUint64(&a.run.totals.listed, uint64(len(got)))
+}
+
 func (a *proofActor) countRead(began time.Duration, value *proofValue) {
 	t := &a.run.totals
 	if value.by == "update" {
@@ -169,23 +190,22 @@ func (a *proofActor) write(r *rand.Rand) {
 		ctx, cancel = context.WithTimeout(context.Background(), between(r, 1, 300*time.Millisecond))
 	}
 	defer cancel()
-	switch n := r.IntN(100); {
+	switch n := r.IntN(106); {
+	case n >= 101:
+		a.burst(r)
+	case n >= 100: // filler keys, more than a script deletes at once, and one that counts
+		keys := make([]int, 1001+r.IntN(1000))
+		for i := range keys {
+			keys[i] = 1000 + i
+		}
+		keys[r.IntN(len(keys))] = key
+		a.removeAll(ctx, r, c, []int{key}, keys)
 	case n < 40:
 		keys := []int{key}
 		for range r.IntN(3) {
 			keys = append(keys, r.IntN(a.run.plan.keys))
 		}
-		wires := make([]string, len(keys))
-		for i, k := range keys {
-			wires[i] = fmt.Sprint(k)
-		}
-		viaInvalidator := r.IntN(4) == 0
-		a.invalidate(r, c, keys, invalidation{cache: name, keys: wires}, func() error {
-			if viaInvalidator {
-				return a.in.tells[c].Remove(ctx, keys...)
-			}
-			return a.in.caches[c].Remove(ctx, keys...)
-		})
+		a.removeAll(ctx, r, c, keys, keys)
 	case n < 65:
 		a.update(ctx, r, c, key)
 	case n < 73:
@@ -204,6 +224,45 @@ func (a *proofActor) write(r *rand.Rand) {
 	}
 }
 
+// removeAll removes keys, of which some are written at the source.
+func (a *proofActor) removeAll(ctx context.Context, r *rand.Rand, c int, written, keys []int) {
+	wires := make([]string, len(keys))
+	for i, k := range keys {
+		wires[i] = fmt.Sprint(k)
+	}
+	viaInvalidator := r.IntN(4) == 0
+	a.invalidate(r, c, written, invalidation{cache: a.run.history.caches[c].name, keys: wires}, func() error {
+		if viaInvalidator {
+			return a.in.tells[c].Remove(ctx, keys...)
+		}
+		return a.in.caches[c].Remove(ctx, keys...)
+	})
+}
+
+// burst makes several writes at about the same time, on both caches. While one is on its
+// way the others gather, and go out as operations of one message.
+func (a *proofActor) burst(r *rand.Rand) {
+	ctx := context.Background()
+	region := proofRegionNames[r.IntN(len(proofRegionNames))]
+	var writers sync.WaitGroup
+	for i, what := range []int{0, 0, 1, -1, 1} { // the cache of a Remove, or a region of the first
+		key, after := r.IntN(a.run.plan.keys), between(r, 1, 10*time.Microsecond)
+		mine := rand.New(rand.NewPCG(a.run.seed, r.Uint64()))
+		b := &proofActor{run: a.run, in: a.in, name: fmt.Sprintf("%s.%d", a.name, i)}
+		writers.Go(func() {
+			time.Sleep(after)
+			if what >= 0 {
+				b.removeAll(ctx, mine, what, []int{key}, []int{key})
+				return
+			}
+			b.invalidate(mine, 0, []int{key}, invalidation{cache: "a", regions: []string{region}}, func() error {
+				return b.in.caches[0].ClearRegion(ctx, region)
+			})
+		})
+	}
+	writers.Wait()
+}
+
 // invalidate writes keys at the source, or leaves them as they are, and then calls
 // tell.
 func (a *proofActor) invalidate(r *rand.Rand, c int, keys []int, inv invalidation, tell func() error) {
@@ -218,7 +277,7 @@ func (a *proofActor) invalidate(r *rand.Rand, c int, keys []int, inv invalidatio
 		}
 		time.Sleep(between(r, 1, 2*time.Millisecond))
 	}
-	a.log("begins %s %v", inv.describe(), strings.Join(append(inv.keys, inv.regions...), ","))
+	a.log("begins %s %.200s", inv.describe(), strings.Join(append(inv.keys, inv.regions...), ","))
 	h.queue(a.in.number, inv)
 	a.done(tell())
 }

@@ -25,6 +25,8 @@ type proofHistory struct {
 	caches   []*proofCache
 	pending  [][]*announcement // by instance: queued and not yet accepted
 	accepted int
+	several  int // messages of more than two operations that were
+	large    int // messages of more than a thousand keys that were
 	reads    int
 }
 
@@ -71,7 +73,8 @@ type announcement struct {
 }
 
 func (a *announcement) String() string {
-	return fmt.Sprintf("%s %v%v by i%d, queued at %v", a.describe(), a.keys, a.regions, a.instance, a.queued)
+	return fmt.Sprintf("%s %.200s by i%d, queued at %v",
+		a.describe(), fmt.Sprint(a.keys, a.regions), a.instance, a.queued)
 }
 
 func newProofHistory(journal *proofJournal, instances, keys int, maxStaleness ...time.Duration) *proofHistory {
@@ -233,6 +236,12 @@ func (h *proofHistory) accept(instance int, body string, sent time.Duration) {
 	defer h.mu.Unlock()
 	now := h.journal.now()
 	h.accepted++
+	if len(ops) > 2 {
+		h.several++
+	}
+	if slices.ContainsFunc(ops, func(o operation) bool { return len(o.values) > 1000 }) {
+		h.large++
+	}
 	left := h.pending[instance][:0:0]
 	for _, a := range h.pending[instance] {
 		in := a.in(ops)
@@ -251,28 +260,25 @@ func (h *proofHistory) accept(instance int, body string, sent time.Duration) {
 
 // in reports whether ops hold all of a.
 func (a *announcement) in(ops []operation) bool {
-	holds := func(op byte, value string) bool {
-		return slices.ContainsFunc(ops, func(o operation) bool {
-			if o.op == opClearAll || o.op == opClearCache && o.cache == a.cache && !a.all {
-				return true
+	missing := map[string]bool{}
+	for _, value := range append(slices.Clone(a.keys), a.regions...) {
+		missing[value] = true
+	}
+	op := byte(opRemoveKeys) // a has keys or regions, or neither
+	if len(a.regions) > 0 {
+		op = opClearRegions
+	}
+	for _, o := range ops {
+		switch {
+		case o.op == opClearAll, o.op == opClearCache && o.cache == a.cache && !a.all:
+			return true
+		case o.op == op && o.cache == a.cache:
+			for _, value := range o.values {
+				delete(missing, value)
 			}
-			return o.op == op && o.cache == a.cache && (op == opClearCache || slices.Contains(o.values, value))
-		})
-	}
-	if a.all || a.clear {
-		return holds(map[bool]byte{true: opClearAll, false: opClearCache}[a.all], "")
-	}
-	for _, key := range a.keys {
-		if !holds(opRemoveKeys, key) {
-			return false
 		}
 	}
-	for _, region := range a.regions {
-		if !holds(opClearRegions, region) {
-			return false
-		}
-	}
-	return true
+	return !a.all && !a.clear && len(missing) == 0
 }
 
 // operations is what a message holds, in an order that does not depend on maps.
@@ -285,7 +291,7 @@ func (ops operations) String() string {
 			opRemoveKeys: "remove", opClearRegions: "clear regions", opClearCache: "clear", opClearAll: "clear all",
 		}[o.op]
 		values := slices.Sorted(slices.Values(o.values))
-		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %s", what, o.cache, strings.Join(values, ","))))
+		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %.200s", what, o.cache, strings.Join(values, ","))))
 	}
 	slices.Sort(parts)
 	return "[" + strings.Join(parts, "; ") + "]"

@@ -1,9 +1,14 @@
 package nearcache
 
 import (
+	"crypto/sha1"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nearcache/nearcache/internal/fakebus"
@@ -75,6 +80,43 @@ func lasting(name string, do, undo func(run *proofRun, in *fakebus.Instance, r *
 // library does not promise that it notices a failover that it cannot see.
 func (run *proofRun) failover(kept bool) { run.bus.Failover(kept && !run.bus.InfoRefused()) }
 
+// forge has somebody publish what an instance would like to hear, or what it clears for:
+// anything but an invalidation in place of one that it has missed, which nothing protects
+// from.
+func (run *proofRun) forge(in *proofInstance, r *rand.Rand) {
+	atomic.AddUint64(&run.totals.forged, 1)
+	id := in.bp.subscriber.self.current() // as the names of channels show it
+	position, history := run.bus.Position()
+	other := sha1.Sum([]byte(fmt.Sprint(r.Uint64())))
+	made := hex.EncodeToString(other[:])
+	if r.IntN(4) == 0 {
+		position = made
+	}
+	nonce := string(other[:16])
+	if r.IntN(2) == 0 { // the clocks', as nonces once were
+		now := uint64(time.Now().UnixNano())
+		nonce = string(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, now), now))
+	}
+	echo := echoOf(id, position, history, nonce)
+	message := payload(id, position, made, body(invalidation{cache: "a", keys: []string{"0"}}))
+	switch r.IntN(8) {
+	case 0:
+		run.bus.Forge(echo)
+	case 1:
+		run.bus.Forge(message)
+	case 2:
+		run.bus.Forge(magic + "nonsense")
+	case 3:
+		run.bus.Forge("nonsense")
+	case 4:
+		in.bus.in.Forge(message)
+	case 5:
+		in.bus.in.Forge(magic + "nonsense")
+	default:
+		in.bus.in.Forge(echo)
+	}
+}
+
 func heal(_ *proofRun, in *fakebus.Instance, r *rand.Rand) { in.Heal(r.IntN(2) == 0) }
 
 var proofFaults = []proofFault{
@@ -114,6 +156,22 @@ var proofFaults = []proofFault{
 		func(run *proofRun, _ *fakebus.Instance, r *rand.Rand) {
 			run.failover(r.IntN(2) == 0)
 		}),
+	{"writable replica", func(run *proofRun, in *proofInstance, r *rand.Rand) []proofStep {
+		atomic.AddUint64(&run.totals.astray, 1)
+		in.bus.in.LeadAstray()
+		if r.IntN(4) > 0 {
+			in.bus.in.Cut() // else it is dialled when something else goes wrong
+		}
+		return []proofStep{{run.while(r), "ends", func() { in.bus.in.LeadBack() }}}
+	}},
+	{"hostile publisher", func(run *proofRun, in *proofInstance, r *rand.Rand) []proofStep {
+		var steps []proofStep
+		mine := rand.New(rand.NewPCG(run.seed, r.Uint64()))
+		for range 3 + r.IntN(10) {
+			steps = append(steps, proofStep{between(r, 1, run.plan.maxStaleness[1]/4), "forges", func() { run.forge(in, mine) }})
+		}
+		return steps
+	}},
 	{"pause", func(run *proofRun, in *proofInstance, r *rand.Rand) []proofStep {
 		in.halt()
 		in.bus.in.Pause()

@@ -48,6 +48,7 @@ type proofTotals struct {
 	hits, joins, warm, notFounds, updates, gaps, lost, paused uint64
 	stale, refreshes, bulk, events                            uint64
 	sharedHits, sharedWaits, sharedStores, sharedOvertaken    uint64
+	listed, several, large, forged, astray, clones            uint64
 }
 
 func (t *proofTotals) add(o proofTotals) {
@@ -70,6 +71,12 @@ func (t *proofTotals) add(o proofTotals) {
 	t.sharedWaits += o.sharedWaits
 	t.sharedStores += o.sharedStores
 	t.sharedOvertaken += o.sharedOvertaken
+	t.listed += o.listed
+	t.several += o.several
+	t.large += o.large
+	t.forged += o.forged
+	t.astray += o.astray
+	t.clones += o.clones
 }
 
 // runProof runs one schedule inside a bubble.
@@ -376,6 +383,10 @@ func (run *proofRun) leave(r *rand.Rand) {
 	}
 	run.totals.schedules, run.totals.reads = 1, uint64(run.history.reads)
 	run.totals.accepted = uint64(run.history.accepted)
+	run.totals.several, run.totals.large = uint64(run.history.several), uint64(run.history.large)
+	if run.plan.clones {
+		run.totals.clones = 1
+	}
 	wrong := r.IntN(3) == 0 && !run.plan.calm
 	for _, in := range run.fleet {
 		if wrong {

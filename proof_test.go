@@ -76,6 +76,12 @@ func TestProof(t *testing.T) {
 		require.NotZero(t, totals.sharedStores, "values put into Redis")
 		require.NotZero(t, totals.sharedOvertaken, "values that were invalidated before they were put into Redis")
 		require.NotZero(t, totals.bulk, "items that were asked for with others")
+		require.NotZero(t, totals.listed, "items that All yielded")
+		require.NotZero(t, totals.several, "messages of several operations")
+		require.NotZero(t, totals.large, "messages of more than a thousand keys")
+		require.NotZero(t, totals.forged, "forged messages")
+		require.NotZero(t, totals.astray, "instances whose address led to a replica that takes writes")
+		require.NotZero(t, totals.clones, "fleets with one identity")
 	}
 }
 

@@ -3,17 +3,22 @@
 package nearcache_test
 
 import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/rpc"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -143,6 +148,7 @@ func (run *realityRun) goWrong(length time.Duration) {
 	stop := make(chan struct{})
 	var lanes sync.WaitGroup
 	lanes.Go(func() { run.watchClocks(stop) })
+	lanes.Go(func() { run.publishHostilely(stop) })
 	lane := func(number uint64, d *deck, pause func(*rand.Rand)) {
 		r := rand.New(rand.NewPCG(run.seed, number))
 		for time.Now().Before(end) || time.Now().Before(tooLong) && !(d.dealtAll() && run.seenAll()) {
@@ -166,6 +172,48 @@ func (run *realityRun) goWrong(length time.Duration) {
 	})
 	close(stop)
 	lanes.Wait()
+}
+
+// publishHostilely sends instances, all the time, what somebody with their rights can,
+// to have a lease renewed or dropped: echoes of probes that nobody sent, dated by the
+// clocks, and messages where none belong. (What is forged in place of a message that was
+// missed can hide that, see docs/guarantees.md; what is undecodable would clear all.)
+func (run *realityRun) publishHostilely(stop <-chan struct{}) {
+	ctx := context.Background()
+	r := rand.New(rand.NewPCG(run.seed, 3))
+	var clients []*redis.Client
+	for _, path := range run.paths {
+		clients = append(clients, rawClientWith(run.t, &redis.Options{
+			Addr: path.addr, Username: realityUser, Password: realityPassword, MaxRetries: -1,
+			DialTimeout: shortBound, ReadTimeout: shortBound, WriteTimeout: shortBound,
+		}))
+	}
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+		c := clients[r.IntN(len(clients))] // whatever is wrong with its path, another comes soon
+		position, err := c.Get(ctx, defaultPosition).Result()
+		if err != nil {
+			continue
+		}
+		history, _ := strings.CutPrefix(regexp.MustCompile("master_replid:[0-9a-f]+").
+			FindString(c.Info(ctx, "replication").Val()), "master_replid:")
+		for _, own := range c.PubSubChannels(ctx, "{nearcache}:*").Val() {
+			id, err := hex.DecodeString(strings.TrimPrefix(own, "{nearcache}:"))
+			if err != nil {
+				continue
+			}
+			now := uint64(time.Now().UnixNano())
+			nonce := string(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, now), now))
+			echo := "NRC\x01E" + string(id) + counted("") + counted(position) + "\x01" + counted(history) + counted(nonce)
+			_ = c.Publish(ctx, own, echo).Err()
+			_ = c.Publish(ctx, defaultChannel, echo).Err()
+			_ = c.Publish(ctx, own, message(position, strings.Repeat("b", 40), "\x01\x04")).Err()
+		}
+	}
 }
 
 // awaitLive waits until all instances have said since that they are live.
@@ -251,6 +299,7 @@ func (run *realityRun) effects() map[string]uint64 {
 		"warm reconnects":          total.SubscribedWarm,
 		"failures to publish":      total.PublishFailures,
 		"leases lost":              total.Lease.Lost,
+		"forged messages":          total.Foreign,
 		"leases regained":          total.Lease.Regained,
 		"clears for the position":  total.Clears.Position,
 		"clears for the history":   total.Clears.History,
@@ -282,6 +331,7 @@ func (run *realityRun) total() (total nearcache.BackplaneStats, hits, misses, lo
 		total.PublishFailures += s.PublishFailures
 		total.ProbeFailures += s.ProbeFailures
 		total.Echoes += s.Echoes
+		total.Foreign += s.Foreign
 		total.Lease.Lost += s.Lease.Lost
 		total.Lease.Regained += s.Lease.Regained
 		total.Clears.Start += c.Start
@@ -338,6 +388,7 @@ func (run *realityRun) end(took time.Duration) {
 		line("worst time     %v from acceptance to the last read of what it invalidated, of %v allowed",
 			a.worst[cache].Round(time.Millisecond), bound)
 	}
+	line("forged         %d echoes and messages, ignored", total.Foreign)
 	line("violations     %d", a.found)
 	line("faults")
 	for _, d := range []*deck{run.redisFaults(), run.pathFaults(), run.processFaults()} {

@@ -1,6 +1,11 @@
 package nearcache
 
 import (
+	"context"
+	"net"
+	"regexp"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -104,4 +109,41 @@ func changing(changes ...transport.Change) transport.Message {
 	m := testMessage
 	m.Changes = changes
 	return m
+}
+
+// Whatever happens in the middle of a read counts against what it has read: a value is
+// asked for after how long it has to live, then the clears that it is judged by, and last
+// whether the server is a master, and with which history.
+func TestOrderOfARead(t *testing.T) {
+	memory, server, _ := onMiniredis(t)
+	var mu sync.Mutex // guards sent
+	var sent strings.Builder
+	server.options.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, memory.Addr())
+		return &recordedConn{conn, func(b []byte) {
+			mu.Lock()
+			defer mu.Unlock()
+			sent.Write(b)
+		}}, err
+	}
+	_, _ = server.Values().Read(t.Context(), "c", []string{"k1", "k2"}, []string{"r"}) // miniredis has no such INFO
+	mu.Lock()
+	defer mu.Unlock()
+	commands := regexp.MustCompile(`(?i)\r\n(pttl|get|hmget|info)\r\n`).FindAllStringSubmatch(sent.String(), -1)
+	var order []string
+	for _, c := range commands {
+		order = append(order, strings.ToLower(c[1]))
+	}
+	require.Equal(t, []string{"pttl", "get", "pttl", "get", "hmget", "info"}, order)
+}
+
+// recordedConn shows what is written to it.
+type recordedConn struct {
+	net.Conn
+	record func([]byte)
+}
+
+func (c *recordedConn) Write(b []byte) (int, error) {
+	c.record(b)
+	return c.Conn.Write(b)
 }

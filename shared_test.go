@@ -707,6 +707,33 @@ func TestSharedOptionErrors(t *testing.T) {
 	require.Zero(t, c.Stats().Shared)
 }
 
+// TestSharedLargeRemove removes more keys at once than the script deletes with one
+// command: all their values are gone when it was accepted, and all tokens.
+func TestSharedLargeRemove(t *testing.T) {
+	t.Parallel()
+	onEachRedis(t, func(t *testing.T, addr string) {
+		raw := rawClient(t, addr)
+		a := joinShared(t, addr, newCountedLoads().load, nil)
+		keys := make([]string, 2300) // of each, a value and a token
+		for i := range keys {
+			keys[i] = fmt.Sprint("/", i)
+		}
+		// Not by loads: miniredis tells no history, so that there nothing is shared.
+		require.NoError(t, raw.HSet(t.Context(), "{nearcache}:clears", "epoch", "0123456789abcdef").Err())
+		for _, kind := range []string{"value", "token"} {
+			var pairs []any
+			for _, key := range keys {
+				pairs = append(pairs, "{nearcache}:"+kind+":items:"+key, "something")
+			}
+			require.NoError(t, raw.MSet(t.Context(), pairs...).Err())
+		}
+		require.NoError(t, raw.MSet(t.Context(), "{nearcache}:value:items:/other", "stays").Err())
+		require.NoError(t, a.items.Remove(t.Context(), keys...))
+		left := raw.Keys(t.Context(), "{nearcache}:*:items:*").Val()
+		require.Equal(t, []string{"{nearcache}:value:items:/other"}, left)
+	})
+}
+
 // TestReadmeACLShared gives users the rights that the README names for shared caches.
 func TestReadmeACLShared(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
