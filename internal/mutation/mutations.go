@@ -281,6 +281,13 @@ var mutations = []mutation{
 		new:   "	e := l.find(key)\n	m := l.lease.read()\n",
 		tests: []string{"TestReadsHaveNothingOfBefore"},
 	}, {
+		name:  "lease read before the look-up, by All and Keys",
+		fence: "nor do those that list what is held",
+		file:  "iterate.go",
+		old:   "				e, _ := l.peek(passed.Item.key)\n				if e == nil {\n",
+		new:   "				e := passed\n				if l.fate(e, l.lease.read()) != alive {\n",
+		tests: []string{"TestReadsHaveNothingOfBefore/All", "TestReadsHaveNothingOfBefore/Keys"},
+	}, {
 		name:  "clock of a process that was stopped",
 		fence: "time that the processor's counter tells is built on the system's of a millisecond ago",
 		file:  "internal/clock/clock.go",
