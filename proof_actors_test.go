@@ -154,7 +154,7 @@ func (a *proofActor) peek(c, key int) {
 }
 
 // all judges each item that All yields, and Keys. Nothing comes in between, in simulated
-// time; TestReadsHaveNothingOfBefore has what may.
+// time; TestReadsBeginWithTheLease has what may.
 func (a *proofActor) all(c int) {
 	began := a.run.journal.now()
 	got := maps.Collect(a.in.caches[c].All())

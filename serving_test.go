@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/clock"
 )
 
 // withLease runs test in a bubble of its own, with a cache whose lease the test
@@ -244,7 +246,21 @@ func TestHungLoadIsNotJoinedWithoutALease(t *testing.T) {
 // More readers than processors, so that many a read is preempted between its
 // steps. Each state of the lease lasts long enough for reads to begin in it.
 func TestReadsHaveNothingOfBefore(t *testing.T) {
-	readers := map[string]func(c *Cache[int64, int64], note func(version int64)){
+	for name, read := range versionReaders() {
+		length := time.Second / 4
+		if name == "Peek" {
+			length *= 2
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Run("the lease was renewed", func(t *testing.T) { testReadsHaveNothingOfBefore(t, length, true, read) })
+			t.Run("the value was replaced", func(t *testing.T) { testReadsHaveNothingOfBefore(t, length, false, read) })
+		})
+	}
+}
+
+// versionReaders returns all kinds of reads. Each notes the version that it has of item 0.
+func versionReaders() map[string]func(c *Cache[int64, int64], note func(version int64)) {
+	return map[string]func(c *Cache[int64, int64], note func(version int64)){
 		"Peek": func(c *Cache[int64, int64], note func(int64)) {
 			if v, ok := c.Peek(0); ok {
 				note(v)
@@ -273,25 +289,60 @@ func TestReadsHaveNothingOfBefore(t *testing.T) {
 			}
 		},
 	}
+}
+
+// Every read looks at the lease first, also those that list what is held.
+//
+//  1. a read looks an entry up   2. the message that it missed before comes, and the lease
+//     is renewed   3. the read finds the lease valid, and has the old entry in its hands.
+//
+// Here 2 comes when the read looks at the clock.
+func TestReadsBeginWithTheLease(t *testing.T) {
+	readers := versionReaders()
+	readers["Keys"] = func(c *Cache[int64, int64], note func(int64)) {
+		for range c.Keys() {
+			note(1)
+		}
+	}
 	for name, read := range readers {
 		t.Run(name, func(t *testing.T) {
-			t.Run("the lease was renewed", func(t *testing.T) { testReadsHaveNothingOfBefore(t, true, false, read) })
-			t.Run("the value was replaced", func(t *testing.T) { testReadsHaveNothingOfBefore(t, false, false, read) })
+			bp := Local()
+			defer bp.Close()
+			bp.lease = newLease(time.Hour)
+			defer bp.lease.close()
+			c, err := New(bp, Options[int64, int64]{
+				Name: "p", Load: func(context.Context, int64) (int64, error) { return 0, ErrNotFound }, StaleIfError: time.Hour,
+			})
+			require.NoError(t, err)
+			var noted []int64
+			note := func(v int64) { noted = append(noted, v) }
+			armed, interrupted := false, false
+			bp.lease.clock = clock.Interrupted(func() {
+				if armed {
+					armed, interrupted = false, true
+					c.local.remove(0)
+					bp.lease.sent.Store(bp.lease.now())
+				}
+			})
+			require.NoError(t, c.Set(t.Context(), 0, 1))
+			bp.lease.sent.Store(bp.lease.now())
+			read(c, note)
+			require.Equal(t, []int64{1}, noted, "it is served while nothing is wrong")
+
+			bp.lease.floor.Store(bp.lease.now()) // what was loaded before counts as old
+			bp.lease.sent.Store(neverHeld)
+			armed, noted = true, nil
+			read(c, note)
+			require.True(t, interrupted)
+			require.Empty(t, noted)
 		})
 	}
-	t.Run("Keys", func(t *testing.T) { // has no values, so each version has a key of its own
-		testReadsHaveNothingOfBefore(t, true, true, func(c *Cache[int64, int64], note func(int64)) {
-			for version := range c.Keys() {
-				note(version)
-			}
-		})
-	})
 }
 
 // testReadsHaveNothingOfBefore has many read while a lease runs out, a message is
 // accepted, maybe comes, and the lease is renewed. read notes the versions that it has.
 func testReadsHaveNothingOfBefore(
-	t *testing.T, message, keyed bool, read func(c *Cache[int64, int64], note func(version int64)),
+	t *testing.T, length time.Duration, message bool, read func(c *Cache[int64, int64], note func(version int64)),
 ) {
 	bp := Local()
 	defer bp.Close()
@@ -328,24 +379,20 @@ func testReadsHaveNothingOfBefore(
 		for began := time.Now(); time.Since(began) < 20*time.Microsecond; {
 		}
 	}
-	var key int64
+	hash := c.local.hash(0)
+	sh := c.local.shard(hash)
 	began := time.Now()
-	for version := int64(1); time.Since(began) < time.Second/2 && !stop.Load(); version++ {
+	for version := int64(1); time.Since(began) < length && !stop.Load(); version++ {
 		bp.lease.floor.Store(bp.lease.now())
 		bp.lease.sent.Store(neverHeld) // the lease has run out...
 		accepted.Store(version)        // ... since this was accepted
 		linger()
 		if message {
-			c.local.remove(key) // it comes
+			c.local.remove(0) // it comes
 		}
-		if keyed {
-			key = version
-		}
-		hash := c.local.hash(key)
-		sh := c.local.shard(hash)
 		s := c.local.begin(sh)
 		sh.mu.Lock()
-		c.local.keepLocked(sh, hash, 0, key, &s, &outcome[int64]{value: version, ttl: NoExpiry}, nil)
+		c.local.keepLocked(sh, hash, 0, 0, &s, &outcome[int64]{value: version, ttl: NoExpiry}, nil)
 		sh.mu.Unlock()
 		c.local.end(sh)
 		bp.lease.sent.Store(bp.lease.now()) // and so does an echo

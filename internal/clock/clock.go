@@ -93,6 +93,19 @@ func New() *Clock {
 	return c
 }
 
+// Interrupted returns a clock that counts from now, for tests: Fast first calls
+// interrupt, which thus comes between whatever its caller does before and after. What
+// interrupt does must not depend on how often it is called for one Fast.
+func Interrupted(interrupt func()) *Clock {
+	return &Clock{
+		epoch: time.Now(), wrong: mostWrong, // never calibrated
+		counter: func() uint64 {
+			interrupt()
+			return 0
+		},
+	}
+}
+
 // trusted reports whether the counter may stand in for the clock. In a bubble of
 // testing/synctest it may not: time there begins with the year 2000 and passes by
 // rules of its own.
