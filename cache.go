@@ -490,17 +490,16 @@ func (c *Cache[K, V]) closeLocal() {
 	c.backplane.unregister(c.options.Name, c)
 }
 
-func (c *Cache[K, V]) removeWire(wires []string) {
-	for _, wire := range wires {
-		key, err := c.keys.decode(wire)
-		if err != nil {
-			c.stats.undecodable.Add(1)
-			c.clearLocal() // which key was meant is unknown
-			c.backplane.note(Event{Kind: EventCleared, Cause: CauseUndecodable, Cache: c.options.Name, Err: errForeignKey})
-			return
-		}
-		c.removeLocal(key)
+func (c *Cache[K, V]) removeWire(wire string) bool {
+	key, err := c.keys.decode(wire)
+	if err != nil {
+		c.stats.undecodable.Add(1)
+		c.clearLocal() // which key was meant is unknown
+		c.backplane.note(Event{Kind: EventCleared, Cause: CauseUndecodable, Cache: c.options.Name, Err: errForeignKey})
+		return false
 	}
+	c.removeLocal(key)
+	return true
 }
 
 func (c *Cache[K, V]) staleness() time.Duration { return c.options.MaxStaleness }

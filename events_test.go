@@ -161,7 +161,7 @@ func TestUndecodableKeyIsAnEvent(t *testing.T) {
 		})
 		require.NoError(t, err)
 		defer cache.Close()
-		bp.apply(operation{op: opRemoveKeys, cache: "p", values: []string{"7", "secret"}})
+		require.NoError(t, bp.apply(bodyOf(operation{op: opRemoveKeys, cache: "p", values: []string{"7", "secret"}})))
 		synctest.Wait()
 		require.Equal(t, []Event{{
 			Kind: EventCleared, State: StateLocal, Cause: CauseUndecodable, Cache: "p", Err: errForeignKey,

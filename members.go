@@ -2,12 +2,16 @@ package nearcache
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
 // member is a cache as its backplane sees it.
 type member interface {
-	removeWire(keys []string)
+	// removeWire evicts a key that is encoded, or clears the cache if it cannot be
+	// decoded, and reports which: false if the cache was cleared.
+	removeWire(key string) bool
+
 	clearRegionsLocal(regions []string)
 	clearLocal()
 	missedMessages()
@@ -85,29 +89,131 @@ func (bp *Backplane) applyHere(inv invalidation) {
 	case inv.clear:
 		m.clearLocal()
 	default:
-		m.removeWire(inv.keys)
+		for _, key := range inv.keys {
+			if !m.removeWire(key) {
+				return
+			}
+		}
 		if len(inv.regions) > 0 {
 			m.clearRegionsLocal(inv.regions)
 		}
 	}
 }
 
-// apply applies an operation of another instance.
-func (bp *Backplane) apply(o operation) {
-	if o.op == opClearAll {
-		for _, m := range bp.snapshotMembers() {
-			m.clearLocal()
+// apply applies the body of another instance's invalidation. If it fails, wrapping
+// errUndecodable, a part of the body may have been applied, and everything is to be
+// cleared.
+//
+// What a body costs is bounded (see maxBodyBytes), since any user of Redis that may
+// publish on the channel can have written it. Nothing is kept of it, and nothing is
+// allocated for each operation or key: each key is looked up once, each cache is
+// cleared once, and the regions of a cache are gathered and looked for once, without
+// those that are named twice.
+func (bp *Backplane) apply(body string) error {
+	b, parts := readBody(body), bodyParts{backplane: bp}
+	for b.next() {
+		if b.op == opClearAll {
+			for _, m := range bp.snapshotMembers() {
+				m.clearLocal()
+			}
+			return nil // whatever follows, and whether it can be read
 		}
-		return
+		p := parts.of(b.cache)
+		if p == nil || p.cleared {
+			continue // a cache that this instance does not hold is none of its business
+		}
+		switch b.op {
+		case opClearCache:
+			p.member.clearLocal()
+			p.cleared = true
+		case opRemoveKeys:
+			for key, ok := b.value(); ok && !p.cleared; key, ok = b.value() {
+				p.cleared = !p.member.removeWire(key)
+			}
+		case opClearRegions:
+			for name, ok := b.value(); ok; name, ok = b.value() {
+				p.addRegion(name)
+			}
+		}
 	}
-	inv := invalidation{cache: o.cache, clear: o.op == opClearCache}
-	switch o.op {
-	case opRemoveKeys:
-		inv.keys = o.values
-	case opClearRegions:
-		inv.regions = o.values
+	if b.err() == nil {
+		parts.clearRegions()
 	}
-	bp.applyHere(inv) // a cache that this instance does not hold is none of its business
+	return b.err()
+}
+
+// bodyParts is what a body says, cache by cache.
+type bodyParts struct {
+	backplane *Backplane
+	first     bodyPart // most messages are about one cache
+	name      string   // of the first
+	others    map[string]*bodyPart
+}
+
+// bodyPart is what a body says about one cache.
+type bodyPart struct {
+	member  member // nil: there is none yet
+	cleared bool   // nothing more is to be done
+	regions []string
+}
+
+// of returns the part about a cache, or nil if this instance does not hold it.
+func (s *bodyParts) of(name string) *bodyPart {
+	if s.first.member != nil && s.name == name {
+		return &s.first
+	}
+	if p := s.others[name]; p != nil {
+		return p
+	}
+	s.backplane.mu.RLock()
+	m := s.backplane.members[name]
+	s.backplane.mu.RUnlock()
+	switch {
+	case m == nil:
+		return nil
+	case s.first.member == nil:
+		s.first.member, s.name = m, name
+		return &s.first
+	case s.others == nil:
+		s.others = map[string]*bodyPart{}
+	}
+	p := &bodyPart{member: m}
+	s.others[name] = p
+	return p
+}
+
+// clearRegions clears the regions that were gathered.
+func (s *bodyParts) clearRegions() {
+	if s.first.member != nil {
+		s.first.clearRegions()
+	}
+	for _, p := range s.others {
+		p.clearRegions()
+	}
+}
+
+func (p *bodyPart) clearRegions() {
+	if !p.cleared && len(p.regions) > 0 {
+		slices.Sort(p.regions) // here: where they are
+		p.regions = slices.Compact(p.regions)
+		p.member.clearRegionsLocal(p.regions)
+	}
+}
+
+// leastCompacted is how many regions are gathered before those that were named
+// twice are looked for.
+const leastCompacted = 1024
+
+// addRegion gathers a region. A name that comes again and again takes no room.
+func (p *bodyPart) addRegion(name string) {
+	if n := len(p.regions); n >= leastCompacted && n == cap(p.regions) {
+		slices.Sort(p.regions)
+		p.regions = slices.Compact(p.regions)
+		if len(p.regions) > n/2 {
+			p.regions = slices.Grow(p.regions, n)
+		}
+	}
+	p.regions = append(p.regions, name)
 }
 
 // missedMessages clears every cache, because anything may have been missed.

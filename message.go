@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nearcache/nearcache/internal/transport"
 )
@@ -56,6 +57,14 @@ const (
 
 	positionLength  = 40 // hexadecimal digits of a SHA-1
 	maxMessageBytes = 256 << 10
+
+	// A body beyond these bounds counts as undecodable: what a message costs its
+	// receivers is bounded whatever it says. No body of a publisher of this library
+	// comes near them. It has at most maxMessageBytes, and an operation, a key or a
+	// region takes at least one of them; or it holds one entry that is larger by
+	// itself, of at most maxBatchBytes, and the name of its cache.
+	maxBodyBytes   = 2 * maxBatchBytes
+	maxBodyEntries = maxMessageBytes // operations, keys and regions
 )
 
 // instanceID tells instances apart on the channel; it is drawn at random, and another
@@ -69,13 +78,6 @@ type envelope struct {
 	previous  string // "" when the channel had no position
 	own       string
 	body      string
-}
-
-// operation is one entry of an invalidation's body.
-type operation struct {
-	op     byte
-	cache  string
-	values []string // keys or regions
 }
 
 var (
@@ -95,7 +97,8 @@ func appendHead(b []byte, kind byte, publisher instanceID) []byte {
 }
 
 // decodeEnvelope takes a payload apart. Its error is errForeign or wraps
-// errUndecodable.
+// errUndecodable. Previous and body are pieces of the payload; own is not, since it
+// is kept until the next message, and would keep the payload.
 func decodeEnvelope(payload string) (envelope, error) {
 	const head = len(magic) + 1 + len(instanceID{})
 	if len(payload) < len(magic) || payload[:len(magic)] != magic {
@@ -124,37 +127,95 @@ func decodeEnvelope(payload string) (envelope, error) {
 	if e.own == "" {
 		return envelope{}, fmt.Errorf("%w: it has no position", errUndecodable)
 	}
-	e.body = rest
+	e.own, e.body = strings.Clone(e.own), rest
 	return e, nil
 }
 
-// decodeBody returns the operations of an invalidation. Its error wraps
-// errUndecodable; no operation of a body that fails is to be applied alone.
-func decodeBody(body string) ([]operation, error) {
-	if body == "" || body[0] != bodyVersion {
-		return nil, fmt.Errorf("%w: unknown body version", errUndecodable)
-	}
-	r := reader{rest: body[1:]}
-	var ops []operation
-	for r.err == nil && r.rest != "" {
-		o := operation{op: r.byte()}
-		switch o.op {
-		case opRemoveKeys, opClearRegions:
-			o.cache = r.string()
-			o.values = r.strings()
-		case opClearCache:
-			o.cache = r.string()
-		case opClearAll:
-		default:
-			return nil, fmt.Errorf("%w: unknown operation %d", errUndecodable, o.op)
-		}
-		ops = append(ops, o)
-	}
-	if r.err != nil {
-		return nil, r.err
-	}
-	return ops, nil
+// bodyReader reads the operations of an invalidation's body one by one. It
+// allocates nothing, and what it returns are pieces of the body.
+//
+// What it has read before it fails may have been applied by then: a body that
+// fails clears everything (see errUndecodable), a part of it included.
+type bodyReader struct {
+	op    byte   // of the operation that next has read
+	cache string // what that is about
+
+	left    uint64 // values of the operation that were not read yet
+	entries int    // operations and values so far
+	rest    reader
 }
+
+// readBody begins to read a body.
+func readBody(body string) bodyReader {
+	var b bodyReader
+	switch {
+	case len(body) > maxBodyBytes:
+		b.rest.err = fmt.Errorf("%w: it has %d bytes, and %d are the most", errUndecodable, len(body), maxBodyBytes)
+	case body == "" || body[0] != bodyVersion:
+		b.rest.err = fmt.Errorf("%w: unknown body version", errUndecodable)
+	default:
+		b.rest.rest = body[1:]
+	}
+	return b
+}
+
+// next reads the next operation, but for its values, and reports whether there is
+// one. It skips those values of the operation before it that were not read.
+func (b *bodyReader) next() bool {
+	for b.left > 0 {
+		b.value()
+	}
+	if b.rest.rest == "" || !b.count() {
+		return false
+	}
+	b.op, b.cache = b.rest.byte(), ""
+	switch b.op {
+	case opRemoveKeys, opClearRegions:
+		b.cache = b.rest.string()
+		b.left = b.rest.uvarint()
+		if b.left > uint64(len(b.rest.rest)) { // each takes a byte at least
+			b.rest.fail()
+		}
+	case opClearCache:
+		b.cache = b.rest.string()
+	case opClearAll:
+	default:
+		b.rest.err = fmt.Errorf("%w: unknown operation %d", errUndecodable, b.op)
+	}
+	return b.ok()
+}
+
+// value reads the next key or region of the operation, and reports whether there is
+// one.
+func (b *bodyReader) value() (string, bool) {
+	if b.left == 0 || !b.count() {
+		return "", false
+	}
+	b.left--
+	v := b.rest.string()
+	return v, b.ok()
+}
+
+// count counts an entry, and reports whether it is within the bound.
+func (b *bodyReader) count() bool {
+	b.entries++
+	if b.entries > maxBodyEntries {
+		b.rest.err = fmt.Errorf("%w: it has more than %d entries", errUndecodable, maxBodyEntries)
+	}
+	return b.ok()
+}
+
+// ok reports whether nothing has failed. If something has, nothing more is read.
+func (b *bodyReader) ok() bool {
+	if b.rest.err != nil {
+		b.left, b.rest.rest = 0, ""
+		return false
+	}
+	return true
+}
+
+// err returns why the reading ended early, if it did. It wraps errUndecodable.
+func (b *bodyReader) err() error { return b.rest.err }
 
 // decodeEcho returns what an echo's body says. Its error wraps errUndecodable.
 func decodeEcho(body string) (history, nonce string, err error) {
@@ -163,28 +224,31 @@ func decodeEcho(body string) (history, nonce string, err error) {
 		return "", "", fmt.Errorf("%w: unknown version of an echo", errUndecodable)
 	}
 	history, nonce = r.string(), r.string()
-	return history, nonce, r.err
+	return strings.Clone(history), nonce, r.err // it is kept
 }
 
 // changesOf returns what a body means for the values in Redis.
 func changesOf(body string) ([]transport.Change, error) {
-	ops, err := decodeBody(body)
-	changes := make([]transport.Change, len(ops))
-	for i, o := range ops {
-		c := &changes[i]
-		c.Cache = o.cache
-		switch o.op {
-		case opRemoveKeys:
-			c.Keys = o.values
-		case opClearRegions:
-			c.Regions = o.values
-		case opClearCache:
-			c.Clear = true
-		case opClearAll:
-			c.All = true
+	var changes []transport.Change
+	r := readBody(body)
+	for r.next() {
+		c := transport.Change{Cache: r.cache, Clear: r.op == opClearCache, All: r.op == opClearAll}
+		var values []string
+		if r.left > 0 {
+			values = make([]string, 0, r.left)
 		}
+		for v, ok := r.value(); ok; v, ok = r.value() {
+			values = append(values, v)
+		}
+		switch r.op {
+		case opRemoveKeys:
+			c.Keys = values
+		case opClearRegions:
+			c.Regions = values
+		}
+		changes = append(changes, c)
 	}
-	return changes, err
+	return changes, r.err()
 }
 
 func appendString(b []byte, s string) []byte {
@@ -239,21 +303,6 @@ func (r *reader) string() string {
 	s := r.rest[:n]
 	r.rest = r.rest[n:]
 	return s
-}
-
-func (r *reader) strings() []string {
-	n := r.uvarint()
-	if n > uint64(len(r.rest)) { // each takes a byte at least
-		r.fail()
-	}
-	if r.err != nil {
-		return nil
-	}
-	list := make([]string, 0, min(n, 1024)) // a corrupt count allocates little
-	for range n {
-		list = append(list, r.string())
-	}
-	return list
 }
 
 func (r *reader) fail() {

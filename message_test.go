@@ -1,10 +1,13 @@
 package nearcache
 
 import (
+	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +32,78 @@ var (
 	positionB     = strings.Repeat("b", positionLength)
 	positionC     = strings.Repeat("c", positionLength)
 )
+
+// operation is one entry of an invalidation's body, with its values in memory.
+type operation struct {
+	op     byte
+	cache  string
+	values []string // keys or regions
+}
+
+// bodyOf encodes operations as they are.
+func bodyOf(ops ...operation) string {
+	b := []byte{bodyVersion}
+	for _, o := range ops {
+		b = append(b, o.op)
+		if o.op != opClearAll {
+			b = appendString(b, o.cache)
+		}
+		if o.op == opRemoveKeys || o.op == opClearRegions {
+			b = binary.AppendUvarint(b, uint64(len(o.values)))
+			for _, v := range o.values {
+				b = appendString(b, v)
+			}
+		}
+	}
+	return string(b)
+}
+
+// decodeBody returns all operations of a body, decoded without bodyReader. Its error
+// wraps errUndecodable.
+func decodeBody(body string) ([]operation, error) {
+	if body == "" || body[0] != bodyVersion {
+		return nil, fmt.Errorf("%w: unknown body version", errUndecodable)
+	}
+	r := reader{rest: body[1:]}
+	var ops []operation
+	for r.err == nil && r.rest != "" {
+		o := operation{op: r.byte()}
+		switch o.op {
+		case opRemoveKeys, opClearRegions:
+			o.cache = r.string()
+			n := r.uvarint()
+			if n > uint64(len(r.rest)) {
+				r.fail()
+			}
+			for i := uint64(0); i < n && r.err == nil; i++ {
+				o.values = append(o.values, r.string())
+			}
+		case opClearCache:
+			o.cache = r.string()
+		case opClearAll:
+		default:
+			return nil, fmt.Errorf("%w: unknown operation %d", errUndecodable, o.op)
+		}
+		ops = append(ops, o)
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return ops, nil
+}
+
+// readOperations returns all operations of a body, as bodyReader reads them.
+func readOperations(body string) (ops []operation, err error) {
+	r := readBody(body)
+	for r.next() {
+		o := operation{op: r.op, cache: r.cache}
+		for v, ok := r.value(); ok; v, ok = r.value() {
+			o.values = append(o.values, v)
+		}
+		ops = append(ops, o)
+	}
+	return ops, r.err()
+}
 
 // body encodes one batch that fits one message.
 func body(invs ...invalidation) string {
@@ -91,6 +166,9 @@ func TestGoldenMessages(t *testing.T) {
 			ops, err := decodeBody(e.body)
 			require.NoError(t, err)
 			require.Equal(t, test.ops, ops)
+			read, err := readOperations(e.body)
+			require.NoError(t, err)
+			require.Equal(t, test.ops, read)
 		})
 	}
 }
@@ -167,9 +245,10 @@ func TestDecodeBodyRejects(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			ops, err := decodeBody(test.body)
+			_, err := decodeBody(test.body)
 			require.ErrorIs(t, err, errUndecodable)
-			require.Nil(t, ops)
+			_, err = readOperations(test.body)
+			require.ErrorIs(t, err, errUndecodable)
 		})
 	}
 }
@@ -255,6 +334,10 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("the envelope of %x reads back as %x", message, again)
 		}
 		ops, err := decodeBody(e.body)
+		read, readErr := readOperations(e.body)
+		if (err == nil) != (readErr == nil) || err == nil && !reflect.DeepEqual(ops, read) {
+			t.Fatalf("%x is %v (%v), and was read as %v (%v)", e.body, ops, err, read, readErr)
+		}
 		if err != nil {
 			return
 		}

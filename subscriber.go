@@ -53,7 +53,7 @@ type subscriber struct {
 type subscriberTarget interface {
 	reached()
 	notReached(error)
-	apply(operation)
+	apply(body string) error
 	missedMessages()
 	newHistory()
 	redial()
@@ -302,13 +302,9 @@ func (s *subscriber) invalidate(e envelope) {
 		s.own.Add(1) // the work was done before it was published
 		return
 	}
-	ops, err := decodeBody(e.body)
-	if err != nil {
-		s.clear(CauseUndecodable, err)
+	if err := s.target.apply(e.body); err != nil {
+		s.clear(CauseUndecodable, err) // whatever of it was applied
 		return
-	}
-	for _, op := range ops {
-		s.target.apply(op)
 	}
 	s.applied.Add(1)
 }

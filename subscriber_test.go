@@ -23,6 +23,7 @@ import (
 // recorder is a subscriberTarget that writes down what is done to it.
 type recorder struct {
 	applied   []operation
+	applyTo   *Backplane // nil: they are only written down
 	clears    int
 	histories int
 	redials   int
@@ -33,7 +34,14 @@ type recorder struct {
 	events []Event
 }
 
-func (r *recorder) apply(o operation) { r.applied = append(r.applied, o) }
+func (r *recorder) apply(body string) error {
+	if r.applyTo != nil {
+		return r.applyTo.apply(body)
+	}
+	ops, err := decodeBody(body)
+	r.applied = append(r.applied, ops...)
+	return err
+}
 func (r *recorder) missedMessages() {
 	r.clears++
 	if r.onClear != nil {

@@ -355,7 +355,7 @@ func TestPanicInUnmarshalTextIsAnUndecodableKey(t *testing.T) {
 	require.NoError(t, err)
 	defer cache.Close()
 	require.NoError(t, cache.Set(t.Context(), 2, 1))
-	cache.backplane.apply(operation{op: opRemoveKeys, cache: "p", values: []string{""}})
+	require.NoError(t, cache.backplane.apply(bodyOf(operation{op: opRemoveKeys, cache: "p", values: []string{""}})))
 	require.Zero(t, cache.Len())
 }
 
@@ -391,8 +391,8 @@ func TestUndecodableKeyClearsTheCache(t *testing.T) {
 		{[]string{""}, 0, 3},
 	} {
 		fill()
-		bp.apply(operation{op: opRemoveKeys, cache: "numbers", values: test.keys})
-		bp.apply(operation{op: opRemoveKeys, cache: "a cache that is not here", values: test.keys})
+		require.NoError(t, bp.apply(bodyOf(operation{op: opRemoveKeys, cache: "numbers", values: test.keys})))
+		require.NoError(t, bp.apply(bodyOf(operation{op: opRemoveKeys, cache: "a cache that is not here", values: test.keys})))
 		require.Equal(t, test.numbers, numbers.Len(), "%q", test.keys)
 		require.Equal(t, test.word, words.Len(), "%q", test.keys)
 	}
