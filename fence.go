@@ -126,7 +126,7 @@ type outcome[V any] struct {
 	weight  uint32
 	placed  bool // regions says which it belongs to: else it may be any
 	cleared bool // regions were cleared since it began: say which are its own, kept or not
-	regions []string
+	regions regionNames
 }
 
 // prepare makes the entry that o will need, as far as can be told, before the

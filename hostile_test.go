@@ -247,7 +247,7 @@ func TestABodyThatFailsClearsEverything(t *testing.T) {
 		s.last = positionA
 		_, err := decodeBody(whole[:n])
 		clears := r.clears
-		s.handle(payload(testPublisher, positionA, positionB, whole[:n]))
+		s.handle(payload(testPublisher, positionA, positionB, whole[:n]), false)
 		if err != nil {
 			require.Equal(t, clears+1, r.clears, "cut at %d", n)
 		} else {
@@ -298,7 +298,7 @@ func TestPayloadsAreNotKept(t *testing.T) {
 			func() {
 				buffer := []byte(text)
 				runtime.AddCleanup(&buffer[0], func(gone chan struct{}) { close(gone) }, gone)
-				s.handle(unsafe.String(&buffer[0], len(buffer)))
+				s.handle(unsafe.String(&buffer[0], len(buffer)), false)
 			}()
 			require.Eventually(t, func() bool {
 				runtime.GC()

@@ -86,7 +86,7 @@ func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
 	}
 	o.placed = true
 	if c.options.Regions != nil {
-		o.regions = c.options.Regions(key, value)
+		o.regions = namesOf(c.options.Regions(key, value))
 	}
 }
 
@@ -95,7 +95,7 @@ func (c *Cache[K, V]) outcomeOfError(key K, err error, o *outcome[V]) {
 	case c.isNotFound(err):
 		o.known, o.err, o.ttl, o.life = true, ErrNotFound, c.options.NotFoundTTL, c.options.NotFoundTTL
 		if c.options.NotFoundRegions != nil && (o.ttl > 0 || o.cleared) {
-			o.placed, o.regions = true, c.options.NotFoundRegions(key)
+			o.placed, o.regions = true, namesOf(c.options.NotFoundRegions(key))
 		}
 	default:
 		// Also context.DeadlineExceeded and context.Canceled: a load's context has no

@@ -100,7 +100,7 @@ func (l *local[K, V]) check(capacity int) error {
 	if t.base+uint64(len(t.names)) != t.count.Load() {
 		return fmt.Errorf("the log of %d clears from %d does not end at %d", len(t.names), t.base, t.count.Load())
 	}
-	if len(t.names) > maxClearLog {
+	if len(t.names) > maxClearLog || t.bytes > maxClearLogBytes {
 		return fmt.Errorf("%d clears are remembered", len(t.names))
 	}
 	return nil
@@ -550,7 +550,7 @@ func TestRegionsTrackedAreBounded(t *testing.T) {
 		cache.local.clearRegions([]string{fmt.Sprint(i)})
 	}
 	require.LessOrEqual(t, cache.Stats().Regions, 10+maxClearLog)
-	require.True(t, cache.local.clears.overtook(s.clears, []string{"untouched"}), "too long ago to know: not kept")
+	require.True(t, cache.local.clears.overtook(s.clears, namesOf([]string{"untouched"})), "too long ago to know: not kept")
 	cache.local.end(sh)
 	require.Equal(t, 10, cache.Stats().Regions)
 }
@@ -566,10 +566,10 @@ func TestRegionLogIsExactUpToItsBound(t *testing.T) {
 		log.record([]string{fmt.Sprint(i)})
 	}
 	for i, s := range since {
-		require.Equal(t, i < 2*maxClearLog, log.overtook(s, []string{"untouched"}), "begun before clear %d", i)
-		require.True(t, log.overtook(s, []string{fmt.Sprint(i)}), "region %d was cleared after its load began", i)
+		require.Equal(t, i < 2*maxClearLog, log.overtook(s, namesOf([]string{"untouched"})), "begun before clear %d", i)
+		require.True(t, log.overtook(s, namesOf([]string{fmt.Sprint(i)})), "region %d was cleared after its load began", i)
 	}
-	require.False(t, log.overtook(log.count.Load(), []string{"0"}), "cleared before its load began")
+	require.False(t, log.overtook(log.count.Load(), namesOf([]string{"0"})), "cleared before its load began")
 }
 
 func TestSweepReclaimsInTheBackground(t *testing.T) {

@@ -77,14 +77,14 @@ func TestValuesAreReplacedInPlace(t *testing.T) {
 		second   outcome[int64]
 		inPlace  bool
 	}{
-		{name: "the same region", second: outcome[int64]{ttl: time.Minute, weight: 1, regions: []string{"a"}}, inPlace: true},
-		{name: "LRU", eviction: LRU, second: outcome[int64]{ttl: time.Minute, weight: 1, regions: []string{"a"}}, inPlace: true},
-		{name: "no deadline", second: outcome[int64]{ttl: NoExpiry, weight: 1, regions: []string{"a"}}, inPlace: true},
-		{name: "another region", second: outcome[int64]{ttl: time.Minute, weight: 1, regions: []string{"b"}}},
+		{name: "the same region", second: outcome[int64]{ttl: time.Minute, weight: 1, regions: namesOf([]string{"a"})}, inPlace: true},
+		{name: "LRU", eviction: LRU, second: outcome[int64]{ttl: time.Minute, weight: 1, regions: namesOf([]string{"a"})}, inPlace: true},
+		{name: "no deadline", second: outcome[int64]{ttl: NoExpiry, weight: 1, regions: namesOf([]string{"a"})}, inPlace: true},
+		{name: "another region", second: outcome[int64]{ttl: time.Minute, weight: 1, regions: namesOf([]string{"b"})}},
 		{name: "no region", second: outcome[int64]{ttl: time.Minute, weight: 1}},
-		{name: "one region more", second: outcome[int64]{ttl: time.Minute, weight: 1, regions: []string{"a", "b"}}},
-		{name: "another weight", second: outcome[int64]{ttl: time.Minute, weight: 2, regions: []string{"a"}}},
-		{name: "begun before the first", before: func(s *start) { s.since -= int64(3 * time.Second) }, second: outcome[int64]{ttl: time.Minute, weight: 1, regions: []string{"a"}}},
+		{name: "one region more", second: outcome[int64]{ttl: time.Minute, weight: 1, regions: namesOf([]string{"a", "b"})}},
+		{name: "another weight", second: outcome[int64]{ttl: time.Minute, weight: 2, regions: namesOf([]string{"a"})}},
+		{name: "begun before the first", before: func(s *start) { s.since -= int64(3 * time.Second) }, second: outcome[int64]{ttl: time.Minute, weight: 1, regions: namesOf([]string{"a"})}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -115,7 +115,7 @@ func TestValuesAreReplacedInPlace(t *testing.T) {
 					require.Equal(t, value, got)
 					return sh.table.Load().find(hash, "k")
 				}
-				first := outcome[int64]{ttl: time.Hour, weight: 1, regions: []string{"a"}}
+				first := outcome[int64]{ttl: time.Hour, weight: 1, regions: namesOf([]string{"a"})}
 				old := write(1, first, nil)
 				entry := write(2, test.second, test.before)
 				assert.Equal(t, test.inPlace && placeOf[int64]() != fixed, entry == old)
@@ -123,7 +123,7 @@ func TestValuesAreReplacedInPlace(t *testing.T) {
 				for _, region := range []string{"c", "b", "a"} {
 					require.NoError(t, cache.ClearRegion(t.Context(), region))
 					_, held := cache.Peek("k")
-					require.Equal(t, !slices.Contains(test.second.regions, region), held, "region %s was cleared", region)
+					require.Equal(t, !slices.Contains(test.second.regions.list, region), held, "region %s was cleared", region)
 					if !held {
 						write(3, test.second, nil)
 					}
