@@ -58,6 +58,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 		return nil, err
 	}
 	o.warn(c.hint)
+	bp.warnOfShortBound(o.Name, o.MaxStaleness)
 	return c, nil
 }
 

@@ -116,7 +116,7 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self *identi
 	if disconnected {
 		bp.tell(slog.LevelInfo, "nearcache: connecting", Event{Kind: EventState, State: StateConnecting})
 	} else if err := bp.bus.First(ctx, func(ctx context.Context) (err error) {
-		sub, err = bp.subscriber.attempt(ctx)
+		sub, err = bp.subscriber.attempt(ctx, false)
 		return err
 	}); err != nil {
 		return err

@@ -3,6 +3,7 @@ package nearcache
 import (
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,8 +38,9 @@ type lease struct {
 	// may be older than the monotonic clock says.
 	floor atomic.Int64
 
-	// onSilence is called, without a lock, when no echo has come for life. The
-	// lease is lost then, unless a step of the clocks has taken it before.
+	// onSilence is called, without a lock, when no echo has come for as long as
+	// patienceLocked says. The lease is lost then, unless a step of the clocks has
+	// taken it before.
 	onSilence func()
 
 	// onStep is called, without a lock, after a step of the clocks.
@@ -49,8 +51,8 @@ type lease struct {
 	stop     chan struct{} // closed by close
 	watching sync.WaitGroup
 
-	mu           sync.Mutex // guards everything below
-	life         time.Duration
+	mu           sync.Mutex      // guards everything below
+	life         time.Duration   // the smallest MaxStaleness: how often it is renewed
 	ever         bool            // a lease was held once
 	held         bool            // since the last grant, it was neither lost nor dropped
 	due          int64           // when it is lost without another grant
@@ -61,7 +63,9 @@ type lease struct {
 	probes       [maxProbes]probe // the newest, in a ring
 	next         int              // where the next one goes
 	draw         func() [16]byte  // makes nonces
-	roundTrip    time.Duration
+	roundTrips   [4]time.Duration // of the newest echoes
+	newest       time.Duration    // one of them
+	echoes       int              // so far
 	lost         uint64
 	regained     uint64
 	steps        uint64
@@ -79,6 +83,10 @@ const (
 	// were sent. Until then its echo may come and be of use, to a cache with a longer
 	// MaxStaleness.
 	maxProbes = 64
+
+	// patientRoundTrips is for how many round trips Redis is waited for, if that is
+	// longer than the life of a lease.
+	patientRoundTrips = 8
 
 	// The clocks may drift apart by this share of a lease's life while it lasts:
 	// more than any clock is slewed by. Beyond that it is a step.
@@ -233,8 +241,10 @@ func (l *lease) grant(p probe) (gained bool) {
 func (l *lease) grantLocked(now, sent, skew int64) (gained bool) {
 	l.sent.Store(sent)
 	l.skew = skew
-	l.roundTrip = time.Duration(now - sent)
-	l.due = sent + int64(l.life)
+	l.due = sent + int64(l.patienceLocked()) // by the round trips before this one
+	l.newest = time.Duration(now - sent)
+	l.roundTrips[l.echoes%len(l.roundTrips)] = l.newest
+	l.echoes++
 	if l.held || now >= l.due {
 		return false
 	}
@@ -246,6 +256,38 @@ func (l *lease) grantLocked(now, sent, skew int64) (gained bool) {
 		l.untilSilence, l.fallSilent = context.WithCancel(context.Background())
 	}
 	return true
+}
+
+// patienceLocked is for how long no echo has to come until the connection is taken for
+// dead, and the lease for lost: for the life of a lease, or several round trips if they
+// take longer. A cache whose MaxStaleness is shorter than a round trip has no lease,
+// which is its own affair (see covers); the others have theirs only if the connection
+// is left alone for long enough.
+func (l *lease) patienceLocked() time.Duration {
+	return max(l.life, min(patientRoundTrips*l.roundTripLocked(), maxLeaseLife))
+}
+
+func (l *lease) patience() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.patienceLocked()
+}
+
+// roundTripLocked returns how long the fastest of the newest echoes took; 0: none has
+// come. A Redis that hung for once is not slow: the connection to it would be waited
+// for too long the next time.
+func (l *lease) roundTripLocked() time.Duration {
+	known := min(l.echoes, len(l.roundTrips))
+	if known == 0 {
+		return 0
+	}
+	return slices.Min(l.roundTrips[:known])
+}
+
+func (l *lease) roundTrip() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.roundTripLocked()
 }
 
 // start has the lease watched until it is closed.
@@ -296,7 +338,7 @@ func (l *lease) checkSilence() {
 	}
 }
 
-// heard returns a context that ends when no echo has come for life; it has ended
+// heard returns a context that ends when no echo has come in time; it has ended
 // already if none has come since that was so.
 func (l *lease) heard() context.Context {
 	l.mu.Lock()
@@ -304,22 +346,24 @@ func (l *lease) heard() context.Context {
 	return l.untilSilence
 }
 
-// setLife changes how long a lease lasts and how often it is renewed. A lease
+// setLife changes how long a lease lasts and how often it is renewed (but see
+// patienceLocked). A lease
 // that is older than its new life is not lost at once: it was renewed as often as
 // was asked for.
 func (l *lease) setLife(life time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch now := l.now(); {
-	case life == l.life:
+	before := l.life
+	if life == before {
 		return
-	case life < l.life:
-		l.due = min(l.due, now+int64(life))
-		signal(l.hurry)
-	default:
-		l.due = max(l.due, l.sent.Load()+int64(life))
 	}
 	l.life = life
+	if life < before {
+		l.due = min(l.due, l.now()+int64(l.patienceLocked()))
+		signal(l.hurry)
+	} else {
+		l.due = max(l.due, l.sent.Load()+int64(l.patienceLocked()))
+	}
 	signal(l.changed)
 }
 
@@ -381,7 +425,7 @@ func (l *lease) close() {
 func (l *lease) snapshot() (s LeaseStats, ever bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s = LeaseStats{RoundTrip: l.roundTrip, Lost: l.lost, Regained: l.regained, ClockSteps: l.steps}
+	s = LeaseStats{RoundTrip: l.newest, Lost: l.lost, Regained: l.regained, ClockSteps: l.steps}
 	if sent := l.sent.Load(); sent != neverHeld && sent != alwaysHeld {
 		s.Age = time.Duration(l.now() - sent)
 		s.Held = l.validLocked()

@@ -56,8 +56,9 @@ func (bp *Backplane) unregister(name string, m member) {
 // maxLeaseLife bounds for how long a dead connection goes unnoticed.
 const maxLeaseLife = 30 * time.Second
 
-// adjustLifeLocked makes leases last as long as the smallest MaxStaleness. If all
-// are Unbounded they last for the default.
+// adjustLifeLocked makes leases last as long as the smallest MaxStaleness (or several
+// round trips, see lease.patienceLocked). If all are Unbounded they last for the
+// default.
 func (bp *Backplane) adjustLifeLocked() {
 	life := bp.staleness
 	for _, m := range bp.members {
@@ -67,6 +68,23 @@ func (bp *Backplane) adjustLifeLocked() {
 		life = defaultMaxStaleness
 	}
 	bp.lease.setLife(min(life, maxLeaseLife))
+}
+
+// leastRoundTrips is how many round trips a MaxStaleness should last. A lease is up to
+// two round trips and a fifth of MaxStaleness old before the next echo comes, and up
+// to another fifth is taken off MaxStaleness, see lapseSpread.
+const leastRoundTrips = 4
+
+// warnOfShortBound logs that a new cache will often be without a lease, however well
+// Redis is, if that is to be expected.
+func (bp *Backplane) warnOfShortBound(cache string, staleness time.Duration) {
+	roundTrip := bp.lease.roundTrip()
+	if staleness >= leastRoundTrips*roundTrip {
+		return
+	}
+	bp.logger.Warn("nearcache: the MaxStaleness of a cache is too short for the way to Redis; its items are served for MaxStaleness "+
+		"after their load began, and mostly not for longer (other caches are not concerned)",
+		"cache", cache, "maxStaleness", staleness, "roundTrip", roundTrip, "atLeast", leastRoundTrips*roundTrip)
 }
 
 func (bp *Backplane) snapshotMembers() []member {

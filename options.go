@@ -345,7 +345,10 @@ type Options[K comparable, V any] struct {
 	// MaxStaleness is the bound on staleness for this cache, shorter or longer than
 	// the backplane's; see BackplaneOptions.MaxStaleness. At least 100 ms, or
 	// [Unbounded]: served until it expires, even without Redis. On a process-local
-	// backplane nothing is ever stale. Defaults to 0: the backplane's.
+	// backplane nothing is ever stale. If it is less than four round trips to Redis,
+	// the lease is often too old for this cache, and its items are then loaded again
+	// once they are that old: New logs a warning. Other caches go by their own bound.
+	// Defaults to 0: the backplane's.
 	MaxStaleness time.Duration
 
 	// Regions names the regions that an item belongs to, for ClearRegion. It is

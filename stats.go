@@ -22,14 +22,17 @@ const (
 	StateConnecting
 
 	// StateLive: subscribed, with a lease. Invalidations arrive as they are
-	// published, and all of memory is served. With PublishOnly: Redis has accepted
-	// the last message; whether it would accept another shows when one is sent.
+	// published, and all of memory is served, but for a cache whose MaxStaleness is
+	// too short for the way to Redis, see Options.MaxStaleness. With PublishOnly:
+	// Redis has accepted the last message; whether it would accept another shows when
+	// one is sent.
 	StateLive
 
 	// StateNoLease: there was a lease and it was lost, since no probe was answered
-	// for the smallest MaxStaleness, or the clocks were found to disagree; whether
-	// there is a subscription or not. Each item is served for MaxStaleness after its
-	// load began, until a probe is answered again.
+	// for the smallest MaxStaleness (or for eight round trips, at most 30 seconds, if
+	// that is longer), or the clocks were found to disagree; whether there is a
+	// subscription or not. Each item is served for MaxStaleness after its load began,
+	// until a probe is answered again.
 	StateNoLease
 
 	// StateClosed: Close was called.

@@ -64,8 +64,14 @@ type subscriberTarget interface {
 }
 
 // attempt makes one attempt at a subscription with a lease: subscribed, probed,
-// and the echo heard.
-func (s *subscriber) attempt(ctx context.Context) (_ transport.Subscription, err error) {
+// and the echo heard. The echo has to come in the life of a lease. If the attempt is
+// patient, it may also take several round trips:
+//
+//  1. a cache is made whose MaxStaleness is shorter than a round trip   2. the
+//     connection is lost   3. no echo comes within that MaxStaleness. The other caches
+//     can have a lease, if it is waited for.
+func (s *subscriber) attempt(ctx context.Context, patient bool) (_ transport.Subscription, err error) {
+	began := time.Now()
 	id := s.self.identify()
 	sub, err := s.subscribe(ctx, transport.Identity{ID: id, Echo: string(appendHead(nil, kindEcho, id))})
 	if err != nil {
@@ -73,8 +79,12 @@ func (s *subscriber) attempt(ctx context.Context) (_ transport.Subscription, err
 	}
 	s.self.become(id)
 	life := s.lease.lifetime()
+	if patient {
+		// To subscribe takes two round trips or more, and may be all that is known.
+		life = max(s.lease.patience(), min(patientRoundTrips/2*time.Since(began), maxLeaseLife))
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, life,
-		fmt.Errorf("a probe's echo did not come within %v (the smallest MaxStaleness)", life))
+		fmt.Errorf("a probe's echo did not come within %v", life))
 	defer cancel()
 	defer context.AfterFunc(ctx, sub.Close)()
 	defer func() {
@@ -169,7 +179,7 @@ func (s *subscriber) run(ctx context.Context, sub transport.Subscription) {
 // ctx ends.
 func (s *subscriber) connect(ctx context.Context, pause *backoff) transport.Subscription {
 	for said := false; pause.wait(ctx, nil); {
-		sub, err := s.attempt(ctx)
+		sub, err := s.attempt(ctx, true)
 		if err == nil {
 			pause.failures = min(pause.failures, 3) // Redis is there
 			return sub
@@ -223,7 +233,7 @@ var errSilence = errors.New("the lease was lost: no probe was answered in time")
 func (s *subscriber) probe(ctx context.Context, sub transport.Subscription) {
 	failing := false
 	for s.waitForProbe(ctx) {
-		timely, cancel := context.WithTimeout(ctx, 2*s.lease.lifetime()/probesPerLife)
+		timely, cancel := context.WithTimeout(ctx, max(2*s.lease.lifetime()/probesPerLife, patientRoundTrips/2*s.lease.roundTrip()))
 		err := sub.Probe(timely, s.lease.probe())
 		cancel()
 		if err != nil && ctx.Err() == nil {

@@ -457,7 +457,7 @@ func TestSilenceEndsTheSubscription(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
-		sub, err := s.attempt(ctx)
+		sub, err := s.attempt(ctx, false)
 		require.NoError(t, err)
 		first.mute = true // from its second probe on
 		go func() { s.run(ctx, sub); close(ended) }()
@@ -527,7 +527,7 @@ func TestNoncesEndWithTheirSubscription(t *testing.T) {
 		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) {
 			return newScripted(s, positionA), nil
 		}
-		_, err := s.attempt(t.Context())
+		_, err := s.attempt(t.Context(), false)
 		require.NoError(t, err)
 		_, ok := s.lease.answered(lost)
 		require.False(t, ok)
@@ -605,7 +605,7 @@ func TestAttemptNeedsAnEcho(t *testing.T) {
 		sub.mute = true
 		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) { return sub, nil }
 		began := time.Now()
-		_, err := s.attempt(t.Context())
+		_, err := s.attempt(t.Context(), false)
 		require.ErrorContains(t, err, "echo did not come within 1s")
 		require.Equal(t, testLife, time.Since(began))
 		<-sub.closed
