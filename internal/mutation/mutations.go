@@ -449,14 +449,14 @@ var mutations = []mutation{
 		fence: "of regions that are cleared together each is found, however many there are",
 		file:  "regions.go",
 		old:   "				if names.has(name) {\n",
-		new:   "				if false {\n",
+		new:   "				if false && names.has(name) {\n",
 		tests: []string{"TestManyRegionsAreCleared"},
 	}, {
 		name:  "more names than are remembered",
 		fence: "a load that more clears have overtaken than are remembered is not kept",
 		file:  "regions.go",
 		old:   "	case !c.underWay(), len(names) > maxClearLog, bytes > maxClearLogBytes:\n		c.dropLocked(now)\n",
-		new:   "	case !c.underWay(), len(names) > maxClearLog, bytes > maxClearLogBytes:\n		c.dropLocked(before)\n		c.count.Store(before)\n",
+		new:   "	case !c.underWay(), len(names) > maxClearLog, bytes > maxClearLogBytes:\n		c.dropLocked(now)\n		c.count.Store(before)\n		c.base = before\n",
 		tests: []string{"TestManyRegionsOvertakeALoad"},
 	}, {
 		name:  "load fence: not-found",
