@@ -506,7 +506,7 @@ var mutations = []mutation{
 		file:  "waiter.go",
 		old:   "o.placed && !l.clears.overtook(f.start.clears, o.regions))",
 		new:   "o.placed)",
-		tests: []string{"TestWaitersHaveNothingFromBeforeAClear", "TestProof"},
+		tests: []string{"TestWaitersHaveNothingFromBeforeAClear"},
 	}, {
 		name:  "the proof of a cleared cache",
 		fence: "nothing is proven that a clear of the cache or a gap overtook",
@@ -526,7 +526,7 @@ var mutations = []mutation{
 		fence: "a load that nobody waits for is not joined when its item has ended",
 		file:  "background.go",
 		old:   "	return b != nil && f.waiters == f.goesOn && (held == absent || held.dead() || m.at >= b.until)\n",
-		new:   "	return false\n",
+		new:   "	return b != nil && false\n",
 		tests: []string{"TestRefreshAheadThatHangsAndLosesItsItem"},
 	}, {
 		name:  "loads in the background end by themselves",
@@ -540,7 +540,7 @@ var mutations = []mutation{
 		fence: "a load that hangs does not go on for ever because callers with deadlines join it",
 		file:  "flight.go",
 		old:   "	return limited && m.at-f.start.at >= int64(time.Until(deadline)) && !f.loads(ctx)\n",
-		new:   "	return limited && false\n",
+		new:   "	return limited && deadline.IsZero()\n",
 		tests: []string{"TestOverlappingCallersOfAHungLoad"},
 	}, {
 		name:  "forgotten loads",
@@ -602,8 +602,8 @@ var mutations = []mutation{
 		name:  "Refresh begins anew",
 		fence: "Refresh does not return what a load brought that had begun before",
 		file:  "flight.go",
-		old:   "	case !f.begun:\n		f.waiters++\n		f.anew = true\n",
-		new:   "	default:\n		f.waiters++\n		f.anew = true\n",
+		old:   "		j.waitLocked()\n		f.extra.nextAnew = true\n",
+		new:   "		f.waiters++\n",
 		tests: []string{"TestRefresh"},
 	}, {
 		name:  "values replaced in place: order",
