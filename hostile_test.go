@@ -71,7 +71,8 @@ func (m *markedMember) clearLocal() {
 }
 
 func (m *markedMember) staleness() time.Duration { return Unbounded }
-func (m *markedMember) Close() error             { return nil }
+func (m *markedMember) stopServing()             {}
+func (m *markedMember) closeLocal()              {}
 
 // markedBackplane returns a backplane with two caches that write down what is
 // evicted from them, if they are to.

@@ -130,9 +130,9 @@ var mutations = []mutation{
 	}, {
 		name:  "all operations of a message",
 		fence: "whatever the number of operations in one message, all are applied",
-		file:  "subscriber.go",
-		old:   "	for _, op := range ops {\n",
-		new:   "	for _, op := range ops[:min(2, len(ops))] {\n",
+		file:  "members.go",
+		old:   "	for b.next() {\n		if b.op == opClearAll {",
+		new:   "	for n := 0; n < 2 && b.next(); n++ {\n		if b.op == opClearAll {",
 		tests: []string{"TestEveryOperationOfAMessage", "TestProof"},
 	}, {
 		name:  "messages not understood",
@@ -368,7 +368,7 @@ var mutations = []mutation{
 		name:  "many changes are split",
 		fence: "one step of Redis changes a bounded number of shared values",
 		file:  "redis.go",
-		old:   "transport.CountChanges(changes) > transport.MostChanges {",
+		old:   "transport.CountChanges(m.Changes) > transport.MostChanges {",
 		new:   "false {",
 		tests: []string{"TestSharedBulkRemovalIsSplit"},
 	}, {
@@ -746,15 +746,15 @@ var mutations = []mutation{
 		name:  "clears read after values",
 		fence: "a clear that comes between the two counts against the value",
 		file:  "redisvalues.go",
-		old:   "			lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name)\n		}\n		clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
-		new:   "			defer func() { lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name) }()\n		}\n		clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
+		old:   "				lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name)\n			}\n			clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
+		new:   "				defer func() { lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name) }()\n			}\n			clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
 		tests: []string{"TestOrderOfARead"},
 	}, {
 		name:  "role read last",
 		fence: "a server that is demoted between the two has not answered as a master",
 		file:  "redisvalues.go",
-		old:   "		clears = p.HMGet(ctx, s.clearsKey, fields...)\n		info = p.Info(ctx, \"replication\")\n",
-		new:   "		info = p.Info(ctx, \"replication\")\n		clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
+		old:   "			clears = p.HMGet(ctx, s.clearsKey, fields...)\n			info = p.Info(ctx, \"replication\")\n",
+		new:   "			info = p.Info(ctx, \"replication\")\n			clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
 		tests: []string{"TestOrderOfARead"},
 	}, {
 		name:  "age of what is shared",
