@@ -124,7 +124,7 @@ func TestOutagesAreLoggedNowAndThen(t *testing.T) {
 			bus.RefuseWrites(false)
 			use(1500 * time.Millisecond)
 			in.Partition()
-			use(1200 * time.Millisecond)
+			use(2 * time.Second)
 			in.Heal(true)
 			use(1500 * time.Millisecond)
 		}
