@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 const (
@@ -13,12 +15,17 @@ const (
 	// Redis has been away for long, and the queue must not grow without bound.
 	maxBatchEntries = 1 << 16
 
-	// The same for the bytes of those keys and regions, in one cache.
+	// The same for the bytes of those keys and regions, in one cache. Each counts
+	// entryOverhead more than its length.
 	maxBatchBytes = 16 << 20
 
-	// And of all caches together. The cache whose entry finds no room is cleared, as the
-	// one that is written to most is the likeliest.
+	// The same for all caches together, and for what is being sent as well as what is
+	// queued behind it. The cache whose entry finds no room is cleared: it is likely to
+	// be the one that is written to most.
 	maxQueueBytes = 128 << 20
+
+	// entryOverhead is about what a set spends on a string, beside the string's bytes.
+	entryOverhead = 64
 
 	// Past so many caches, everything is cleared instead.
 	maxBatchCaches = 1 << 12
@@ -41,6 +48,7 @@ type batch struct {
 	all       bool
 	caches    map[string]*cacheBatch
 	bytes     int      // of all caches
+	elsewhere int      // bytes of the batch that is being sent, which share maxQueueBytes
 	collapsed uint64   // caches that outgrew the bounds and became a clear
 	fallen    []string // their names, until takeFallen; an empty one stands for all caches
 }
@@ -51,7 +59,7 @@ type cacheBatch struct {
 	clear   bool
 	keys    map[string]struct{}
 	regions map[string]struct{}
-	bytes   int // of all keys and regions
+	bytes   int // of all keys and regions, and their overhead
 }
 
 // add folds inv into b. Keys and regions are copied where b has not got them yet: their
@@ -75,7 +83,7 @@ func (b *batch) fold(inv invalidation, own func(string) string) {
 	default:
 		c := b.cache(inv.cache)
 		others := b.bytes - c.bytes
-		room := min(maxBatchBytes, maxQueueBytes-others)
+		room := min(maxBatchBytes, maxQueueBytes-b.elsewhere-others)
 		if inv.clear {
 			c.collapse()
 		}
@@ -101,7 +109,8 @@ func (b *batch) takeFallen() []string {
 	return fallen
 }
 
-// merge folds every invalidation of other into b.
+// merge folds every invalidation of other into b. It is the quicker the less other
+// holds.
 func (b *batch) merge(other *batch) {
 	b.collapsed += other.collapsed
 	if other.all {
@@ -152,17 +161,49 @@ func (b *batch) entries() int {
 	return n
 }
 
-// describe says what b holds, for an error; it names no keys.
-func (b *batch) describe() string {
-	if b.all {
-		return invalidation{all: true}.describe()
+// describeBatches says what batches hold, for an error; it names no keys. It counts,
+// and does not merge: the queue may be long, and its lock is held. An entry of two
+// batches counts twice.
+func describeBatches(batches ...*batch) string {
+	names := map[string]struct{}{}
+	var sum cacheTally
+	for _, b := range batches {
+		if b.all {
+			return invalidation{all: true}.describe()
+		}
+		for name, c := range b.caches {
+			names[name] = struct{}{}
+			sum.add(c)
+		}
+	}
+	if len(names) > mostCachesNamed {
+		return fmt.Sprintf("%d clear(s), %d key(s) and %d region(s) of %d caches", sum.clears, sum.keys, sum.regions, len(names))
 	}
 	var parts []string
-	for _, name := range slices.Sorted(maps.Keys(b.caches)) {
-		c := b.caches[name]
-		parts = append(parts, describe(name, c.clear, len(c.keys), len(c.regions)))
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		var one cacheTally
+		for _, b := range batches {
+			if c := b.caches[name]; c != nil {
+				one.add(c)
+			}
+		}
+		parts = append(parts, describe(name, one.clears > 0, one.keys, one.regions))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// mostCachesNamed bounds how many caches an error names.
+const mostCachesNamed = 4
+
+// cacheTally counts what batches hold.
+type cacheTally struct{ clears, keys, regions int }
+
+func (t *cacheTally) add(c *cacheBatch) {
+	if c.clear {
+		t.clears++
+	}
+	t.keys += len(c.keys)
+	t.regions += len(c.regions)
 }
 
 // describe says what inv is about, for an error; it names no keys.
@@ -208,7 +249,7 @@ func (c *cacheBatch) add(set *map[string]struct{}, entry string, room int, own f
 	if _, held := (*set)[entry]; held {
 		return
 	}
-	if len(c.keys)+len(c.regions) == maxBatchEntries || c.bytes+len(entry) > room {
+	if len(c.keys)+len(c.regions) == maxBatchEntries || c.bytes+len(entry)+entryOverhead > room {
 		c.collapse()
 		return
 	}
@@ -216,91 +257,124 @@ func (c *cacheBatch) add(set *map[string]struct{}, entry string, room int, own f
 		*set = map[string]struct{}{}
 	}
 	(*set)[own(entry)] = struct{}{}
-	c.bytes += len(entry)
+	c.bytes += len(entry) + entryOverhead
 }
 
 func (c *cacheBatch) collapse() { *c = cacheBatch{clear: true} }
 
-// bodies encodes b as message bodies of at most limit bytes each, and at most most
-// keys, regions and clears; only an entry that is larger by itself exceeds limit.
-func (b *batch) bodies(limit, most int) []string {
-	w := bodyWriter{limit: limit, most: most}
+// part is one message's share of a batch.
+type part struct {
+	body    string
+	changes []transport.Change // the same
+	whole   bool               // it is all that the batch holds
+}
+
+// part encodes as much of b as fits one message: a body of at most limit bytes, and of
+// at most most keys, regions and clears. An entry that is larger than limit by itself
+// has a message of its own. b is not empty.
+func (b *batch) part(limit, most int) part {
+	w := bodyWriter{limit: limit, most: most, body: []byte{bodyVersion}}
+	whole := w.write(b)
+	return part{body: string(w.body), changes: w.changes, whole: whole}
+}
+
+// drop takes out of b what is in p, which part has returned. Nothing was added to b
+// meanwhile.
+func (b *batch) drop(p part) {
+	if p.whole {
+		b.all, b.caches, b.bytes = false, nil, 0
+		return
+	}
+	for i := range p.changes {
+		change := &p.changes[i]
+		c := b.caches[change.Cache]
+		before := c.bytes
+		c.clear = c.clear && !change.Clear
+		c.drop(c.keys, change.Keys)
+		c.drop(c.regions, change.Regions)
+		b.bytes -= before - c.bytes
+		if !c.clear && len(c.keys)+len(c.regions) == 0 {
+			delete(b.caches, change.Cache)
+		}
+	}
+}
+
+func (c *cacheBatch) drop(set map[string]struct{}, entries []string) {
+	for _, entry := range entries {
+		delete(set, entry)
+		c.bytes -= len(entry) + entryOverhead
+	}
+}
+
+// bodyWriter writes the body of one message.
+type bodyWriter struct {
+	limit   int // bytes of the body
+	most    int // entries in it
+	body    []byte
+	entries int
+	changes []transport.Change // what the body says
+}
+
+// write writes what b holds until the body is full. It reports whether that was all.
+func (w *bodyWriter) write(b *batch) (all bool) {
 	if b.all {
-		w.operation(opClearAll, "")
+		w.body = append(w.body, opClearAll)
+		w.changes = append(w.changes, transport.Change{All: true})
+		return true
 	}
 	for name, c := range b.caches {
 		if c.clear {
-			w.operation(opClearCache, name)
+			if !w.room(1+binary.MaxVarintLen64+len(name), 1) {
+				return false
+			}
+			w.operation(opClearCache, name, 1)
+			w.changes = append(w.changes, transport.Change{Cache: name, Clear: true})
+			continue
 		}
-		w.list(opRemoveKeys, name, c.keys)
-		w.list(opClearRegions, name, c.regions)
+		keys, all := w.list(opRemoveKeys, name, c.keys)
+		if len(keys) > 0 {
+			w.changes = append(w.changes, transport.Change{Cache: name, Keys: keys})
+		}
+		if !all {
+			return false
+		}
+		regions, all := w.list(opClearRegions, name, c.regions)
+		if len(regions) > 0 {
+			w.changes = append(w.changes, transport.Change{Cache: name, Regions: regions})
+		}
+		if !all {
+			return false
+		}
 	}
-	w.flush()
-	return w.bodies
+	return true
 }
 
-// bodyWriter writes operations into bodies of a limited size.
-type bodyWriter struct {
-	limit   int // bytes in a body
-	most    int // entries in a body
-	body    []byte
-	entries int // in body
-	bodies  []string
+// room reports whether so many more bytes and entries fit. The first entry always does.
+func (w *bodyWriter) room(bytes, entries int) bool {
+	return w.entries+entries == 1 || len(w.body)+bytes <= w.limit && w.entries+entries <= w.most
 }
 
-// room starts a new body unless another entry of n bytes fits into this one.
-func (w *bodyWriter) room(n int) {
-	if len(w.body) > 1 && (len(w.body)+n > w.limit || w.entries >= w.most) {
-		w.flush()
-	}
-	if len(w.body) == 0 {
-		w.body = append(w.body, bodyVersion)
-	}
+func (w *bodyWriter) operation(op byte, cache string, entries int) {
+	w.body = appendString(append(w.body, op), cache)
+	w.entries += entries
 }
 
-func (w *bodyWriter) flush() {
-	if len(w.body) > 1 {
-		w.bodies = append(w.bodies, string(w.body))
-	}
-	w.body, w.entries = w.body[:0], 0
-}
-
-func (w *bodyWriter) operation(op byte, cache string) {
-	w.room(1 + binary.MaxVarintLen64 + len(cache))
-	w.entries++
-	w.body = append(w.body, op)
-	if op != opClearAll {
-		w.body = appendString(w.body, cache)
-	}
-}
-
-// list writes one operation with the values of set, or several where the limit
-// splits them.
-func (w *bodyWriter) list(op byte, cache string, set map[string]struct{}) {
+// list writes one operation with those values of set that fit, returns them, and reports
+// whether they are all.
+func (w *bodyWriter) list(op byte, cache string, set map[string]struct{}) (written []string, all bool) {
+	head := 1 + binary.MaxVarintLen64 + len(cache) + binary.MaxVarintLen64
 	var values []byte
-	count := 0
-	write := func() {
-		if count == 0 {
-			return
-		}
-		w.body = append(w.body, op)
-		w.body = appendString(w.body, cache)
-		w.body = binary.AppendUvarint(w.body, uint64(count))
-		w.body = append(w.body, values...)
-		w.entries += count
-		values, count = values[:0], 0
-	}
-	header := 1 + binary.MaxVarintLen64 + len(cache) + binary.MaxVarintLen64
 	for value := range set {
-		size := binary.MaxVarintLen64 + len(value)
-		if count > 0 && (len(w.body)+header+len(values)+size > w.limit || w.entries+count >= w.most) {
-			write()
-		}
-		if count == 0 {
-			w.room(header + size)
+		if !w.room(head+len(values)+binary.MaxVarintLen64+len(value), len(written)+1) {
+			break
 		}
 		values = appendString(values, value)
-		count++
+		written = append(written, value)
 	}
-	write()
+	if len(written) > 0 {
+		w.operation(op, cache, len(written))
+		w.body = binary.AppendUvarint(w.body, uint64(len(written)))
+		w.body = append(w.body, values...)
+	}
+	return written, len(written) == len(set)
 }

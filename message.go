@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // This file is the wire format: no I/O, no clock. Its golden bytes are in
@@ -225,30 +223,6 @@ func decodeEcho(body string) (history, nonce string, err error) {
 	}
 	history, nonce = r.string(), r.string()
 	return strings.Clone(history), nonce, r.err // it is kept
-}
-
-// changesOf returns what a body means for the values in Redis.
-func changesOf(body string) ([]transport.Change, error) {
-	var changes []transport.Change
-	r := readBody(body)
-	for r.next() {
-		c := transport.Change{Cache: r.cache, Clear: r.op == opClearCache, All: r.op == opClearAll}
-		var values []string
-		if r.left > 0 {
-			values = make([]string, 0, r.left)
-		}
-		for v, ok := r.value(); ok; v, ok = r.value() {
-			values = append(values, v)
-		}
-		switch r.op {
-		case opRemoveKeys:
-			c.Keys = values
-		case opClearRegions:
-			c.Regions = values
-		}
-		changes = append(changes, c)
-	}
-	return changes, r.err()
 }
 
 func appendString(b []byte, s string) []byte {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // payload builds what the publish script builds.
@@ -103,6 +105,23 @@ func readOperations(body string) (ops []operation, err error) {
 		ops = append(ops, o)
 	}
 	return ops, r.err()
+}
+
+// parts encodes all that b holds, and leaves it empty.
+func (b *batch) parts(limit, most int) (parts []part) {
+	for !b.empty() {
+		p := b.part(limit, most)
+		b.drop(p)
+		parts = append(parts, p)
+	}
+	return parts
+}
+
+func (b *batch) bodies(limit, most int) (bodies []string) {
+	for _, p := range b.parts(limit, most) {
+		bodies = append(bodies, p.body)
+	}
+	return bodies
 }
 
 // body encodes one batch that fits one message.
@@ -272,10 +291,14 @@ func TestBodiesRoundTrip(t *testing.T) {
 		}
 		limit := rapid.IntRange(1, 300).Draw(t, "limit")
 		got := map[string]bool{}
-		for _, body := range b.bodies(limit, math.MaxInt) {
+		for _, p := range b.parts(limit, math.MaxInt) {
+			body := p.body
 			ops, err := decodeBody(body)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if changes := changesOf(ops); !reflect.DeepEqual(changes, p.changes) {
+				t.Fatalf("a body says %v, and what it changes is %v", changes, p.changes)
 			}
 			values := 0
 			for _, o := range ops {
@@ -295,12 +318,26 @@ func TestBodiesRoundTrip(t *testing.T) {
 		if len(got) != len(want) {
 			t.Fatalf("got %v, want %v", got, want)
 		}
+		if b.bytes != 0 {
+			t.Fatalf("%d bytes are left of nothing", b.bytes)
+		}
 		for entry := range want {
 			if !got[entry] {
 				t.Fatalf("%q is lost", entry)
 			}
 		}
 	})
+}
+
+// changesOf returns what operations mean for the values in Redis.
+func changesOf(ops []operation) (changes []transport.Change) {
+	for _, o := range ops {
+		changes = append(changes, transport.Change{
+			Cache: o.cache, Clear: o.op == opClearCache, All: o.op == opClearAll,
+			Keys: valuesOf(o, opRemoveKeys), Regions: valuesOf(o, opClearRegions),
+		})
+	}
+	return changes
 }
 
 func FuzzDecode(f *testing.F) {

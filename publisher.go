@@ -241,6 +241,7 @@ func (p *publisher) next() *group {
 		p.mu.Lock()
 		if g := p.gathering; !g.batch.empty() || g.greets && !p.closing {
 			p.sending, p.gathering = g, newGroup()
+			p.gathering.batch.elsewhere, g.batch.elsewhere = g.batch.bytes, 0
 			p.mu.Unlock()
 			return g
 		}
@@ -253,31 +254,28 @@ func (p *publisher) next() *group {
 	}
 }
 
-// round sends g's messages.
+// round sends g, message by message. What Redis has accepted is taken out of g at once:
+// if a later message fails, it is not sent again. A message is encoded when its turn
+// comes: while Redis is away, an attempt costs no more than its first message, however
+// long the queue is.
 func (p *publisher) round(ctx context.Context, g *group) error {
 	if g.batch.empty() {
 		return p.send(ctx, greeting, nil)
 	}
-	bodies := g.batch.bodies(maxMessageBytes, p.mostEntries)
-	for len(bodies) > 0 {
-		changes, err := changesOf(bodies[0])
-		if err != nil {
-			return err // cannot be: it was written here
-		}
+	for !g.batch.empty() { // without the lock: only this goroutine changes what is being sent
+		next := g.batch.part(maxMessageBytes, p.mostEntries)
 		p.attempted.Store(true) // before: the answer may be lost
-		err = p.send(ctx, bodies[0], changes)
+		err := p.send(ctx, next.body, next.changes)
 		if errors.Is(err, transport.ErrTooManyChanges) && p.mostEntries > transport.MostChanges {
-			// There are shared values, as turns out here. What went out before goes out again,
-			// which does no harm.
-			p.mostEntries = transport.MostChanges
-			bodies = g.batch.bodies(maxMessageBytes, p.mostEntries)
+			p.mostEntries = transport.MostChanges // there are shared values, as turns out here
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		bodies = bodies[1:]
 		p.mu.Lock()
+		g.batch.drop(next)
+		p.gathering.batch.elsewhere = g.batch.bytes
 		p.published++
 		p.mu.Unlock()
 	}
@@ -327,9 +325,14 @@ func (p *publisher) settle(g *group, err error, ended bool) (fallen []string, wa
 	}
 	p.failures++
 	behind, again := p.gathering, newGroup()
-	again.batch, again.last, again.oldest = g.batch, max(g.last, behind.last), g.oldest
-	again.greets = g.greets
-	again.batch.merge(&behind.batch)
+	again.last, again.oldest, again.greets = max(g.last, behind.last), g.oldest, g.greets
+	less, more := behind.batch, g.batch
+	if less.entries() > more.entries() {
+		less, more = more, less
+	}
+	again.batch = more
+	again.batch.elsewhere = 0
+	again.batch.merge(&less)
 	p.gathering = again
 	for _, failed := range []*group{g, behind} {
 		failed.err = p.down
@@ -388,12 +391,10 @@ func (p *publisher) takeAttempted() bool { return p.attempted.Swap(false) }
 
 // describeLocked says what is queued or being sent.
 func (p *publisher) describeLocked() string {
-	var all batch
-	if p.sending != nil {
-		all.merge(&p.sending.batch)
+	if p.sending == nil {
+		return describeBatches(&p.gathering.batch)
 	}
-	all.merge(&p.gathering.batch)
-	return all.describe()
+	return describeBatches(&p.gathering.batch, &p.sending.batch)
 }
 
 // close takes no more invalidations, tries for at most timeout to deliver those
@@ -419,7 +420,7 @@ func (p *publisher) close(timeout time.Duration) error {
 	if left.batch.empty() {
 		return nil
 	}
-	return fmt.Errorf("%w: closed before Redis accepted %s: %w", ErrUnconfirmed, left.batch.describe(), p.down)
+	return fmt.Errorf("%w: closed before Redis accepted %s: %w", ErrUnconfirmed, describeBatches(&left.batch), p.down)
 }
 
 // snapshot fills in what the publisher knows.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +25,7 @@ type fakeRedis struct {
 	mu       sync.Mutex
 	refusal  error
 	hold     chan struct{} // an attempt waits here while it is not nil
+	accepts  int           // messages to be accepted before refusal counts
 	accepted []operation
 	messages int
 	attempts int
@@ -42,9 +45,10 @@ func (r *fakeRedis) send(ctx context.Context, body string, _ []transport.Change)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.refusal != nil {
+	if r.refusal != nil && r.accepts == 0 {
 		return r.refusal
 	}
+	r.accepts = max(0, r.accepts-1)
 	ops, err := decodeBody(body)
 	if err != nil {
 		panic(err)
@@ -290,6 +294,103 @@ func TestQueueCollapses(t *testing.T) {
 	})
 }
 
+// A queue of several messages: what Redis accepted before one of them failed is not
+// sent again.
+func TestAcceptedMessagesAreNotSentAgain(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		redis.refuse(errRefused)
+		require.Error(t, p.publish(t.Context(), removal("first"), nothing))
+		var keys []string
+		for i := range 10_000 {
+			keys = append(keys, fmt.Sprintf("%0100d", i))
+		}
+		require.Error(t, p.publish(t.Context(), removal(keys...), nothing))
+		redis.mu.Lock()
+		redis.accepts = 2
+		redis.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		halfway := len(redis.keys())
+		require.Equal(t, 2, redis.messages, "a queue of at least three messages was to be drawn up")
+		require.Positive(t, halfway)
+		require.Less(t, halfway, len(keys))
+		var s BackplaneStats
+		p.snapshot(&s)
+		require.Equal(t, len(keys)+1-halfway, s.Queued)
+		require.EqualValues(t, 2, s.Published)
+
+		redis.refuse(nil)
+		require.NoError(t, p.flush(t.Context()))
+		require.ElementsMatch(t, append(keys, "first"), redis.keys(), "each once")
+	})
+}
+
+// While Redis is away, an attempt costs what its first message costs, and an error's
+// text costs nothing to speak of, however long the queue is.
+func TestCostOfALongQueue(t *testing.T) {
+	var b batch
+	for i := range 8 {
+		inv := invalidation{cache: fmt.Sprint("cache", i)}
+		for k := range maxBatchEntries {
+			inv.keys = append(inv.keys, fmt.Sprintf("%0100d", k))
+		}
+		b.add(inv)
+	}
+	require.Equal(t, 8*maxBatchEntries, b.entries())
+	allocated := func(f func()) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		f()
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	require.Less(t, allocated(func() { b.part(maxMessageBytes, math.MaxInt) }), uint64(8*maxMessageBytes))
+	require.Less(t, allocated(func() {
+		require.Equal(t, fmt.Sprintf("0 clear(s), %d key(s) and 0 region(s) of 8 caches", 16*maxBatchEntries), describeBatches(&b, &b))
+	}), uint64(64<<10))
+}
+
+// What is being sent and what is queued behind it share one bound.
+func TestQueueBoundCountsWhatIsBeingSent(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		release := redis.holdUp()
+		large := strings.Repeat("x", maxBatchBytes-entryOverhead)
+		const full = maxQueueBytes / maxBatchBytes
+		for i := range full + 1 {
+			_, err := p.enqueue(invalidation{cache: fmt.Sprint(i), keys: []string{large}}, nothing)
+			require.NoError(t, err)
+			synctest.Wait() // the first is being sent by now
+		}
+		var s BackplaneStats
+		p.snapshot(&s)
+		require.EqualValues(t, 1, s.Collapsed, "there was no room for one more")
+		release()
+		require.NoError(t, p.flush(t.Context()))
+		require.Equal(t, full+1, redis.messages, "the rest was kept as it is")
+		require.Contains(t, redis.accepted, operation{op: opClearCache, cache: fmt.Sprint(full)})
+	})
+}
+
+func TestDescribeBatches(t *testing.T) {
+	batchOf := func(invs ...invalidation) *batch {
+		b := &batch{}
+		for _, inv := range invs {
+			b.add(inv)
+		}
+		return b
+	}
+	other := invalidation{cache: "other", clear: true}
+	require.Equal(t, "2 key(s) and 1 region(s) of p", describeBatches(
+		batchOf(removal("a")), batchOf(removal("b"), invalidation{cache: "p", regions: []string{"r"}})))
+	require.Equal(t, "a clear of other, 1 key(s) of p", describeBatches(batchOf(removal("a"), other)))
+	require.Equal(t, "a clear of all caches", describeBatches(batchOf(removal("a")), batchOf(invalidation{all: true})))
+	many := batchOf(other)
+	for i := range 4 {
+		many.add(invalidation{cache: fmt.Sprint(i), keys: []string{"a", "b"}})
+	}
+	require.Equal(t, "1 clear(s), 8 key(s) and 0 region(s) of 5 caches", describeBatches(many))
+}
+
 func TestFlush(t *testing.T) {
 	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 		require.NoError(t, p.flush(t.Context()), "nothing queued")
@@ -457,7 +558,7 @@ func TestBatchBounds(t *testing.T) {
 	})
 	t.Run("bytes of all caches", func(t *testing.T) {
 		var b batch
-		large := strings.Repeat("x", maxBatchBytes-10)
+		large := strings.Repeat("x", maxBatchBytes-entryOverhead)
 		const full = maxQueueBytes / maxBatchBytes
 		for i := range full + 1 {
 			b.add(invalidation{cache: fmt.Sprint(i), keys: []string{large}})
@@ -469,7 +570,7 @@ func TestBatchBounds(t *testing.T) {
 		require.EqualValues(t, 1, b.collapsed)
 		before := b.bytes
 		b.add(invalidation{cache: "0", clear: true})
-		require.Equal(t, before-len(large), b.bytes)
+		require.Equal(t, before-maxBatchBytes, b.bytes)
 		b.add(invalidation{cache: "another", keys: []string{large}})
 		require.Equal(t, before, b.bytes, "there is room again")
 		b.add(invalidation{all: true})
