@@ -62,6 +62,7 @@ const (
 	flightOverdue  // LoadTimeout has passed: callers wait no longer
 	flightPanicked // the loader, or one of the cache's functions
 	flightProven   // conditional waiters may have the result
+	flightUnheard  // it was cancelled, since everybody who waited had gone
 )
 
 // extra is what a flight has that most have not: it is made when it is needed, as each
@@ -486,6 +487,9 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	}
 	if f.ran {
 		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(share), !o.known, !kept && o.known && o.ttl > 0)
+	}
+	if f.abandoned {
+		state |= flightUnheard
 	}
 	heard := f.waiters > f.goesOn
 	f.attachLocked()

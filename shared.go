@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -390,7 +389,7 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 	p := transport.Put{Key: e.wire, Token: e.token}
 	f := e.flight
 	o := &f.outcome
-	p.Vain = f.ran && !errors.Is(f.err, context.Canceled)
+	p.Vain = f.ran && f.state.Load()&flightUnheard == 0
 	if p.Forget = o.known; !o.known || o.life <= 0 {
 		return p
 	}

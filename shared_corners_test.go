@@ -366,7 +366,7 @@ func TestSharedUnstorableLoadsRunAtOnce(t *testing.T) {
 		name  string
 		value int
 		err   error
-	}{{"too large", tooLarge, nil}, {"not found", 0, ErrNotFound}, {"an error", 0, errors.New("broken")}} {
+	}{{"too large", tooLarge, nil}, {"not found", 0, ErrNotFound}, {"an error", 0, errors.New("broken")}, {"an error of the source's context", 0, context.Canceled}} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				_, caches := simulatedFleet(t, instances, func(int) Options[int, int] {
