@@ -19,10 +19,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -61,13 +63,17 @@ func run(ctx context.Context, pattern string, timeout time.Duration) error {
 	if err != nil {
 		return err
 	}
+	packages, err := testPackages(root)
+	if err != nil {
+		return err
+	}
 	var failed []string
 	for _, m := range mutations {
 		if !wanted.MatchString(m.name) {
 			continue
 		}
 		began := time.Now()
-		survived, err := m.run(ctx, root, timeout)
+		survived, err := m.run(ctx, root, packages, timeout)
 		verdict := "caught by " + strings.Join(m.tests, ", ")
 		switch {
 		case err != nil:
@@ -108,23 +114,78 @@ func (m *mutation) apply(root string) ([]byte, error) {
 }
 
 // run runs m's tests with m in place, and returns those that passed.
-func (m *mutation) run(ctx context.Context, root string, timeout time.Duration) (survived []string, err error) {
+func (m *mutation) run(ctx context.Context, root string, packages map[string]string, timeout time.Duration) (survived []string, err error) {
 	overlay, cleanUp, err := m.overlay(root)
 	if err != nil {
 		return nil, err
 	}
 	defer cleanUp()
-	for _, test := range m.tests {
-		failed, err := m.fails(ctx, root, overlay, test, timeout)
+	for folder, tests := range m.testsByFolder(packages) {
+		failed, err := fails(ctx, root, overlay, folder, tests, timeout)
 		if err != nil {
 			return nil, err
 		}
-		if !failed {
-			survived = append(survived, test)
+		for _, test := range tests {
+			if !failed[test] {
+				survived = append(survived, test)
+			}
 		}
 	}
 	return survived, nil
 }
+
+// testsByFolder groups m's tests by the folder of their package.
+func (m *mutation) testsByFolder(packages map[string]string) map[string][]string {
+	folders := map[string][]string{}
+	for _, test := range m.tests {
+		name, _, _ := strings.Cut(test, "/")
+		folders[packages[name]] = append(folders[packages[name]], test)
+	}
+	return folders
+}
+
+// testPackages returns the folder of each test of the module, from its root. A test that
+// moves to another package keeps its mutations. Of two tests with one name, neither can
+// be meant: the folder is ambiguous.
+func testPackages(root string) (map[string]string, error) {
+	packages := map[string]string{}
+	declaration := regexp.MustCompile(`(?m)^func (Test\w+|Fuzz\w+)\(`)
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if _, err := os.Stat(filepath.Join(path, "go.mod")); path != root && err == nil || entry.Name() == ".git" {
+				return filepath.SkipDir // another module
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		source, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		folder, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		for _, found := range declaration.FindAllSubmatch(source, -1) {
+			name := string(found[1])
+			if other, taken := packages[name]; taken && other != folder {
+				packages[name] = ambiguous
+			} else {
+				packages[name] = folder
+			}
+		}
+		return nil
+	})
+	return packages, err
+}
+
+// ambiguous is the folder of a test whose name occurs in several packages.
+const ambiguous = "?"
 
 // overlay writes the changed file, and the file that tells the compiler of it.
 func (m *mutation) overlay(root string) (path string, cleanUp func(), err error) {
@@ -152,34 +213,85 @@ func (m *mutation) overlay(root string) (path string, cleanUp func(), err error)
 	return path, cleanUp, nil
 }
 
-// fails reports whether a test of the file's package fails under an overlay. That
-// it hangs until the timeout counts; that it does not compile, or does not exist,
-// is an error.
-func (m *mutation) fails(ctx context.Context, root, overlay, test string, timeout time.Duration) (bool, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-failfast", "-overlay", overlay,
-		"-timeout", timeout.String(), "-run", "^"+test+"$", "./"+filepath.Dir(m.file))
+// fails returns which of the tests of one package fail under an overlay. That a test
+// hangs until the timeout counts; that it does not compile, or does not exist, is an
+// error.
+func fails(ctx context.Context, root, overlay, folder string, tests []string, timeout time.Duration) (map[string]bool, error) {
+	failed, said := map[string]bool{}, ""
+	together := tests
+	if len(tests) > 1 { // but for parts of tests
+		together = slices.DeleteFunc(slices.Clone(tests), func(test string) bool { return strings.Contains(test, "/") })
+	}
+	if len(together) > 0 {
+		var err error
+		if failed, said, err = runTests(ctx, root, overlay, folder, together, timeout); err != nil {
+			return nil, err
+		}
+	}
+	for _, test := range tests {
+		_, ended := failed[test]
+		switch {
+		case ended:
+		case len(tests) == 1:
+			return nil, fmt.Errorf("%s did not run: %s", test, said)
+		default: // it is a part of a test, or another one ended the process before
+			alone, err := fails(ctx, root, overlay, folder, []string{test}, timeout)
+			if err != nil {
+				return nil, err
+			}
+			failed[test] = alone[test]
+		}
+	}
+	return failed, nil
+}
+
+// runTests runs tests of one package. It returns whether each failed that has ended, or
+// has ended the process.
+func runTests(
+	ctx context.Context, root, overlay, folder string, tests []string, timeout time.Duration,
+) (failed map[string]bool, said string, err error) {
+	pattern := "^(" + strings.Join(tests, "|") + ")$"
+	if len(tests) == 1 {
+		pattern = "^" + strings.ReplaceAll(tests[0], "/", "$/^") + "$"
+	}
+	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-count=1", "-overlay", overlay,
+		"-timeout", timeout.String(), "-run", pattern, "./"+filepath.ToSlash(folder))
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "NEARCACHE_REQUIRE_REDIS=1")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		return false, err
+		return nil, "", err
 	}
-	ran := false
-	var said strings.Builder
-	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
+	failed = map[string]bool{}
+	running := map[string]bool{}
+	var output strings.Builder
+	lines := bufio.NewScanner(bytes.NewReader(out))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
 		var event struct{ Action, Test, Output string }
 		if json.Unmarshal(lines.Bytes(), &event) != nil {
 			continue
 		}
-		ran = ran || event.Action == "run" && event.Test == test
-		said.WriteString(event.Output)
+		output.WriteString(event.Output)
+		if !slices.Contains(tests, event.Test) {
+			continue // a part of a test, or the whole of one
+		}
+		switch event.Action {
+		case "run":
+			running[event.Test] = true
+		case "pass", "skip", "fail":
+			failed[event.Test] = event.Action == "fail"
+			delete(running, event.Test)
+		}
 	}
-	if !ran {
-		return false, fmt.Errorf("%s did not run: %s%s", test, said.String(), stderr.String())
+	if err != nil && len(running) == 1 {
+		for test := range running { // it hung, or ended the process
+			failed[test] = true
+		}
 	}
-	return err != nil, nil
+	return failed, output.String() + stderr.String(), nil
 }
 
 // table returns the table of docs/proof.md.

@@ -14,6 +14,10 @@ func TestMutationsApply(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	packages, err := testPackages(root)
+	if err != nil {
+		t.Fatal(err)
+	}
 	names := map[string]bool{}
 	for _, m := range mutations {
 		if names[m.name] {
@@ -25,6 +29,15 @@ func TestMutationsApply(t *testing.T) {
 		}
 		if len(m.tests) == 0 {
 			t.Errorf("%s: no test is named", m.name)
+		}
+		for _, test := range m.tests {
+			name, _, _ := strings.Cut(test, "/")
+			switch folder, found := packages[name]; {
+			case !found:
+				t.Errorf("%s: there is no %s", m.name, test)
+			case folder == ambiguous:
+				t.Errorf("%s: there are several tests named %s", m.name, test)
+			}
 		}
 	}
 	doc, err := os.ReadFile(filepath.Join(root, "docs", "proof.md"))
