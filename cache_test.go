@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/nearcache/nearcache"
+	"github.com/nearcache/nearcache/internal/raceflag"
 )
 
 var errSource = errors.New("the source is down")
@@ -772,7 +773,7 @@ func TestHitAllocatesNothing(t *testing.T) {
 		ctx := t.Context()
 		read := func() { _, _ = cache.Get(ctx, "a") }
 		read()
-		if raceEnabled {
+		if raceflag.Enabled {
 			continue // the race detector makes sync.Pool allocate at random
 		}
 		require.Zero(t, testing.AllocsPerRun(1000, read), "eviction %d", eviction)

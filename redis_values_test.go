@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nearcache/nearcache/internal/redistest"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -21,7 +22,7 @@ import (
 //  1. a load claims its key   2. an invalidation takes the token away   3. the script
 //     runs again   4. the load ends: that token is not its own.
 func TestClaimScriptRunTwice(t *testing.T) {
-	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: "unix://" + redisOnSocket(t), Channel: "nearcache"})
+	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: "unix://" + redistest.StartOnSocket(t), Channel: "nearcache"})
 	require.NoError(t, err)
 	t.Cleanup(server.Close)
 	values, ctx := server.Values(), t.Context()
@@ -53,7 +54,7 @@ func TestClaimScriptRunTwice(t *testing.T) {
 //  1. a load's claim is to be extended   2. an invalidation takes it away   3. the
 //     extension is executed   4. the load ends, and stores nothing.
 func TestKeepScript(t *testing.T) {
-	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: "unix://" + redisOnSocket(t), Channel: "nearcache"})
+	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: "unix://" + redistest.StartOnSocket(t), Channel: "nearcache"})
 	require.NoError(t, err)
 	t.Cleanup(server.Close)
 	values, ctx := server.Values(), t.Context()

@@ -4,10 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -16,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nearcache/nearcache/internal/fakebus"
+	"github.com/nearcache/nearcache/internal/redistest"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -27,7 +24,7 @@ func TestSimulatedValuesAreAsInRedis(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	simulated := fakebus.New(fakebus.Options{Seed: seed, MinLatency: 1, MaxLatency: 2})
 	t.Cleanup(simulated.Close)
-	at := &redis.UniversalOptions{Addrs: []string{redisOnSocket(t)}}
+	at := &redis.UniversalOptions{Addrs: []string{redistest.StartOnSocket(t)}}
 	real, err := newRedisServer(BackplaneOptions{Redis: at, Channel: "nearcache"})
 	require.NoError(t, err)
 	t.Cleanup(real.Close)
@@ -49,31 +46,6 @@ func TestSimulatedValuesAreAsInRedis(t *testing.T) {
 		}
 		require.Equal(t, got[0], got[1], "seed %d, after %v", seed, done[max(0, len(done)-20):])
 	}
-}
-
-// redisOnSocket starts a redis-server for the test, and returns its address.
-func redisOnSocket(t *testing.T) string {
-	t.Helper()
-	binary, err := exec.LookPath(cmp.Or(os.Getenv("NEARCACHE_REDIS_SERVER"), "redis-server"))
-	if err != nil && os.Getenv("NEARCACHE_REQUIRE_REDIS") != "1" {
-		t.Skip("needs redis-server on PATH (NEARCACHE_REQUIRE_REDIS=1 makes this a failure)")
-	}
-	require.NoError(t, err)
-	socket := filepath.Join(t.TempDir(), "redis")
-	server := exec.Command(binary, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no")
-	require.NoError(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait() // it was killed
-	})
-	require.Eventually(t, func() bool {
-		conn, err := net.Dial("unix", socket)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	}, 10*time.Second, 10*time.Millisecond)
-	return socket
 }
 
 // twin is one of two Redis that are to be the same.

@@ -14,6 +14,7 @@ import (
 	"github.com/nearcache/nearcache/benchmarks/internal/measure"
 	"github.com/nearcache/nearcache/benchmarks/internal/result"
 	"github.com/nearcache/nearcache/benchmarks/internal/subject"
+	"github.com/nearcache/nearcache/internal/redistest"
 )
 
 type settings struct {
@@ -62,7 +63,7 @@ func sectionNames() (names []string) {
 type bench struct {
 	settings
 	file  *result.File
-	redis *measure.Server // nil: not installed
+	redis *redistest.Server // nil: not installed
 }
 
 // errNoRedis says that a section was left out.
@@ -85,7 +86,7 @@ func newBench(s settings) (*bench, error) {
 		return nil, err
 	default:
 		b.redis = server
-		b.file.Machine.Redis = redisVersion(server.Address)
+		b.file.Machine.Redis = redisVersion(server.Addr)
 	}
 	return b, nil
 }
@@ -101,7 +102,7 @@ func (b *bench) address() string {
 	if b.redis == nil {
 		return ""
 	}
-	return b.redis.Address
+	return b.redis.Addr
 }
 
 // measure measures the chosen sections, one after the other, and goes on where one

@@ -14,6 +14,7 @@ import (
 	"github.com/nearcache/nearcache/benchmarks/internal/drive"
 	"github.com/nearcache/nearcache/benchmarks/internal/measure"
 	"github.com/nearcache/nearcache/benchmarks/internal/subject"
+	"github.com/nearcache/nearcache/internal/redistest"
 )
 
 // The benchmarks here are for a profile, and for a look at one change: nearcache
@@ -117,7 +118,7 @@ func BenchmarkSharedMany(b *testing.B) {
 }
 
 func benchmarkShared(b *testing.B, choose func(*sharedReads) ([]*sharedReader, drive.Ring[int64])) {
-	s, err := openSharedReads(b.Context(), startRedis(b).Address)
+	s, err := openSharedReads(b.Context(), startRedis(b).Addr)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func benchmarkShared(b *testing.B, choose func(*sharedReads) ([]*sharedReader, d
 }
 
 // startRedis starts a server for a test, or skips it where none is installed.
-func startRedis(tb testing.TB) *measure.Server {
+func startRedis(tb testing.TB) *redistest.Server {
 	server, err := measure.StartServer()
 	if errors.Is(err, exec.ErrNotFound) {
 		tb.Skip("redis-server is not installed")

@@ -26,7 +26,7 @@ func guard(bound float64) error {
 		return err
 	default:
 		defer server.Kill()
-		address = server.Address
+		address = server.Addr
 	}
 	return errors.Join(guardHits[int64](address, bound), guardHits[string](address, bound))
 }

@@ -43,7 +43,7 @@ func run(ctx context.Context, s settings, staleness time.Duration) (r result, er
 	}
 	defer server.Kill()
 	using, leave := context.WithCancel(ctx)
-	f, err := newFleet(using, s, server.Address, staleness)
+	f, err := newFleet(using, s, server.Addr, staleness)
 	defer f.close()
 	defer leave()
 	if err != nil {
@@ -51,7 +51,7 @@ func run(ctx context.Context, s settings, staleness time.Duration) (r result, er
 	}
 	f.observe(ctx, "warm-up", s.warm)
 
-	begin, end := func() error { server.Kill(); return nil }, server.Start
+	begin, end := func() error { server.Kill(); return nil }, server.Restart
 	if s.freeze {
 		begin = func() error { return server.Signal(syscall.SIGSTOP) }
 		end = func() error { return server.Signal(syscall.SIGCONT) }

@@ -109,7 +109,7 @@ func run(ctx context.Context, n int, life, length time.Duration) (map[string]flo
 	defer server.Kill()
 	for range n {
 		bp, err := nearcache.Connect(ctx, nearcache.BackplaneOptions{
-			RedisConnectionString: server.Address,
+			RedisConnectionString: server.Addr,
 			MaxStaleness:          life,
 			Logger:                slog.New(slog.DiscardHandler),
 		})
@@ -118,7 +118,7 @@ func run(ctx context.Context, n int, life, length time.Duration) (map[string]flo
 		}
 		defer bp.Close()
 	}
-	client := redis.NewClient(&redis.Options{Addr: server.Address})
+	client := redis.NewClient(&redis.Options{Addr: server.Addr})
 	defer client.Close()
 	if err := wait(ctx, settle, client.Ping(ctx).Err()); err != nil {
 		return nil, err

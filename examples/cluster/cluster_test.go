@@ -20,7 +20,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 
-	"github.com/nearcache/nearcache/examples/internal/redistest"
+	"github.com/nearcache/nearcache/internal/redistest"
 )
 
 // programVariable makes this test binary the program itself, as it then does for
@@ -172,7 +172,7 @@ func TestRunEndsWithVerdict(t *testing.T) {
 
 func TestSharedRunCompares(t *testing.T) {
 	t.Parallel()
-	p := start(t, small("-duration", "2s", "-shared", "-redis", redistest.Start(t))...)
+	p := start(t, small("-duration", "2s", "-shared", "-redis", "unix://"+redistest.StartOnSocket(t))...)
 	if code := p.wait(t); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
@@ -198,7 +198,7 @@ func TestSharedRunCompares(t *testing.T) {
 
 func TestSharedRunThatIsCutShort(t *testing.T) {
 	t.Parallel()
-	p := start(t, small("-duration", "1h", "-shared", "-redis", redistest.Start(t))...)
+	p := start(t, small("-duration", "1h", "-shared", "-redis", "unix://"+redistest.StartOnSocket(t))...)
 	pids := p.awaitProgress(t)
 	if err := syscall.Kill(p.cmd.Process.Pid, syscall.SIGINT); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nearcache/nearcache"
-	"github.com/nearcache/nearcache/examples/internal/redistest"
+	"github.com/nearcache/nearcache/internal/redistest"
 	"github.com/nearcache/nearcache/nearcachetest"
 )
 
@@ -20,7 +20,7 @@ func givenRedis(t *testing.T) string {
 	if redis := os.Getenv("REDIS_CONNECTION_STRING"); redis != "" {
 		return redis
 	}
-	return redistest.Start(t)
+	return "unix://" + redistest.StartOnSocket(t)
 }
 
 func TestTheTourEndsWell(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/nearcache/nearcache/internal/raceflag"
 )
 
 // raceLimit is how many states of a scenario are explored under the race
@@ -21,7 +23,7 @@ func TestProtocolHolds(t *testing.T) {
 				s.Budget.Probes++
 			}
 		}
-		if raceEnabled {
+		if raceflag.Enabled {
 			s.Limit = raceLimit
 		}
 		t.Run(s.Name, func(t *testing.T) {
@@ -54,7 +56,7 @@ func TestEachRuleIsNeeded(t *testing.T) {
 			t.Run(fmt.Sprintf("%v/%s", rule, s.Name), func(t *testing.T) {
 				t.Parallel()
 				s := s.Without(rule)
-				if raceEnabled {
+				if raceflag.Enabled {
 					s.Limit = raceLimit
 				}
 				r := Check(s)
@@ -81,7 +83,7 @@ func TestEachRuleIsNeeded(t *testing.T) {
 func TestMintIfAbsentKeepsIdleChannelsWarm(t *testing.T) {
 	t.Parallel()
 	s := scenario(t, "an idle channel")
-	if raceEnabled {
+	if raceflag.Enabled {
 		s.Limit = raceLimit
 	}
 	r := Check(s.Without(MintIfAbsent))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nearcache/nearcache/benchmarks/internal/measure"
+	"github.com/nearcache/nearcache/internal/redistest"
 )
 
 func TestSubjectsHoldWhatTheyWereFilledWith(t *testing.T) {
@@ -22,7 +23,7 @@ func TestSubjectsHoldWhatTheyWereFilledWith(t *testing.T) {
 	t.Run("string", func(t *testing.T) { testHolding[string](t, server) })
 }
 
-func testHolding[K Key](t *testing.T, server *measure.Server) {
+func testHolding[K Key](t *testing.T, server *redistest.Server) {
 	load := func(K) *Value { return &Value{ID: 7, Name: "seven"} }
 	keys := make([]K, 1000)
 	for i := range keys {
@@ -30,8 +31,8 @@ func testHolding[K Key](t *testing.T, server *measure.Server) {
 	}
 	config := Config[K]{Capacity: 10_000, TTL: time.Hour, Load: load, Regions: true}
 	if server != nil {
-		config.Redis = server.Address
-		if err := Seed(server.Address, keys, load); err != nil {
+		config.Redis = server.Addr
+		if err := Seed(server.Addr, keys, load); err != nil {
 			t.Fatal(err)
 		}
 	}

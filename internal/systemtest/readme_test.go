@@ -1,0 +1,52 @@
+package systemtest
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestReadmeACL gives a user the rights that the README names and no others, and
+// sees that everything works.
+func TestReadmeACL(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	require.NoError(t, err)
+	rule := regexp.MustCompile("`(ACL SETUSER app [^`]+)`").FindSubmatch(readme)
+	require.NotNil(t, rule, "the README names no ACL")
+	acl := string(rule[1])
+
+	tests := []struct{ name, acl, options string }{
+		{"database 0", acl, ""},
+		{"database 2", acl + " &nearcache@2 +select", ",defaultDatabase=2"},
+		{"with a client name", acl + " +client|setname", ",name=orders"},
+		{"with a prefix", strings.ReplaceAll(acl, "nearcache", "shop.nearcache"), ",channelPrefix=shop."},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			src, server := newSource(), startRedis(t)
+			var command []any
+			for _, word := range strings.Fields(test.acl) {
+				command = append(command, word)
+			}
+			require.NoError(t, server.client().Do(ctx, command...).Err())
+
+			connection := server.addr + ",user=app,password=password" + test.options
+			a, b := join(t, src.load, connection), join(t, src.load, connection)
+			b.get(t, "red/1", "blue/2", "/3")
+			require.NoError(t, a.items.Remove(ctx, "/3"))
+			require.NoError(t, a.items.ClearRegion(ctx, "red"))
+			eventually(t, "both are applied", func() bool { return !b.held("/3") && !b.held("red/1") })
+			assert.True(t, b.held("blue/2"))
+			assert.Zero(t, b.bp.Stats().Clears.Gaps())
+		})
+	}
+}

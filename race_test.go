@@ -1,5 +1,0 @@
-//go:build race
-
-package nearcache_test
-
-const raceEnabled = true
