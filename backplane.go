@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/backoff"
 )
 
 // Backplane joins this process's caches with those of all other instances on one
@@ -23,7 +25,7 @@ type Backplane struct {
 	events       *events       // nil: nobody is to be told
 	staleness    time.Duration // BackplaneOptions.MaxStaleness
 	lease        *lease
-	random       random
+	random       backoff.Random
 	closed       atomic.Bool
 	publishOnly  bool
 	claims       *claims // of its caches, at the shared level

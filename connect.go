@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
+	"time"
 
+	"github.com/nearcache/nearcache/internal/backoff"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -63,7 +65,7 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 }
 
 // joinBus makes a backplane on b. All jitter comes from random.
-func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self *identity, random random) (*Backplane, error) {
+func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self *identity, random backoff.Random) (*Backplane, error) {
 	bp := newBackplane(o)
 	bp.panics = &panics{logger: o.Logger}
 	if s, ok := b.(*redisServer); ok {
@@ -174,4 +176,17 @@ func newBackplane(o BackplaneOptions) *Backplane {
 	bp.claims = newClaims(bp.outlived)
 	bp.events = newEvents(o.OnEvent, bp.State)
 	return bp
+}
+
+const (
+	backoffBase = 100 * time.Millisecond
+
+	// backoffMax bounds how long an instance stays away from a Redis that is back.
+	backoffMax = 2 * time.Second
+)
+
+// newBackoff spaces attempts at Redis. All jitter comes from the backplane's random, so
+// that a test can have it repeat itself.
+func newBackoff(random backoff.Random) *backoff.Backoff {
+	return &backoff.Backoff{Random: random, Base: backoffBase, Max: backoffMax}
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nearcache/nearcache/internal/backoff"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -46,7 +47,7 @@ func newIdentity() *identity {
 
 // simulatedIdentity returns one that is the same in every run. Instances with one seed
 // have the same ids, but not the same nonces, as random differs.
-func simulatedIdentity(seed instanceID, random random) *identity {
+func simulatedIdentity(seed instanceID, random backoff.Random) *identity {
 	var nonces, ids atomic.Uint64
 	digest := func(numbers ...uint64) (id [16]byte) {
 		b := slices.Clone(seed[:])

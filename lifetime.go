@@ -3,6 +3,8 @@ package nearcache
 import (
 	"math/bits"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/backoff"
 )
 
 // lifetimes are the times in an item's life other than its deadline.
@@ -112,13 +114,9 @@ const (
 
 // failedLocked counts a failure of the load of key, and returns how long to wait for
 // the next.
-func (sh *shard[K, V]) failedLocked(key K, now int64, random random) time.Duration {
+func (sh *shard[K, V]) failedLocked(key K, now int64, random backoff.Random) time.Duration {
 	f := sh.failures[key]
-	pause := mostFailurePause
-	if f.count < 16 { // no overflow
-		pause = min(pause, failurePause<<f.count)
-	}
-	pause -= time.Duration(random(int64(pause) / 2)) // so that not all come at once again
+	pause := backoff.Less(random, backoff.Ceiling(failurePause, mostFailurePause, f.count), 2) // so that not all come at once again
 	if sh.failures == nil {
 		sh.failures = map[K]failures{}
 	}

@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/backoff"
 )
 
 // errGoexit is what callers get from a loader that ended its goroutine.
@@ -37,7 +39,7 @@ type loader[K comparable, V any] struct {
 	timedOut func(K, error) outcome[V]                   // and of one that took longer than timeout
 	slow     func(*outcome[V], time.Duration)            // is told of a result that came too late to be kept
 	unheard  func(error)                                 // is told of a panic that reaches no caller
-	random   random
+	random   backoff.Random
 
 	timeout    time.Duration // of a call; 0: none
 	errTimeout error         // what callers get then
@@ -131,7 +133,7 @@ func (bp *Backplane) jittered(ttl time.Duration) time.Duration {
 	if ttl == NoExpiry {
 		return ttl
 	}
-	return ttl - time.Duration(bp.random(int64(ttl)/10+1))
+	return backoff.Less(bp.random, ttl, 10)
 }
 
 // places bounds the loads under way: each takes a place and gives it back. Nil has

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nearcache/nearcache/internal/backoff"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -28,7 +29,7 @@ var (
 // gathered behind it, and is sent again until Redis does accept it.
 type publisher struct {
 	send   func(ctx context.Context, body string, changes []transport.Change) error // one attempt at one message
-	random random
+	random backoff.Random
 	target publisherTarget
 
 	// announcing counts writes between the beginning of their local part and the
@@ -92,7 +93,7 @@ func newGroup() *group { return &group{done: make(chan struct{})} }
 // newPublisher starts a publisher. It takes Redis to be unreachable until reached
 // is called or a round succeeds.
 func newPublisher(
-	send func(context.Context, string, []transport.Change) error, random random, target publisherTarget,
+	send func(context.Context, string, []transport.Change) error, random backoff.Random, target publisherTarget,
 ) *publisher {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &publisher{
@@ -218,7 +219,7 @@ func (p *publisher) accepts() bool {
 // run sends group after group until closing finds nothing left, or ctx ends.
 func (p *publisher) run(ctx context.Context) {
 	defer close(p.done)
-	pause := backoff{random: p.random}
+	pause := newBackoff(p.random)
 	for {
 		g := p.next()
 		if g == nil {
@@ -227,8 +228,8 @@ func (p *publisher) run(ctx context.Context) {
 		err := p.round(ctx, g)
 		p.finish(g, err, ctx.Err() != nil)
 		if err == nil {
-			pause.reset()
-		} else if !pause.wait(ctx, p.retry) {
+			pause.Reset()
+		} else if !pause.Wait(ctx, p.retry) {
 			return
 		}
 	}

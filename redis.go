@@ -356,7 +356,7 @@ func nonce() []byte {
 func (s *redisServer) First(ctx context.Context, attempt func(context.Context) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
-	pause := backoff{random: mathrand.Int64N}
+	pause := newBackoff(mathrand.Int64N)
 	for {
 		before := err
 		if err = attempt(ctx); err == nil {
@@ -365,7 +365,7 @@ func (s *redisServer) First(ctx context.Context, attempt func(context.Context) e
 		if ctx.Err() != nil && before != nil {
 			err = before // it says more than that there was no time left
 		}
-		if refused(err) || pause.failures == s.connectRetry || !pause.wait(ctx, nil) {
+		if refused(err) || pause.Failures() == s.connectRetry || !pause.Wait(ctx, nil) {
 			break
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nearcache/nearcache/internal/backoff"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -219,13 +220,7 @@ func (s *shared[K, V]) again(ctx context.Context, errands []*errand[K, V], began
 // whether ctx is alive.
 func (s *shared[K, V]) pause(ctx context.Context, waited time.Duration) bool {
 	d := min(max(waited/8, leastPause), mostPause)
-	timer := time.NewTimer(d + time.Duration(s.backplane.random(int64(d)/4+1)))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
+	return backoff.Wait(ctx, backoff.Less(s.backplane.random, d+d/4, 5), nil)
 }
 
 // read looks at the values of those errands that are to be read, and answers the

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nearcache/nearcache/internal/backoff"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -26,7 +27,7 @@ type subscriber struct {
 	target    subscriberTarget
 	self      *identity
 	lease     *lease
-	random    random
+	random    backoff.Random
 	panics    *panics
 
 	// Used by one goroutine at a time, that which has the subscription.
@@ -149,10 +150,10 @@ func (s *subscriber) tellIf(logged bool, level slog.Level, line string, e Event,
 // sub may be nil. Pauses between attempts grow, also if subscriptions begin well
 // and then are lost soon.
 func (s *subscriber) run(ctx context.Context, sub transport.Subscription) {
-	pause := backoff{random: s.random}
+	pause := newBackoff(s.random)
 	for {
 		if sub == nil {
-			if sub = s.connect(ctx, &pause); sub == nil {
+			if sub = s.connect(ctx, pause); sub == nil {
 				return
 			}
 		}
@@ -164,7 +165,7 @@ func (s *subscriber) run(ctx context.Context, sub transport.Subscription) {
 			return
 		}
 		if time.Since(began) > min(2*s.lease.lifetime(), backoffMax) {
-			pause.reset()
+			pause.Reset()
 		}
 		state := StateConnecting
 		if !s.lease.valid() {
@@ -177,11 +178,11 @@ func (s *subscriber) run(ctx context.Context, sub transport.Subscription) {
 
 // connect tries until there is a subscription with a lease. It returns nil when
 // ctx ends.
-func (s *subscriber) connect(ctx context.Context, pause *backoff) transport.Subscription {
-	for said := false; pause.wait(ctx, nil); {
+func (s *subscriber) connect(ctx context.Context, pause *backoff.Backoff) transport.Subscription {
+	for said := false; pause.Wait(ctx, nil); {
 		sub, err := s.attempt(ctx, true)
 		if err == nil {
-			pause.failures = min(pause.failures, 3) // Redis is there
+			pause.Retreat(3) // Redis is there
 			return sub
 		}
 		s.failed.Add(1)
@@ -250,15 +251,7 @@ func (s *subscriber) probe(ctx context.Context, sub transport.Subscription) {
 // Up to a tenth of the wait is left out at random, so that a fleet's probes do
 // not come in step.
 func (s *subscriber) waitForProbe(ctx context.Context) bool {
-	interval := int64(s.lease.lifetime()) / probesPerLife
-	timer := time.NewTimer(time.Duration(interval - s.random(interval/10+1)))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-s.lease.hurry:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
+	return backoff.Wait(ctx, backoff.Less(s.random, s.lease.lifetime()/probesPerLife, 10), s.lease.hurry)
 }
 
 // hear applies one message. A panic there costs the subscription, not the process: what
