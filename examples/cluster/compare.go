@@ -44,7 +44,7 @@ func trySharing(ctx context.Context, backplane *nearcache.Backplane) error {
 		pause(ctx, 100*time.Millisecond)
 	}
 	return errors.New("nothing can be shared on this Redis: it does not tell its history (INFO replication), " +
-		"or the user lacks rights, which README.md lists, or it takes more than 250 ms for an answer")
+		"or the user lacks rights, which docs/redis.md lists, or it takes more than 250 ms for an answer")
 }
 
 // compare runs the experiment without sharing and with it. Its error is errMoreReads

@@ -160,7 +160,7 @@ func (t *tour) replace(ctx context.Context, a, b *instance) {
 		"%d come from Redis, %d from the source\n", productCount, from[inRedis], from[atSource])
 	if from[inRedis] == 0 && t.err == nil {
 		t.fail(errors.New("no product was found in Redis: it does not tell its history (INFO replication), " +
-			"or the user lacks rights, which README.md lists"))
+			"or the user lacks rights, which docs/redis.md lists"))
 	}
 	t.insist(from[inRedis] == productCount, "not all products were found in Redis")
 

@@ -258,15 +258,15 @@ func TestPublishOnlyLeavesNoGoroutine(t *testing.T) {
 	}
 }
 
-// TestPublishOnlyACL gives a user the rights that the README names for a job, sees
+// TestPublishOnlyACL gives a user the rights that docs/redis.md names for a job, sees
 // that they suffice, and that without any one of them Connect fails.
 func TestPublishOnlyACL(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	page, err := os.ReadFile(filepath.Join(root, "docs", "redis.md"))
 	require.NoError(t, err)
-	rule := regexp.MustCompile("`(ACL SETUSER job [^`]+)`").FindSubmatch(readme)
-	require.NotNil(t, rule, "the README names no ACL for a job")
-	acl := string(rule[1])
+	rule := regexp.MustCompile(`(?m)^(ACL SETUSER job .+)$`).FindSubmatch(page)
+	require.NotNil(t, rule, "docs/redis.md names no ACL for a job")
+	acl := strings.TrimSpace(string(rule[1]))
 	grant := func(t *testing.T, raw *redis.Client, acl string) {
 		t.Helper()
 		var command []any
