@@ -12,20 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestReadmeProgram sees that the README's program is that of examples/quickstart, which
-// is compiled with everything else and run by the gate.
-func TestReadmeProgram(t *testing.T) {
-	t.Parallel()
-	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
-	require.NoError(t, err)
-	program, err := os.ReadFile("examples/quickstart/main.go")
-	require.NoError(t, err)
-	text := strings.ReplaceAll(string(readme), "\r\n", "\n")
-	blocks := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(text, -1)
-	require.Len(t, blocks, 1, "the README has one program")
-	assert.Equal(t, strings.ReplaceAll(string(program), "\r\n", "\n"), blocks[0][1])
-}
-
 // TestReadmeACL gives a user the rights that docs/redis.md names and no others, and
 // sees that everything works.
 func TestReadmeACL(t *testing.T) {
