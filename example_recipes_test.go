@@ -39,7 +39,7 @@ func ExampleOptions_sqlNoRows() {
 		// recipe: sql not found get
 		name, err := users.Get(ctx, 7)
 		switch {
-		case errors.Is(err, sql.ErrNoRows), errors.Is(err, nearcache.ErrNotFound): // just now, or kept
+		case errors.Is(err, sql.ErrNoRows), errors.Is(err, nearcache.ErrNotFound): // from this load, or kept
 			fmt.Println("404:", err)
 		case err != nil:
 			fmt.Println("503:", err)
@@ -177,7 +177,7 @@ func ExampleCache_Remove_laggingReplica() {
 	primary.Store(350)
 	// recipe: lagging replica
 	err := prices.Remove(ctx, "tea")
-	time.AfterFunc(replicaLag, func() { // at the most that is tolerated of a replica
+	time.AfterFunc(replicaLag, func() { // the longest lag that you tolerate
 		removed <- prices.Remove(context.Background(), "tea")
 	})
 	// recipe end

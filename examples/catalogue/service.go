@@ -37,7 +37,7 @@ func NewService(bp *nearcache.Backplane, store *Store) (*Service, error) {
 		TTL:      10 * time.Minute,
 		Regions:  func(_ int64, p Product) []string { return []string{p.Category} },
 
-		MaxConcurrentLoads: 4, // an instance that starts cold asks for that much at a time
+		MaxConcurrentLoads: 4, // slots: a cold instance asks for no more at a time
 		StaleIfError:       time.Hour,
 	})
 	if err != nil {
@@ -47,10 +47,10 @@ func NewService(bp *nearcache.Backplane, store *Store) (*Service, error) {
 		Name:         "prices",
 		LoadMany:     store.Prices,
 		TTL:          priceTTL,
-		RefreshAfter: priceRefreshAfter, // what is asked for often is never waited for
-		StaleIfError: time.Hour,         // an outage of the database is not one of ours,
-		SoftTimeout:  softTimeout,       // nor is a database that has become slow
-		LoadTimeout:  2 * time.Second,   // ends the loads that nobody waits for any more
+		RefreshAfter: priceRefreshAfter, // callers never wait for an item that is asked for often
+		StaleIfError: time.Hour,         // an outage of the database is not an outage here,
+		SoftTimeout:  softTimeout,       // and neither is a slow database
+		LoadTimeout:  2 * time.Second,   // ends loads, even if no caller waits for them
 
 		MaxConcurrentLoads: 4,
 	})
@@ -113,14 +113,14 @@ func (s *Service) Page(ctx context.Context, name string) (Page, error) {
 
 // recipe: catalogue changes
 
-// Rename is a change as all are: the source first, then the caches.
+// Rename shows the order of every change: the source first, then the caches.
 func (s *Service) Rename(ctx context.Context, id int64, name string) error {
 	err := s.store.Rename(ctx, id, name)
-	// Also if it failed: a query that was given up may have been carried out.
+	// Also after an error: a query that timed out may have been executed.
 	return errors.Join(err, told(s.products.Remove(ctx, id)))
 }
 
-// Discount changes every product of a category. Which these are only the database knows.
+// Discount changes every product of a category. Only the database knows which these are.
 func (s *Service) Discount(ctx context.Context, category string, percent int) error {
 	err := s.store.Discount(ctx, category, percent)
 	return errors.Join(err, told(s.products.ClearRegion(ctx, category)))
@@ -138,8 +138,8 @@ func (s *Service) SetPrice(ctx context.Context, sku string, cents int64) (Price,
 
 // recipe: catalogue unconfirmed
 
-// told is nil for a change that other instances have not been told of yet: it is
-// queued, and no reason to fail a request.
+// told drops ErrUnconfirmed: the change is made, its message is queued, and the request
+// need not fail.
 func told(err error) error {
 	if errors.Is(err, nearcache.ErrUnconfirmed) {
 		log.Print(err)

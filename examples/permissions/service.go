@@ -15,12 +15,12 @@ const maxStaleness = time.Second
 
 // recipe: permissions key
 
-// Who is a user of a tenant, and the key of the cache: any comparable type will do
-// that can be written as text, for other instances to read, and read back.
+// Who is a user of a tenant, and the key of the cache. A key may have any comparable
+// type that can be written as text and read back, since other instances read it.
 type Who struct{ Tenant, User string }
 
-// MarshalText escapes both names: no two keys may have the same text, or a revocation
-// for one of them would pass for one of the other.
+// MarshalText escapes both names. No two keys may have the same text: a revocation of
+// one would otherwise count as a revocation of the other.
 func (w Who) MarshalText() ([]byte, error) {
 	return []byte(url.QueryEscape(w.Tenant) + "/" + url.QueryEscape(w.User)), nil
 }
@@ -56,8 +56,8 @@ func NewGuard(bp *nearcache.Backplane, directory *Directory) (*Guard, error) {
 		Name:         "rights",
 		Load:         directory.Rights,
 		TTL:          10 * time.Minute,
-		IdleTTL:      2 * time.Minute,  // of those who have gone, not all that memory has room for
-		NotFoundTTL:  10 * time.Second, // somebody who is unknown asks again and again
+		IdleTTL:      2 * time.Minute,  // users who have left do not fill the memory
+		NotFoundTTL:  10 * time.Second, // unknown users ask again and again
 		MaxStaleness: maxStaleness,     // a revocation is effective by then, whatever fails
 		Regions:      func(who Who, _ Rights) []string { return []string{who.Tenant} },
 	})
@@ -80,15 +80,15 @@ func (g *Guard) Rights(ctx context.Context, who Who) (Rights, error) {
 	return rights, err
 }
 
-// Revoke takes all rights of a user away. The error may be ErrUnconfirmed: then it is
-// done, and effective here. Other instances will hear of it, and whoever revokes has
-// to know that they have not yet.
+// Revoke takes all rights of a user away. The error may be ErrUnconfirmed: then the
+// revocation is done, and effective here. Other instances will hear of it, and the
+// caller has to know that they may not have heard yet.
 func (g *Guard) Revoke(ctx context.Context, who Who) error {
 	err := g.directory.Revoke(ctx, who)
 	return errors.Join(err, g.rights.Remove(ctx, who))
 }
 
-// SetRole changes what all users of a tenant may do who have that role.
+// SetRole changes what all users of a tenant with that role may do.
 func (g *Guard) SetRole(ctx context.Context, tenant, role string, rights Rights) error {
 	err := g.directory.SetRole(ctx, tenant, role, rights)
 	return errors.Join(err, g.rights.ClearRegion(ctx, tenant))

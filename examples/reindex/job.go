@@ -24,7 +24,7 @@ func job(ctx context.Context, redis, channel string, store *Store, out io.Writer
 		RedisConnectionString: redis,
 		Channel:               channel, // the service's
 		PublishOnly:           true,
-		Logger:                slog.New(slog.DiscardHandler), // OnEvent says it
+		Logger:                slog.New(slog.DiscardHandler), // OnEvent prints the events
 		OnEvent:               func(e nearcache.Event) { fmt.Fprintln(out, "job:", e.Kind, e.State) },
 	})
 	if err != nil {
@@ -38,10 +38,10 @@ func job(ctx context.Context, redis, channel string, store *Store, out io.Writer
 
 // recipe: reindex job
 
-// Reindex indexes the documents up to lastIndexed anew, and all that are in French, and
-// tells the instances of the service what to load anew.
+// Reindex indexes the documents up to lastIndexed again, and all French ones. It tells
+// the instances of the service which documents to load again.
 func Reindex(ctx context.Context, bp *nearcache.Backplane, store *Store) error {
-	documents, err := nearcache.NewInvalidator[int64](bp, "documents") // as the service's cache
+	documents, err := nearcache.NewInvalidator[int64](bp, "documents") // the name of the service's cache
 	if err != nil {
 		return err
 	}
@@ -49,15 +49,15 @@ func Reindex(ctx context.Context, bp *nearcache.Backplane, store *Store) error {
 		ids := store.Reindex(first, min(first+batch-1, lastIndexed)) // the source first
 		if err := documents.Remove(ctx, ids...); err != nil && !errors.Is(err, nearcache.ErrUnconfirmed) {
 			return err
-		} // unconfirmed: Redis is away, and this is told as soon as it is back
+		} // unconfirmed: Redis is away, and the message is sent when it is back
 	}
 	store.ReindexLanguage("fr")
 	if err := documents.ClearRegion(ctx, "fr"); err != nil && !errors.Is(err, nearcache.ErrUnconfirmed) {
 		return err
 	}
 
-	// What is untold when the job ends, the service serves in old versions until their
-	// TTL. So the job waits for Redis, and fails if that is in vain.
+	// If the job ended before Redis has accepted all messages, the service would serve old
+	// versions until their TTL. So the job waits for Redis, and fails if that takes too long.
 	limited, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	return bp.Flush(limited)

@@ -31,9 +31,9 @@ func NewService(bp *nearcache.Backplane, store *Store) (*Service, error) {
 		Regions: func(_ int64, p Product) []string { return []string{p.Category} },
 
 		LoadTimeout: 2 * time.Second,
-		Shared: &nearcache.SharedOptions[Product]{ // what one instance has loaded the others find in Redis
-			TTL:          time.Hour, // there; a change deletes it, as it does in memory
-			Version:      1,         // of the type Product: raise it with each change of that
+		Shared: &nearcache.SharedOptions[Product]{ // an instance finds in Redis what others have loaded
+			TTL:          time.Hour, // in Redis; a change deletes the value there too
+			Version:      1,         // of the type Product: raise it when the type changes
 			CompressOver: 1 << 10,   // descriptions are long
 		},
 	})
@@ -50,7 +50,7 @@ func NewService(bp *nearcache.Backplane, store *Store) (*Service, error) {
 		return nil, err
 	}
 	rights, err := nearcache.New(bp, nearcache.Options[string, Rights]{
-		Name:        "rights", // not shared: who can write to Redis could write rights
+		Name:        "rights", // not shared: clients that can write to Redis could write rights
 		Load:        store.Rights,
 		TTL:         time.Minute,
 		NotFoundTTL: 10 * time.Second,
@@ -81,8 +81,8 @@ func (s *Service) Item(ctx context.Context, id int64) (Item, error) {
 
 // recipe: shop changes
 
-// Change writes the source first, and then tells the caches. There is nothing more to
-// do for what is in Redis: Remove deletes it in the step that tells the others.
+// Change writes the source first, and then tells the caches. Values in Redis need nothing
+// more: Remove deletes them in the step that tells the other instances.
 func (s *Service) Change(ctx context.Context, id int64, name string, cents int64) error {
 	err := s.store.Change(ctx, id, name, cents)
 	return errors.Join(err, told(s.products.Remove(ctx, id)), told(s.prices.Remove(ctx, id)))
