@@ -7,6 +7,7 @@
 //	go run . -only hits,memory -subjects near,otter
 //	go run . -traces DIR                         # hit ratios on recorded traces, too
 //	go run . -render results/results.json        # the report again, without measuring
+//	go run . -render ../docs/bench/results.json -out ../docs/bench -summary ../docs/benchmarks.md
 //	go run . -guard                              # seconds; exit code 1 if hits became slow
 //
 // Each section is measured in rounds. In every round each subject has one short

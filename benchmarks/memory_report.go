@@ -46,9 +46,7 @@ func renderGC(r *report) {
 		head:    []string{"", "items", "heap, MB", "a cycle, ms", "its CPU, ms", "reading, s", "cycles", "CPU of collecting, s", "of all, %", "longest pause, µs"},
 		numbers: 9,
 	}
-	cases := r.file.Cases(gcSection, heapMB)
-	slices.SortFunc(cases, func(a, b string) int { return len(a) - len(b) })
-	for _, in := range cases {
+	for _, in := range gcCases(r.file) {
 		for _, name := range r.file.Subjects(gcSection, in, heapMB) {
 			of := func(metric string) string {
 				return spreadOf(r.file.Samples(result.Key{Section: gcSection, Case: in, Subject: name, Metric: metric}))
@@ -58,4 +56,11 @@ func renderGC(r *report) {
 		}
 	}
 	r.table(t)
+}
+
+// gcCases returns the numbers of items that were measured, ascending.
+func gcCases(f *result.File) []string {
+	cases := f.Cases(gcSection, heapMB)
+	slices.SortFunc(cases, func(a, b string) int { return len(a) - len(b) })
+	return cases
 }

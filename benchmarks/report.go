@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/nearcache/nearcache/benchmarks/internal/chart"
 	"github.com/nearcache/nearcache/benchmarks/internal/result"
@@ -49,14 +48,8 @@ func writeReport(f *result.File, dir string) error {
 }
 
 func (r *report) opening() {
-	m := r.file.Machine
 	r.say("# nearcache and its peers, measured")
-	redis := "no Redis"
-	if m.Redis != "" {
-		redis = "Redis " + m.Redis + " on the same machine"
-	}
-	r.say("%s, %d cores, %s, %s, %s. Measured on %s in %v, in %d rounds.", m.CPU, m.Cores, m.OS, m.Go, redis,
-		r.file.Began.Format(time.DateOnly), r.file.Took, r.file.Rounds)
+	r.origin()
 	if r.file.Quick {
 		r.say("**A short look** (`-quick`): caches are smaller and numbers rougher than those of a whole run.")
 	}
