@@ -13,7 +13,7 @@ import (
 func renderMixed(r *report) {
 	cores := float64(r.file.Machine.Cores)
 	r.say("## Reads and writes")
-	r.say("int64 keys, nothing but this process: nearcache is on `Local()`, with regions and statistics on. *All held*: 100 000 keys (Zipf 1.01), room for " +
+	r.say("int64 keys, in this process alone: nearcache is on `Local()`, with regions and statistics on. *All held*: 100 000 keys (Zipf 1.01), room for " +
 		"200 000, and a set replaces an item. *Room for a tenth*: 1 000 000 keys (Zipf 1.01), room for 100 000; a get that misses loads the item and keeps it, " +
 		"by the cache's own loader (nearcache, otter, theine) or by a set after the get. *Contexts that can end* are what a service has, [see below](#misses); the others have `context.Background()`. *Loads* is how many of the gets needed one: a cache " +
 		"that keeps more of what matters has less to do. *Set of new keys* never sets one twice, so that each evicts another. " +
@@ -60,9 +60,9 @@ func mixedRatio(f *result.File, in, name string, goroutines float64) float64 {
 
 func renderMisses(r *report) {
 	r.say("## Misses")
-	r.say("What a read-through costs beside the load: keys that were never asked for, and a loader that returns at once. nearcache lets a caller leave when his context ends, "+
-		"without harm to others who wait for the same load: so where contexts can end each load has a goroutine of its own, and with `context.Background()` it runs in the caller's. "+
-		"In otter and theine it always does, and whoever runs it cannot leave. %s is a map with a lock and `golang.org/x/sync/singleflight`, by `DoChan` where contexts can end; it forgets all when it is full. "+
+	r.say("The cost of a read-through beside the load: keys that were never asked for, and a loader that returns at once. nearcache lets a caller leave when its context ends, "+
+		"without harm to other callers that wait for the same load. So where contexts can end each load has a goroutine of its own; with `context.Background()` it runs in the caller's. "+
+		"In otter and theine it always runs in a caller's, and that caller cannot leave. %s is a map with a lock and `golang.org/x/sync/singleflight`, by `DoChan` where contexts can end; it forgets all when it is full. "+
 		"ristretto, golang-lru and ttlcache as set up here have no loader.", flightName)
 	for _, in := range r.file.Cases(missSection, perOp) {
 		r.say("### %s", upperFirst(in))

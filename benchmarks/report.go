@@ -54,10 +54,10 @@ func (r *report) opening() {
 		r.say("**A short look** (`-quick`): caches are smaller and numbers rougher than those of a whole run.")
 	}
 	r.say("```sh\ncd benchmarks && go run .\n```")
-	r.say("In each round each subject has one short turn, in another order each time, so that what else the machine does " +
-		"hits all alike. Numbers are medians over the rounds, with half of the distance between the quartiles behind ±; ratios are medians " +
-		"of the ratios within each round. Every operation goes through one call of a function value and the same loop, " +
-		"whose cost is part of all numbers and is shown as *empty loop*. Nothing expires while it is measured. " +
+	r.say("In each round each subject has one short turn, in another order each time, so that other work of the machine " +
+		"affects all alike. Numbers are medians over the rounds; behind ± is half of the distance between the quartiles. Ratios are medians " +
+		"of the ratios within each round. Every operation goes through one call of a function value and the same loop. " +
+		"Their cost is part of all numbers, and is shown as *empty loop*. Nothing expires during a measurement. " +
 		"How each subject is set up is [at the end](#subjects).")
 }
 

@@ -39,8 +39,8 @@ func renderSharedHits(r *report) {
 	}
 	r.say("### A hit of the shared level")
 	r.say("`Get` of an item that is not in memory and has a value in Redis: the miss in memory, a load registered, "+
-		"the round trip, the checks, the decoding, and the item kept in memory in place of another (the cache has room for one, and keys are asked for in turn). "+
-		"*%s* is go-redis's `Get` and `json.Unmarshal`, and nothing is kept. *%s* is the pipeline that nearcache sends, without nearcache: GET, PTTL, HMGET of what was cleared, and INFO; "+
+		"the round trip, the checks, the decoding, and the item kept in memory, where it replaces another (the cache has room for one, and keys are asked for in turn). "+
+		"*%s* is go-redis's `Get` and `json.Unmarshal`, and keeps nothing. *%s* is the pipeline that nearcache sends, without nearcache: GET, PTTL, HMGET of what was cleared, and INFO; "+
 		"its distance from the GET is the protocol's, and that of nearcache from it is the library's. Wall time for each read, of all goroutines together.", redisGet, bareReads)
 	xs := r.file.Xs(sharedSection, sharedHitCase, perOp)
 	bars := chart.Bars{
@@ -161,8 +161,8 @@ func renderRemove(r *report) {
 		return
 	}
 	r.say("### Publishing")
-	r.say("`Remove` of one key until Redis has accepted it, one after another, against PUBLISH, each with one other instance that hears of it. With the shared level the key has a value in Redis, which goes in the same step; " +
-		"without it nobody on the channel has any. *µs in Redis* is what Redis itself spends on a message, as its INFO says.")
+	r.say("`Remove` of one key until Redis has accepted it, one after another, against PUBLISH, each with one other instance that hears of it. With the shared level the key has a value in Redis, which is deleted in the same step; " +
+		"without it no instance on the channel has any. *µs in Redis* is what Redis itself spends on a message, as its INFO says.")
 	t := table{head: []string{"", "p50 µs", "÷ PUBLISH", "p99 µs", "µs in Redis"}, numbers: 4}
 	names := []string{subject.Nearcache, unshared, publish}
 	for _, name := range names {
