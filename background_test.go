@@ -230,7 +230,8 @@ func TestRefreshAheadThatIsWaitedFor(t *testing.T) {
 		require.Equal(t, 1, get(t, c))
 		synctest.Wait()
 		key := "k"
-		j := c.local.join(t.Context(), key, c.loader, launch{})
+		from := calledWith(t.Context())
+		j := c.local.join(from, key, c.loader, launch{})
 		require.NotNil(t, j.entry)
 		f := c.local.shard(c.local.hash(key)).flights[key]
 		c.local.shard(c.local.hash(key)).mu.Lock()
@@ -240,7 +241,7 @@ func TestRefreshAheadThatIsWaitedFor(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, f.ctx.Err(), "it is waited for")
 		require.Zero(t, c.loader.refreshes.Load(), "it is no refresh any more")
-		c.local.leave(t.Context(), &lookup[string, int]{flight: f})
+		c.local.leave(from, &lookup[string, int]{flight: f})
 		require.Error(t, f.ctx.Err(), "nobody waits for it any more")
 	})
 }

@@ -271,7 +271,7 @@ func (bp *Backplane) redial() {
 // afterRound is called by the publisher when Redis has accepted messages or has
 // not, with what was wrong before that and what is now.
 func (bp *Backplane) afterRound(before, now error) {
-	wasFailing := before != nil && !errors.Is(before, errNotReached)
+	wasFailing := before != nil && !isNotReached(before)
 	var state []any
 	if bp.publishOnly && (before == nil) != (now == nil) { // without a subscription, the state is just that
 		state = []any{"state", bp.State()}

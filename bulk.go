@@ -86,7 +86,8 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 		return
 	}
 	began := time.Now()
-	how := m.launch(ctx)
+	from := callerOf(ctx)
+	how := m.launch(&from.origin)
 	held := make([]bool, len(keys))
 	for i, key := range keys {
 		keys[i], held[i] = c.holds(key) // of all first: a MarshalText may panic, and whoever joins a load relies on it
@@ -94,29 +95,29 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	found := make([]lookup[K, V], len(keys))
 	for i, key := range keys {
 		if held[i] {
-			found[i] = c.local.join(ctx, key, c.loader, how)
+			found[i] = c.local.join(&from, key, c.loader, how)
 		} else {
-			found[i] = lookup[K, V]{flight: c.local.apart(ctx, key, c.loader, how), launched: true}
+			found[i] = lookup[K, V]{flight: c.local.apart(&from.origin, key, c.loader, how), launched: true}
 		}
 	}
-	again, waited := m.round(ctx, keys, found, how, began)
+	again, waited := m.round(&from, keys, found, how, began)
 	if len(again) == 0 {
 		return
 	}
 	// What was waited for and may not be had is loaded together, too, and waited for once.
-	how = m.launch(ctx)
+	how = m.launch(&from.origin)
 	for i := range waited {
-		c.local.follow(ctx, again[i], &waited[i], c.loader, how)
+		c.local.follow(&from, again[i], &waited[i], c.loader, how)
 	}
-	m.round(ctx, again, waited, how, began)
+	m.round(&from, again, waited, how, began)
 }
 
 // launch says how the loads begin.
-func (m *many[K, V]) launch(ctx context.Context) launch {
+func (m *many[K, V]) launch(o *origin) launch {
 	c := m.cache
-	how := c.launch(ctx)
+	how := c.launch(o)
 	if c.options.LoadMany != nil {
-		how.bulk = newBulk(ctx, c.loader.places != nil)
+		how.bulk = newBulk(o, c.loader.places != nil)
 	} else {
 		how.inTurn, how.queued = true, true
 	}
@@ -126,7 +127,7 @@ func (m *many[K, V]) launch(ctx context.Context) launch {
 // round begins what was launched and takes in what becomes of all, which have been waited
 // for since began. It returns the keys that have to be looked up once more, see follow.
 func (m *many[K, V]) round(
-	ctx context.Context, keys []K, found []lookup[K, V], how launch, began time.Time,
+	from *caller, keys []K, found []lookup[K, V], how launch, began time.Time,
 ) (again []K, waited []lookup[K, V]) {
 	c := m.cache
 	var launched []*flight[K, V]
@@ -135,7 +136,7 @@ func (m *many[K, V]) round(
 		case found[i].launched:
 			launched = append(launched, found[i].flight)
 		case found[i].hurried:
-			c.local.fly(ctx, found[i].flight, c.loader)
+			c.local.fly(from, found[i].flight, c.loader)
 		}
 	}
 	switch {
@@ -149,13 +150,13 @@ func (m *many[K, V]) round(
 	defer func() { // if a loader has panicked, the others are no longer waited for
 		for _, j := range found[awaited:] {
 			if j.entry == nil {
-				c.local.leave(ctx, &j)
+				c.local.leave(from, &j)
 			}
 		}
 	}()
 	for i, key := range keys {
 		awaited++
-		value, more, err := c.await(ctx, key, &found[i], time.Since(began))
+		value, more, err := c.await(from, key, &found[i], time.Since(began))
 		if more {
 			again, waited = append(again, key), append(waited, found[i])
 			continue
@@ -166,9 +167,9 @@ func (m *many[K, V]) round(
 }
 
 // apart returns a flight that nobody else joins, and whose result is not kept.
-func (l *local[K, V]) apart(ctx context.Context, key K, ld *loader[K, V], how launch) *flight[K, V] {
+func (l *local[K, V]) apart(o *origin, key K, ld *loader[K, V], how launch) *flight[K, V] {
 	hash := l.hash(key)
-	return l.newFlight(l.shard(hash), ctx, hash, key, ld, how)
+	return l.newFlight(l.shard(hash), o, hash, key, ld, how)
 }
 
 // flyInTurn flies flights, some at a time, in their order.
@@ -176,7 +177,7 @@ func (l *local[K, V]) flyInTurn(flights []*flight[K, V], ld *loader[K, V]) {
 	atOnce := newPlaces(loadsAtOnce)
 	for _, f := range flights {
 		atOnce <- struct{}{}
-		placed := ld.places.needed(f.ctx.values) && ld.places.take(&f.ctx)
+		placed := ld.places.needed(f.ctx.parent) && ld.places.take(&f.ctx)
 		go func() {
 			defer atOnce.give()
 			if placed {
@@ -194,10 +195,8 @@ type bulk struct {
 	wanted atomic.Int64 // flights that someone waits for
 }
 
-func newBulk(ctx context.Context, placed bool) *bulk {
-	b := &bulk{ctx: loadContext{values: ctx, placed: placed}}
-	b.ctx.flight = b
-	return b
+func newBulk(o *origin, hasPlace bool) *bulk {
+	return &bulk{ctx: loadContext{values: o.ctx, parent: o.load, placed: placed(o.load, hasPlace)}}
 }
 
 // leave is called when nobody waits for one of the flights any longer.
@@ -210,7 +209,7 @@ func (b *bulk) leave() {
 // flyTogether has LoadMany load all flights of a bulk, when there is a place if it needs
 // one.
 func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
-	if ld.places.needed(b.ctx.values) && ld.places.take(&b.ctx) {
+	if ld.places.needed(b.ctx.parent) && ld.places.take(&b.ctx) {
 		defer ld.places.give()
 	}
 	l.flyTogetherNow(flights, b, ld)

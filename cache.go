@@ -88,36 +88,37 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 		value, err := c.options.Load(ctx, key)
 		return value, c.marked(ctx, err)
 	}
-	j := c.local.join(ctx, key, c.loader, c.launch(ctx))
+	from := callerOf(ctx)
+	j := c.local.join(&from, key, c.loader, c.launch(&from.origin))
 	if j.conditional {
-		value, err := c.getAfter(ctx, key, j)
+		value, err := c.getAfter(&from, key, j)
 		return value, c.marked(ctx, err)
 	}
-	c.begin(ctx, &j)
-	value, _, err := c.await(ctx, key, &j, 0)
+	c.begin(&from, &j)
+	value, _, err := c.await(&from, key, &j, 0)
 	return value, c.marked(ctx, err)
 }
 
 // getAfter is Get from where it waits for a load whose result it may not have.
-func (c *Cache[K, V]) getAfter(ctx context.Context, key K, j lookup[K, V]) (V, error) {
+func (c *Cache[K, V]) getAfter(from *caller, key K, j lookup[K, V]) (V, error) {
 	began := time.Now()
-	value, again, err := c.await(ctx, key, &j, 0)
+	value, again, err := c.await(from, key, &j, 0)
 	if !again {
 		return value, err
 	}
-	c.local.follow(ctx, key, &j, c.loader, c.launch(ctx))
-	c.begin(ctx, &j)
-	value, _, err = c.await(ctx, key, &j, time.Since(began))
+	c.local.follow(from, key, &j, c.loader, c.launch(&from.origin))
+	c.begin(from, &j)
+	value, _, err = c.await(from, key, &j, time.Since(began))
 	return value, err
 }
 
 // begin has the flight that a caller has found begin, if that is the caller's to do.
-func (c *Cache[K, V]) begin(ctx context.Context, j *lookup[K, V]) {
+func (c *Cache[K, V]) begin(from *caller, j *lookup[K, V]) {
 	switch {
-	case j.launched && c.looksHere(ctx, j):
-		c.local.lookHere(ctx, j.flight, c.loader)
+	case j.launched && c.looksHere(from, j):
+		c.local.lookHere(from.ctx, j.flight, c.loader)
 	case j.launched || j.hurried:
-		c.fly(ctx, j.flight, j.fallback)
+		c.fly(from, j.flight, j.fallback)
 	}
 }
 
@@ -126,23 +127,22 @@ func (c *Cache[K, V]) begin(ctx context.Context, j *lookup[K, V]) {
 // can end his wait sooner he flies it himself, since to pass a load on and to be woken
 // takes several times as long as the rest of a miss; beside a look at the shared level
 // it is nothing.
-func (c *Cache[K, V]) fly(ctx context.Context, f *flight[K, V], fallback bool) {
-	leaves := ctx.Done() != nil || c.options.LoadTimeout > 0 || fallback && c.options.SoftTimeout > 0
+func (c *Cache[K, V]) fly(from *caller, f *flight[K, V], fallback bool) {
+	leaves := from.done != nil || c.options.LoadTimeout > 0 || fallback && c.options.SoftTimeout > 0
 	if leaves || c.loader.shared != nil {
-		c.local.fly(ctx, f, c.loader)
+		c.local.fly(from, f, c.loader)
 	} else {
-		c.local.flyHere(ctx, f, c.loader)
+		c.local.flyHere(from, f, c.loader)
 	}
 }
 
 // looksHere reports whether the caller who has launched a flight looks himself for its
 // value at the shared level: if he has the time, and is to wait for nothing else.
-func (c *Cache[K, V]) looksHere(ctx context.Context, j *lookup[K, V]) bool {
+func (c *Cache[K, V]) looksHere(from *caller, j *lookup[K, V]) bool {
 	if j.flight.inTurn || !j.flight.sharing || j.fallback && c.options.SoftTimeout > 0 { // in this order: in its turn others write
 		return false
 	}
-	deadline, limited := ctx.Deadline()
-	return !limited || time.Until(deadline) >= c.options.Shared.Timeout
+	return !from.limited || time.Until(from.deadline) >= c.options.Shared.Timeout
 }
 
 // hit returns what a live entry stands for, to a read that began at that time.
@@ -165,9 +165,9 @@ func (c *Cache[K, V]) holds(key K) (again K, held bool) {
 	return again, keepable && !c.local.closed.Load()
 }
 
-// launch says how a load begins that is called with ctx.
-func (c *Cache[K, V]) launch(ctx context.Context) launch {
-	return launch{inTurn: c.loader.places.needed(ctx)}
+// launch says how a load begins that a call from o begins.
+func (c *Cache[K, V]) launch(o *origin) launch {
+	return launch{inTurn: c.loader.places.needed(o.load)}
 }
 
 // await returns what j came to: an entry, or the result of its flight, for which it
@@ -175,7 +175,7 @@ func (c *Cache[K, V]) launch(ctx context.Context) launch {
 // load that fails or is slow. It reports whether a conditional waiter may not have that
 // result, and has to follow.
 func (c *Cache[K, V]) await(
-	ctx context.Context, key K, j *lookup[K, V], waited time.Duration,
+	from *caller, key K, j *lookup[K, V], waited time.Duration,
 ) (value V, again bool, err error) {
 	switch {
 	case j.entry != nil && j.fate == alive:
@@ -192,20 +192,20 @@ func (c *Cache[K, V]) await(
 		defer timer.Stop()
 		soft = timer.C
 	}
-	ended, err := c.local.waitFor(ctx, j, soft)
+	ended, err := c.local.waitFor(from, j, soft)
 	if !ended && err == nil { // the load goes on, as if this caller waited for it
 		if e := c.local.lastResort(key); e != nil {
-			c.local.letGo(ctx, j, e)
+			c.local.letGo(from, j, e)
 			value, err = c.standIn(e)
 			return value, false, err
 		}
-		_, err = c.local.waitFor(ctx, j, nil)
+		_, err = c.local.waitFor(from, j, nil)
 	}
 	if err != nil {
 		return value, false, err
 	}
 	if j.conditional && !j.proven() {
-		c.local.leave(ctx, j)
+		c.local.leave(from, j)
 		return value, true, nil
 	}
 	value, err, failed := j.flight.result(c.loader)
@@ -248,32 +248,41 @@ func (c *Cache[K, V]) Peek(key K) (V, bool) {
 // the call on, another write to the item from that moment on. The errors are those
 // of Remove.
 func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
-	if err := c.enter(); err != nil {
-		return err
+	if c.isClosed() {
+		return c.refusal()
 	}
-	defer c.backplane.leave()
+	// All callbacks come before the write is counted as one that Close waits for: it may
+	// be called from them.
 	var inv invalidation
+	var keyErr error
 	if !c.alone() {
-		var keyErr error
-		if inv, key, keyErr = c.removalOf(key); keyErr != nil {
-			return joined(keyErr, c.publish(ctx, inv, c.clearLocal))
-		}
+		inv, key, keyErr = c.removalOf(key)
 	}
 	key = c.local.own(key)
 	hash := c.local.hash(key)
 	sh := c.local.shard(hash)
 	start := c.local.begin(sh)
 	defer c.local.end(sh)
-	decided := false
-	defer func() {
-		if !decided { // a callback panicked
-			c.enqueue(inv, func() { c.removeLocal(key) })
-		}
-	}()
 	var o outcome[V]
-	c.outcome(key, value, nil, &o)
-	decided = true
-	if c.alone() {
+	if keyErr == nil {
+		decided := false
+		defer func() {
+			if !decided && c.enter() == nil { // a callback panicked
+				defer c.backplane.leave()
+				c.enqueue(inv, func() { c.removeLocal(key) })
+			}
+		}()
+		c.outcome(key, value, nil, &o)
+		decided = true
+	}
+	if err := c.enter(); err != nil {
+		return err
+	}
+	defer c.backplane.leave()
+	switch {
+	case keyErr != nil:
+		return joined(keyErr, c.publish(ctx, inv, c.clearLocal))
+	case c.alone():
 		c.local.put(hash, key, start, &o)
 		return nil
 	}
@@ -302,12 +311,14 @@ func (c *Cache[K, V]) Update(
 	if write == nil {
 		return value, fmt.Errorf("%w: cache %q: Update's write is nil", ErrOptions, c.options.Name)
 	}
+	if c.isClosed() {
+		return value, c.refusal()
+	}
+	inv, key, keyErr := c.removalOf(key) // first: it calls MarshalText
 	if err := c.enter(); err != nil {
 		return value, err
 	}
 	defer c.backplane.leave()
-
-	inv, key, keyErr := c.removalOf(key)
 	key = c.local.own(key)
 	var w *pendingWrite // nil: the key cannot be fenced, so everything is cleared at the end
 	if keyErr == nil {
@@ -356,6 +367,10 @@ func (c *Cache[K, V]) Update(
 // instead), or ErrClosed. No keys: nothing happens. More than 65 536 keys are told
 // to other instances as a clear of the cache.
 func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
+	if c.isClosed() {
+		return c.refusal()
+	}
+	inv, keyErr := c.removal(keys...) // first: it calls MarshalText
 	if err := c.enter(); err != nil {
 		return err
 	}
@@ -363,7 +378,6 @@ func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	inv, keyErr := c.removal(keys...)
 	return joined(keyErr, c.publish(ctx, inv, func() {
 		if inv.clear {
 			c.clearLocal()
@@ -400,13 +414,18 @@ func (c *Cache[K, V]) Clear(ctx context.Context) error {
 	return c.publish(ctx, invalidation{cache: c.options.Name, clear: true}, c.clearLocal)
 }
 
-// enter refuses a write to a closed cache, and is the announcer's otherwise.
+// enter refuses a write to a closed cache, and is the announcer's otherwise. From here
+// until backplane.leave Close waits, so no callback is called in between but those of
+// Update, which has written the source by then.
 func (c *Cache[K, V]) enter() error {
 	if c.local.closed.Load() {
 		return c.refusal()
 	}
 	return c.announcer.enter()
 }
+
+// isClosed reports whether a write would be refused now.
+func (c *Cache[K, V]) isClosed() bool { return c.local.closed.Load() || c.backplane.closing.Load() }
 
 // publish does the local part of a write, tells the other instances, and waits for
 // Redis to accept it.

@@ -94,8 +94,8 @@ func (f *flight[K, V]) unwantedLocked() bool {
 	return f.waiters == n
 }
 
-// loads reports whether ctx is that of f's loader.
-func (f *flight[K, V]) loads(ctx context.Context) bool { return ctx.Value(f.ctx.flight) != nil }
+// loads reports whether a caller is f's loader, or what that has called.
+func (f *flight[K, V]) loads(o *origin) bool { return o.load.begunBy(&f.ctx) }
 
 // lookup is what a caller that found no live entry goes on with.
 type lookup[K comparable, V any] struct {
@@ -130,7 +130,7 @@ type launch struct {
 // join returns the entry of key, if another caller has just put it there or if it is
 // to be served though its load fails, or else the flight to wait for: the one that is
 // registered, if this caller may have its result, or a new one.
-func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V], how launch) (j lookup[K, V]) {
+func (l *local[K, V]) join(from *caller, key K, ld *loader[K, V], how launch) (j lookup[K, V]) {
 	hash := l.hash(key)
 	sh := l.shard(hash)
 	sh.mu.Lock()
@@ -160,20 +160,20 @@ func (l *local[K, V]) join(ctx context.Context, key K, ld *loader[K, V], how lau
 	}
 	j.flight = sh.flights[key]
 	switch {
-	case !l.waitableLocked(j.flight, m) || j.flight.outlasts(ctx, m):
+	case !l.waitableLocked(j.flight, m) || j.flight.outlasts(from, m):
 	case l.joinableLocked(j.flight, m):
 		// A loader that asks for the key it is loading waits for its own context;
 		// were it counted as a waiter, that context would never be cancelled.
-		if !j.flight.loads(ctx) {
+		if !j.flight.loads(&from.origin) {
 			j.flight.waiters++
 		}
-		j.hurried = j.flight.hurryLocked(ctx, ld)
+		j.hurried = j.flight.hurryLocked(&from.origin, ld)
 		return j
-	case !j.flight.loads(ctx):
+	case !j.flight.loads(&from.origin):
 		j.waitLocked()
 		return j
 	}
-	j.flight, j.launched = l.launchLocked(sh, ctx, hash, key, ld, how), true
+	j.flight, j.launched = l.launchLocked(sh, &from.origin, hash, key, ld, how), true
 	return j
 }
 
@@ -186,7 +186,7 @@ func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 	return l.waitableLocked(f, m) && (!f.begun || l.holds(f.start))
 }
 
-// outlasts reports whether f has already lasted as long as ctx's caller can wait, or
+// outlasts reports whether f has already lasted as long as a caller can wait, or
 // longer. Such a caller does not join it:
 //
 //  1. a load hangs   2. a caller joins it, and leaves at its deadline   3. another has
@@ -195,23 +195,19 @@ func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 //
 // It begins another load, which later callers join. The older one is cancelled when its
 // last waiter leaves. The loader of f itself waits as it always does.
-func (f *flight[K, V]) outlasts(ctx context.Context, m moment) bool {
-	if !f.begun {
-		return false
-	}
-	deadline, limited := ctx.Deadline()
-	return limited && m.at-f.start.at >= int64(time.Until(deadline)) && !f.loads(ctx)
+func (f *flight[K, V]) outlasts(from *caller, m moment) bool {
+	return f.begun && from.limited && m.at-f.start.at >= int64(time.Until(from.deadline)) && !f.loads(&from.origin)
 }
 
-// hurryLocked reports whether a caller with that ctx has f flown at once, or as soon
+// hurryLocked reports whether a caller has f flown at once, or as soon
 // as there is a place.
 //
 //  1. load A takes the last place   2. a load of B waits for one   3. A asks for B. It
 //     would wait for ever for its own place.
 //
 // The same with the queue of a GetMany, where others need not wait either.
-func (f *flight[K, V]) hurryLocked(ctx context.Context, ld *loader[K, V]) bool {
-	hurry := !f.begun && (f.queued || !ld.places.needed(ctx))
+func (f *flight[K, V]) hurryLocked(o *origin, ld *loader[K, V]) bool {
+	hurry := !f.begun && (f.queued || !ld.places.needed(o.load))
 	f.queued = f.queued && !hurry
 	return hurry
 }
@@ -229,9 +225,9 @@ func (l *local[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 // launchLocked registers a new flight with one caller, who has to see to it that it
 // is flown.
 func (l *local[K, V]) launchLocked(
-	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
+	sh *shard[K, V], o *origin, hash uint64, key K, ld *loader[K, V], how launch,
 ) *flight[K, V] {
-	f := l.newFlight(sh, ctx, hash, key, ld, how)
+	f := l.newFlight(sh, o, hash, key, ld, how)
 	f.older = sh.flights[key]
 	sh.flights[f.key] = f
 	return f
@@ -240,14 +236,13 @@ func (l *local[K, V]) launchLocked(
 // newFlight returns a flight with one caller. Unless it is registered, nobody joins
 // it and its result is not kept.
 func (l *local[K, V]) newFlight(
-	sh *shard[K, V], ctx context.Context, hash uint64, key K, ld *loader[K, V], how launch,
+	sh *shard[K, V], o *origin, hash uint64, key K, ld *loader[K, V], how launch,
 ) *flight[K, V] {
-	f := &flight[K, V]{key: l.own(key), hash: hash, ctx: loadContext{values: ctx, placed: ld.places != nil}, start: l.begin(sh),
-		waiters: 1, inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
+	f := &flight[K, V]{key: l.own(key), hash: hash, ctx: loadContext{values: o.ctx, parent: o.load, placed: placed(o.load, ld.places != nil)},
+		start: l.begin(sh), waiters: 1, inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
 	f.sharing = ld.shared != nil && f.begun && l.noteShared(&f.start)
-	f.ctx.flight = f
 	if how.bulk != nil {
-		f.ctx.flight = how.bulk
+		f.ctx.many = &how.bulk.ctx
 		how.bulk.wanted.Add(1)
 	}
 	return f
@@ -255,7 +250,7 @@ func (l *local[K, V]) newFlight(
 
 // anew returns a flight that has not begun before the call, or one that has, to be
 // waited for as a conditional waiter.
-func (l *local[K, V]) anew(ctx context.Context, key K, ld *loader[K, V], how launch) lookup[K, V] {
+func (l *local[K, V]) anew(from *caller, key K, ld *loader[K, V], how launch) lookup[K, V] {
 	hash := l.hash(key)
 	sh := l.shard(hash)
 	sh.mu.Lock()
@@ -264,33 +259,33 @@ func (l *local[K, V]) anew(ctx context.Context, key K, ld *loader[K, V], how lau
 	f := sh.flights[key]
 	j := lookup[K, V]{flight: f, refreshes: true}
 	switch {
-	case f == nil || f.loads(ctx):
+	case f == nil || f.loads(&from.origin):
 	case !f.begun:
 		f.waiters++
 		f.anew = true
-		j.hurried = f.hurryLocked(ctx, ld)
+		j.hurried = f.hurryLocked(&from.origin, ld)
 		return j
-	case l.waitableLocked(f, m) && !f.outlasts(ctx, m):
+	case l.waitableLocked(f, m) && !f.outlasts(from, m):
 		j.waitLocked()
 		f.extra.nextAnew = true
 		return j
 	}
-	j.flight, j.launched = l.launchLocked(sh, ctx, hash, key, ld, how), true
+	j.flight, j.launched = l.launchLocked(sh, &from.origin, hash, key, ld, how), true
 	j.flight.anew = true
 	return j
 }
 
-// wait returns the flight's result, and reports whether there is one: ctx or soft,
-// which may be nil, may end first. It panics if the loader did.
-func (l *local[K, V]) wait(ctx context.Context, f *flight[K, V], soft <-chan time.Time) (landed bool, err error) {
+// wait waits for the flight's result, and reports whether there is one: the caller's
+// context or soft, which may be nil, may end first. It panics if the loader did.
+func (l *local[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time) (landed bool, err error) {
 	if f.ctx.Err() == nil {
 		select {
 		case <-f.ctx.ending():
 		case <-soft:
 			return false, nil
-		case <-ctx.Done():
-			l.leave(ctx, &lookup[K, V]{flight: f})
-			return false, ctx.Err()
+		case <-from.done:
+			l.leave(from, &lookup[K, V]{flight: f})
+			return false, from.ctx.Err()
 		}
 	}
 	switch state := f.state.Load(); {
@@ -321,9 +316,9 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 //  1. a caller has waited for SoftTimeout, and finds what to serve   2. the item is
 //     removed, or the cache closed: the caller is still counted   3. it lets the load
 //     go, which will not be kept.
-func (l *local[K, V]) letGo(ctx context.Context, j *lookup[K, V], e *entry[K, V]) {
+func (l *local[K, V]) letGo(from *caller, j *lookup[K, V], e *entry[K, V]) {
 	f := j.flight
-	if f.loads(ctx) {
+	if f.loads(&from.origin) {
 		return // it was not counted
 	}
 	sh := l.shard(f.hash)
@@ -374,9 +369,9 @@ func (f *flight[K, V]) leaveBulkLocked() {
 
 // leave takes a caller off the flight. The last one out cancels the load, and
 // a Get from here on starts a new one.
-func (l *local[K, V]) leave(ctx context.Context, j *lookup[K, V]) {
+func (l *local[K, V]) leave(from *caller, j *lookup[K, V]) {
 	f := j.flight
-	if f.loads(ctx) {
+	if f.loads(&from.origin) {
 		return // it was not counted
 	}
 	sh := l.shard(f.hash)

@@ -49,6 +49,10 @@ func NewInvalidator[K comparable](bp *Backplane, name string) (*Invalidator[K], 
 // cache is cleared instead), or ErrClosed after the backplane's Close. No keys:
 // nothing happens.
 func (i *Invalidator[K]) Remove(ctx context.Context, keys ...K) error {
+	if i.backplane.closing.Load() {
+		return i.refusal()
+	}
+	inv, keyErr := i.removal(keys...) // first: it calls MarshalText, which may call Close
 	if err := i.enter(); err != nil {
 		return err
 	}
@@ -56,7 +60,6 @@ func (i *Invalidator[K]) Remove(ctx context.Context, keys ...K) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	inv, keyErr := i.removal(keys...)
 	return joined(keyErr, i.publish(ctx, inv))
 }
 

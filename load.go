@@ -144,9 +144,6 @@ func (bp *Backplane) jittered(ttl time.Duration) time.Duration {
 // would ever be free.
 type places chan struct{}
 
-// placedKey is what the contexts of loads answer to that have a place, or need none.
-type placedKey struct{}
-
 func newPlaces(n int) places {
 	if n == 0 {
 		return nil
@@ -154,8 +151,13 @@ func newPlaces(n int) places {
 	return make(places, n)
 }
 
-// needed reports whether a load that is called with ctx has to take a place.
-func (p places) needed(ctx context.Context) bool { return p != nil && ctx.Value(placedKey{}) == nil }
+// needed reports whether a load that the loader of parent begins, or that none does, has
+// to take a place.
+func (p places) needed(parent *loadContext) bool { return p != nil && !placed(parent, false) }
+
+// placed reports whether a load that the loader of parent begins has a place, or needs
+// none, if that is what own says of the load itself.
+func placed(parent *loadContext, own bool) bool { return own || parent != nil && parent.placed }
 
 // take waits for a place, and reports whether there was one before ctx ended.
 func (p places) take(ctx context.Context) bool {
@@ -183,10 +185,10 @@ func (p places) tryTake() bool {
 // give gives a place back.
 func (p places) give() { <-p }
 
-// fly runs a load in a goroutine of its own, when there is a place if a load that is
-// called with ctx needs one.
-func (l *local[K, V]) fly(ctx context.Context, f *flight[K, V], ld *loader[K, V]) {
-	if ld.places.needed(ctx) {
+// fly runs a load in a goroutine of its own, when there is a place if one that a caller
+// begins needs it.
+func (l *local[K, V]) fly(from *caller, f *flight[K, V], ld *loader[K, V]) {
+	if ld.places.needed(from.load) {
 		go l.flyInPlace(f, ld)
 	} else {
 		go l.flyNow(f, ld) // no deeper than needs be, see Cache.outcome
@@ -194,8 +196,8 @@ func (l *local[K, V]) fly(ctx context.Context, f *flight[K, V], ld *loader[K, V]
 }
 
 // flyHere is fly in the caller's goroutine.
-func (l *local[K, V]) flyHere(ctx context.Context, f *flight[K, V], ld *loader[K, V]) {
-	if ld.places.needed(ctx) {
+func (l *local[K, V]) flyHere(from *caller, f *flight[K, V], ld *loader[K, V]) {
+	if ld.places.needed(from.load) {
 		l.flyInPlace(f, ld)
 	} else {
 		l.flyNow(f, ld)

@@ -28,7 +28,7 @@ func TestLoadContext(t *testing.T) {
 			t.Run(name+map[bool]string{true: ", before the end", false: ", after it"}[early], func(t *testing.T) {
 				caller, gone := context.WithCancelCause(context.WithValue(t.Context(), ofCaller{}, "v"))
 				defer gone(nil)
-				c := &loadContext{values: caller, flight: t}
+				c := &loadContext{values: caller}
 				var ctx context.Context
 				var done <-chan struct{}
 				ending := c.ending()
@@ -59,12 +59,18 @@ func TestLoadContext(t *testing.T) {
 					assert.Equal(t, done, ctx.Done())
 				}
 				assert.Equal(t, "v", ctx.Value(ofCaller{}))
-				assert.Equal(t, true, ctx.Value(c.flight))
+				assert.Same(t, c, originOf(ctx).load)
 				_, limited := ctx.Deadline()
 				assert.False(t, limited)
 			})
 		}
 	}
+}
+
+// calledWith returns what a call with ctx goes by.
+func calledWith(ctx context.Context) *caller {
+	from := callerOf(ctx)
+	return &from
 }
 
 func child(t *testing.T, ctx context.Context) context.Context {
@@ -75,15 +81,15 @@ func child(t *testing.T, ctx context.Context) context.Context {
 
 // A caller who waits asks for nothing that the loader does not.
 func TestLoadContextIsMadeOnDemand(t *testing.T) {
-	c := &loadContext{values: t.Context(), flight: t}
+	c := &loadContext{values: t.Context()}
 	c.ending()
 	_ = c.Err()
-	c.Value(c.flight)
+	c.Value(loadKey{})
 	c.end()
 	require.Nil(t, c.standard)
 	require.Error(t, c.Err())
 
-	c = &loadContext{values: t.Context(), flight: t}
+	c = &loadContext{values: t.Context()}
 	c.end()
 	require.True(t, isClosed(c.ending()), "asked for after the end")
 }

@@ -15,9 +15,6 @@ import (
 // So a not-found that goes to a loader is marked. It has the same text, and wraps what
 // other callers get. An error that wraps a marked one is a failure of the load.
 
-// loadingKey is what the contexts of loads answer to.
-type loadingKey struct{}
-
 // markedNotFound is a not-found that a loader got from a cache.
 type markedNotFound struct {
 	cache string // which said so
@@ -30,7 +27,7 @@ func (e *markedNotFound) Unwrap() error { return e.err }
 
 // marked returns err as the caller with that context gets it.
 func (c *Cache[K, V]) marked(ctx context.Context, err error) error {
-	if err == nil || ctx == nil || ctx.Value(loadingKey{}) == nil {
+	if err == nil || originOf(ctx).load == nil {
 		return err
 	}
 	if err != ErrNotFound && !c.isNotFound(err) {

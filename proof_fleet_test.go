@@ -147,7 +147,7 @@ func (run *proofRun) join(i int) error {
 		}
 		if s := in.caches[c].loader.shared; s != nil && run.journal.hashed {
 			// Of two requests at one instant it would let either through.
-			s.redis.breaker = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
+			s.redis.breaker = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 				ReadyToTrip: func(gobreaker.Counts) bool { return false },
 			})
 		}

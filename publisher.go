@@ -48,7 +48,9 @@ type publisher struct {
 	done  chan struct{} // closed when run has returned
 	stop  context.CancelFunc
 
-	mu        sync.Mutex // guards everything below
+	// mu guards everything below. Under it no method of an error is called, so also no
+	// errors.Is: an error may wrap one of a user's dialler.
+	mu        sync.Mutex
 	gathering *group
 	sending   *group // nil between rounds
 	down      error  // why the last round failed; nil while Redis accepts
@@ -184,7 +186,7 @@ func signal(c chan struct{}) {
 // reached says that Redis answers: what is queued is tried at once.
 func (p *publisher) reached() {
 	p.mu.Lock()
-	if errors.Is(p.down, errNotReached) {
+	if isNotReached(p.down) {
 		p.down = nil
 	}
 	p.mu.Unlock()
@@ -193,11 +195,28 @@ func (p *publisher) reached() {
 
 // notReached says why Redis has not been reached so far.
 func (p *publisher) notReached(cause error) {
+	down := &notReached{cause: cause, text: fmt.Sprintf("%v: %v", errNotReached, cause)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if errors.Is(p.down, errNotReached) {
-		p.down = fmt.Errorf("%w: %w", errNotReached, cause)
+	if isNotReached(p.down) {
+		p.down = down
 	}
+}
+
+// notReached is errNotReached, and says why.
+type notReached struct {
+	cause error
+	text  string
+}
+
+func (e *notReached) Error() string { return e.text }
+
+func (e *notReached) Unwrap() []error { return []error{errNotReached, e.cause} }
+
+// isNotReached reports whether err is errNotReached, and asks no error for it.
+func isNotReached(err error) bool {
+	_, is := err.(*notReached)
+	return is || err == errNotReached
 }
 
 // greet has a message sent although there is nothing to tell, again and again until
@@ -376,11 +395,14 @@ func (p *publisher) flush(ctx context.Context) error {
 		}
 		p.mu.Lock()
 		if ended != nil && p.accepted < target {
-			if p.down != nil {
-				ended = fmt.Errorf("%w (%w)", ended, p.down)
+			down, left := p.down, p.describeLocked()
+			p.mu.Unlock()
+			defer p.mu.Lock()
+			if down != nil {
+				ended = fmt.Errorf("%w (%w)", ended, down)
 			}
 			return fmt.Errorf("%w: Flush ended with %s still to be accepted by Redis: %w",
-				ErrUnconfirmed, p.describeLocked(), ended)
+				ErrUnconfirmed, left, ended)
 		}
 	}
 	return nil
@@ -416,12 +438,12 @@ func (p *publisher) close(timeout time.Duration) error {
 	p.stop()
 
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	left := p.gathering
+	left, down := p.gathering, p.down
+	p.mu.Unlock()
 	if left.batch.empty() {
 		return nil
 	}
-	return fmt.Errorf("%w: closed before Redis accepted %s: %w", ErrUnconfirmed, describeBatches(&left.batch), p.down)
+	return fmt.Errorf("%w: closed before Redis accepted %s: %w", ErrUnconfirmed, describeBatches(&left.batch), down)
 }
 
 // snapshot fills in what the publisher knows.

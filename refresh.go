@@ -37,19 +37,20 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		value, err := c.options.Load(ctx, key)
 		return value, c.marked(ctx, err)
 	}
-	j := c.local.anew(ctx, key, c.loader, c.launch(ctx))
+	from := callerOf(ctx)
+	j := c.local.anew(&from, key, c.loader, c.launch(&from.origin))
 	if j.conditional {
-		if _, err := c.local.waitFor(ctx, &j, nil); err != nil {
+		if _, err := c.local.waitFor(&from, &j, nil); err != nil {
 			var zero V
 			return zero, err
 		}
-		c.local.leave(ctx, &j)
-		c.local.follow(ctx, key, &j, c.loader, c.launch(ctx))
+		c.local.leave(&from, &j)
+		c.local.follow(&from, key, &j, c.loader, c.launch(&from.origin))
 	}
 	if j.launched || j.hurried {
-		c.fly(ctx, j.flight, false)
+		c.fly(&from, j.flight, false)
 	}
-	if _, err := c.local.wait(ctx, j.flight, nil); err != nil {
+	if _, err := c.local.wait(&from, j.flight, nil); err != nil {
 		var zero V
 		return zero, err
 	}
@@ -62,21 +63,33 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 func (c *Cache[K, V]) attend(ctx context.Context, e *entry[K, V], at int64) {
 	l := c.local
 	l.hit(e, at)
-	if !l.due(e, at) || !l.claim(e) {
-		return
+	if l.due(e, at) && l.claim(e) {
+		c.refreshDue(ctx, e)
 	}
-	if c.options.LoadMany != nil {
-		c.gather(due[K, V]{ctx: ctx, entry: e})
-		return
-	}
-	c.refresh(ctx, e)
 }
 
-// refresh has e, which the caller has claimed, loaded anew in the background, if there is
-// room.
-func (c *Cache[K, V]) refresh(ctx context.Context, e *entry[K, V]) {
-	l := c.local
-	f, placed := l.ahead(ctx, e, c.loader)
+// refreshDue has e, which the caller has claimed, loaded again in the background.
+func (c *Cache[K, V]) refreshDue(ctx context.Context, e *entry[K, V]) {
+	asked := false
+	defer func() { // the context is the user's, and may panic
+		if !asked {
+			c.local.disclaim(e)
+		}
+	}()
+	d := due[K, V]{origin: originOf(ctx), entry: e}
+	asked = true
+	if c.options.LoadMany != nil {
+		c.gather(d)
+		return
+	}
+	c.refresh(&d)
+}
+
+// refresh has an item, which the caller has claimed, loaded anew in the background, if
+// there is room.
+func (c *Cache[K, V]) refresh(d *due[K, V]) {
+	l, e := c.local, d.entry
+	f, placed := l.ahead(&d.origin, e, c.loader)
 	if f == nil {
 		l.disclaim(e) // for a later hit
 		return
@@ -95,10 +108,10 @@ type gathering[K comparable, V any] struct {
 	items []due[K, V]
 }
 
-// due is an item that is due for a refresh, and was claimed for it, and the context of
+// due is an item that is due for a refresh, and was claimed for it, and the origin of
 // the hit that found it so.
 type due[K comparable, V any] struct {
-	ctx   context.Context
+	origin
 	entry *entry[K, V]
 }
 
@@ -147,7 +160,7 @@ func (c *Cache[K, V]) refreshGathered() {
 	switch len(items) {
 	case 0:
 	case 1:
-		c.refresh(items[0].ctx, items[0].entry)
+		c.refresh(&items[0])
 	default:
 		c.refreshTogether(items)
 	}
@@ -166,12 +179,12 @@ func (c *Cache[K, V]) refreshTogether(items []due[K, V]) {
 		}
 		return
 	}
-	b := newBulk(items[0].ctx, placed)
+	b := newBulk(&items[0].origin, placed)
 	b.wanted.Add(1) // for this function too: the first flight may be overtaken before the second is there
 	var flights []*flight[K, V]
 	for _, d := range items {
 		place.users.Add(1)
-		if f := l.launchAhead(d.ctx, d.entry, ld, launch{bulk: b}, place); f != nil {
+		if f := l.launchAhead(&d.origin, d.entry, ld, launch{bulk: b}, place); f != nil {
 			flights = append(flights, f)
 		} else {
 			place.leave()
@@ -191,7 +204,7 @@ func (c *Cache[K, V]) refreshTogether(items []due[K, V]) {
 // no room for one. Loads that callers wait for have precedence: it takes a place only
 // if there is one, and reports whether it has. A loader's hit needs one for it, too:
 // unlike what a loader waits for, it goes on when the loader has ended.
-func (l *local[K, V]) ahead(ctx context.Context, e *entry[K, V], ld *loader[K, V]) (f *flight[K, V], placed bool) {
+func (l *local[K, V]) ahead(o *origin, e *entry[K, V], ld *loader[K, V]) (f *flight[K, V], placed bool) {
 	place := newRefreshPlace(&ld.refreshes, 1)
 	if place == nil {
 		return nil, false
@@ -201,7 +214,7 @@ func (l *local[K, V]) ahead(ctx context.Context, e *entry[K, V], ld *loader[K, V
 		place.leave()
 		return nil, false
 	}
-	if f = l.launchAhead(ctx, e, ld, launch{}, place); f == nil {
+	if f = l.launchAhead(o, e, ld, launch{}, place); f == nil {
 		place.leave()
 		if placed {
 			ld.places.give()
@@ -214,7 +227,7 @@ func (l *local[K, V]) ahead(ctx context.Context, e *entry[K, V], ld *loader[K, V
 // launchAhead registers a flight that is to replace e in time, or returns nil if there is
 // no need for one.
 func (l *local[K, V]) launchAhead(
-	ctx context.Context, e *entry[K, V], ld *loader[K, V], how launch, place *refreshPlace,
+	o *origin, e *entry[K, V], ld *loader[K, V], how launch, place *refreshPlace,
 ) *flight[K, V] {
 	hash := l.hash(e.Item.key)
 	sh := l.shard(hash)
@@ -225,7 +238,7 @@ func (l *local[K, V]) launchAhead(
 		l.waitableLocked(sh.flights[e.Item.key], m) || m.at < sh.failures[e.Item.key].until {
 		return nil
 	}
-	f := l.launchLocked(sh, ctx, hash, e.Item.key, ld, how)
+	f := l.launchLocked(sh, o, hash, e.Item.key, ld, how)
 	f.ahead = e
 	l.detachLocked(f, l.refreshUntil(e, m.at), place)
 	return f

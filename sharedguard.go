@@ -29,7 +29,7 @@ type valueGuard struct {
 	lease     *lease
 	cache     string
 	timeout   time.Duration
-	breaker   *gobreaker.CircuitBreaker[any]
+	breaker   *gobreaker.TwoStepCircuitBreaker[any]
 	redialled atomic.Int64          // when connections were last given up here
 	failure   atomic.Pointer[error] // the last one
 	stats     *sharedCounters
@@ -47,11 +47,11 @@ var errOtherServer = errors.New("the server is no master, or not of the history 
 
 func newValueGuard(bp *Backplane, l *lease, cache string, timeout time.Duration, stats *sharedCounters) *valueGuard {
 	g := &valueGuard{values: bp.bus.Values(), backplane: bp, lease: l, cache: cache, timeout: timeout, stats: stats}
-	g.breaker = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
+	g.breaker = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Name:        cache,
 		Timeout:     breakerPause,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= mostFailures },
-		IsExcluded:  func(err error) bool { return err != nil && !isFailure(err) },
+		IsExcluded:  func(err error) bool { return err == errSaysNothing },
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			// It is called with the breaker's lock: attempt tells of it.
 			g.mu.Lock()
@@ -61,6 +61,13 @@ func newValueGuard(bp *Backplane, l *lease, cache string, timeout time.Duration,
 	})
 	return g
 }
+
+// The breaker hears of these alone: it looks at errors under its lock, and those of an
+// attempt may wrap a user's.
+var (
+	errFailed      = errors.New("the attempt has failed")
+	errSaysNothing = errors.New("the attempt says nothing of Redis")
+)
 
 // isFailure reports whether an error says something of Redis: not if whoever waited has
 // left, or the backplane is closed.
@@ -196,27 +203,31 @@ func (g *valueGuard) put(puts []transport.Put) (stored []bool, err error) {
 
 // attempt makes one attempt at Redis, within Timeout and unless it is left alone.
 func (g *valueGuard) attempt(ctx context.Context, attempt func(context.Context) error) error {
-	_, err := g.breaker.Execute(func() (any, error) {
-		timely, cancel := context.WithTimeout(ctx, g.timeout)
-		defer cancel()
-		began := time.Now()
-		err := attempt(timely)
-		deadline, limited := ctx.Deadline()
-		switch {
-		case !isFailure(err):
-		case time.Since(began) < g.timeout && (ctx.Err() != nil || limited && !time.Now().Before(deadline)):
-			err = context.Canceled // by whoever waited, which says nothing of Redis
-		default:
-			g.failure.Store(&err)
-		}
-		return nil, err
-	})
-	g.tellChanges()
-	switch {
-	case !isFailure(err):
-	case errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests):
+	done, err := g.breaker.Allow()
+	if err != nil {
+		g.tellChanges()
 		g.stats.failing.Add(1)
+		return err
+	}
+	said := errSaysNothing // also if the goroutine ends, in a method of ctx
+	defer func() {
+		done(said)
+		g.tellChanges()
+	}()
+	timely, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	began := time.Now()
+	err = attempt(timely)
+	deadline, limited := ctx.Deadline()
+	switch {
+	case err == nil:
+		said = nil
+	case !isFailure(err):
+	case time.Since(began) < g.timeout && (ctx.Err() != nil || limited && !time.Now().Before(deadline)):
+		err = context.Canceled // by whoever waited, which says nothing of Redis
 	default:
+		said = errFailed
+		g.failure.Store(&err)
 		g.stats.errors.Add(1)
 	}
 	return err

@@ -1,9 +1,6 @@
 package nearcache
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // A conditional waiter is a caller that finds a load under way whose result it may not
 // have as it is, since a region was cleared after the load began, and the load's regions
@@ -48,18 +45,18 @@ func (j *lookup[K, V]) waitLocked() {
 
 // waitFor is wait, for a lookup. A conditional waiter's wait also ends, without an error,
 // when its flight is overtaken, was cancelled, or has panicked.
-func (l *local[K, V]) waitFor(ctx context.Context, j *lookup[K, V], soft <-chan time.Time) (ended bool, err error) {
+func (l *local[K, V]) waitFor(from *caller, j *lookup[K, V], soft <-chan time.Time) (ended bool, err error) {
 	if !j.conditional {
-		return l.wait(ctx, j.flight, soft)
+		return l.wait(from, j.flight, soft)
 	}
 	select {
 	case <-j.flight.ctx.ending():
 	case <-j.overtaken:
 	case <-soft:
 		return false, nil
-	case <-ctx.Done():
-		l.leave(ctx, j)
-		return false, ctx.Err()
+	case <-from.done:
+		l.leave(from, j)
+		return false, from.ctx.Err()
 	}
 	return true, nil
 }
@@ -88,7 +85,7 @@ func (l *local[K, V]) noteCleared(f *flight[K, V]) {
 
 // follow looks up what j's caller gets that was a conditional waiter and has left its
 // flight: what is in memory now, or the load that all such waiters share.
-func (l *local[K, V]) follow(ctx context.Context, key K, j *lookup[K, V], ld *loader[K, V], how launch) {
+func (l *local[K, V]) follow(from *caller, key K, j *lookup[K, V], ld *loader[K, V], how launch) {
 	f := j.flight
 	sh := l.shard(f.hash)
 	sh.mu.Lock()
@@ -104,7 +101,7 @@ func (l *local[K, V]) follow(ctx context.Context, key K, j *lookup[K, V], ld *lo
 		// A load that was registered after f began after all who wait for f began to wait.
 		// What is older than f may be registered still.
 		if next = sh.flights[key]; f.hasOlderLocked(next) || !j.mayShareLocked(next, ld) {
-			next = l.launchLocked(sh, ctx, f.hash, key, ld, how)
+			next = l.launchLocked(sh, &from.origin, f.hash, key, ld, how)
 			next.anew = f.extra.nextAnew
 			next.waiters, j.launched = 0, true
 		}
@@ -115,7 +112,7 @@ func (l *local[K, V]) follow(ctx context.Context, key K, j *lookup[K, V], ld *lo
 		next.anew = true
 	}
 	if !j.launched {
-		j.hurried = next.hurryLocked(ctx, ld)
+		j.hurried = next.hurryLocked(&from.origin, ld)
 	}
 	j.flight = next
 }

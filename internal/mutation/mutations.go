@@ -539,8 +539,8 @@ var mutations = []mutation{
 		name:  "loads that outlast their callers",
 		fence: "a load that hangs is not kept alive by callers with deadlines that keep joining it",
 		file:  "flight.go",
-		old:   "	return limited && m.at-f.start.at >= int64(time.Until(deadline)) && !f.loads(ctx)\n",
-		new:   "	return limited && deadline.IsZero()\n",
+		old:   "	return f.begun && from.limited && m.at-f.start.at >= int64(time.Until(from.deadline)) && !f.loads(&from.origin)\n",
+		new:   "	return f.begun && from.limited && from.deadline.IsZero()\n",
 		tests: []string{"TestOverlappingCallersOfAHungLoad"},
 	}, {
 		name:  "forgotten loads",
