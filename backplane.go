@@ -33,7 +33,7 @@ type Backplane struct {
 	// Of the log.
 	publishLines  outageLog
 	outlivedLines logLimit
-	noHistory     sync.Once // the shared level is not used for that
+	noHistory     logOnce // the shared level is not used for that
 	sharedOutage  sharedOutage
 
 	// All nil, or empty, in a process-local backplane.
@@ -57,7 +57,8 @@ type Backplane struct {
 	closing     atomic.Bool
 	writersGone chan struct{} // one token: writers was 0, once closing
 
-	closeOnce sync.Once
+	closeOnce atomic.Bool
+	closeDone chan struct{} // closed when closeErr is set
 	closeErr  error
 }
 
@@ -136,12 +137,27 @@ func (bp *Backplane) Stats() BackplaneStats {
 // A write that still waits for Redis then returns ErrUnconfirmed. Close may be
 // called again and returns the same.
 func (bp *Backplane) Close() error {
-	bp.closeOnce.Do(func() { bp.closeErr = bp.close() })
+	if bp.closeOnce.Swap(true) {
+		<-bp.closeDone
+		return bp.closeErr
+	}
+	deadline := time.Now().Add(bp.closeTimeout)
+	bp.closeErr = bp.close(deadline)
+	close(bp.closeDone) // before it is told: those who are told may call Close
+	switch {
+	case bp.bus == nil:
+		bp.note(Event{Kind: EventState, State: StateClosed})
+	case bp.closeErr != nil:
+		bp.tell(slog.LevelWarn, "nearcache: closed with invalidations undelivered",
+			Event{Kind: EventState, State: StateClosed, Err: bp.closeErr})
+	default:
+		bp.tell(slog.LevelInfo, "nearcache: closed", Event{Kind: EventState, State: StateClosed})
+	}
+	bp.endEvents(deadline)
 	return bp.closeErr
 }
 
-func (bp *Backplane) close() error {
-	deadline := time.Now().Add(bp.closeTimeout)
+func (bp *Backplane) close(deadline time.Time) error {
 	bp.closing.Store(true) // before the members are listed, see register
 	// The caches first, all of them before anything is waited for: from here on writes
 	// are refused, and nothing may be served from memory that a refused write would have
@@ -166,8 +182,6 @@ func (bp *Backplane) close() error {
 	}
 	bp.closed.Store(true)
 	if bp.bus == nil {
-		bp.note(Event{Kind: EventState, State: StateClosed})
-		bp.endEvents(deadline)
 		return nil
 	}
 	err := bp.publisher.close(time.Until(deadline))
@@ -184,19 +198,33 @@ func (bp *Backplane) close() error {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	bp.claims.release(ctx, nil)
 	cancel()
+	// Functions of the user's run in these goroutines, which Close may have been called
+	// from: then they end after it.
 	bp.unfollow()
-	bp.following.Wait()
-	bp.lease.close()
+	within(deadline, bp.following.Wait)
+	within(deadline, bp.lease.close)
 	bp.bus.Close()
-	bp.claims.wait()
-	if err != nil {
-		bp.tell(slog.LevelWarn, "nearcache: closed with invalidations undelivered",
-			Event{Kind: EventState, State: StateClosed, Err: err})
-	} else {
-		bp.tell(slog.LevelInfo, "nearcache: closed", Event{Kind: EventState, State: StateClosed})
-	}
-	bp.endEvents(deadline)
+	within(deadline, bp.claims.wait)
 	return err
+}
+
+// closeGrace is how long Close waits for what has nothing left to do but to end, if
+// CloseTimeout is over.
+const closeGrace = 100 * time.Millisecond
+
+// within waits until wait returns, until a deadline and closeGrace.
+func within(deadline time.Time, wait func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		wait()
+	}()
+	timer := time.NewTimer(max(time.Until(deadline), 0) + closeGrace)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }
 
 // endEvents waits until OnEvent has been told everything. If the queue of

@@ -51,6 +51,18 @@ func (p *panics) caught(where string, err *error) {
 		"in", where, "panic", text, "stack", string(debug.Stack()))
 }
 
+// apart calls f, which calls functions of the user's, in a goroutine of its own, and waits
+// for it: a dialler that panics or ends its goroutine has failed, and the backplane's own
+// go on.
+func (p *panics) apart(where string, f func() error) (err error) {
+	err = fmt.Errorf("%s: a function in BackplaneOptions.Redis called runtime.Goexit", where)
+	apart(func() {
+		defer p.caught(where, &err)
+		err = f()
+	})
+	return err
+}
+
 // guardedBus is a bus that does not panic, and whose answers have the shape that was
 // asked for. It is the only kind that a backplane has, so nothing gets past it.
 type guardedBus struct {

@@ -249,7 +249,7 @@ func (l *local[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk, ld *lo
 	var errands []*errand[K, V]
 	defer func() {
 		for _, f := range left { // the goroutine has ended in the middle
-			l.landEnded(f, ld)
+			l.landEnded(f, ld, 1)
 		}
 		s.settle(errands)
 	}()
@@ -291,18 +291,24 @@ func (l *local[K, V]) runTogether(wanted []*flight[K, V], b *bulk, ld *loader[K,
 		keys[i] = f.key
 	}
 	r := results[K, V]{err: errGoexit}
-	defer func() { // also after runtime.Goexit
-		for _, f := range wanted {
-			l.noteCleared(f)
-			r.give(f, ld)
-			l.land(f, ld, len(wanted))
+	defer forEach(wanted, func(f *flight[K, V]) { l.landPart(f, ld, &r, len(wanted)) }) // also after runtime.Goexit
+	r.load(b, ld, keys, func() {
+		forEach(wanted, func(f *flight[K, V]) { l.giveUp(f, ld) })
+	})
+}
+
+// landPart lands a flight with its part of the results, of which there are so many.
+func (l *local[K, V]) landPart(f *flight[K, V], ld *loader[K, V], r *results[K, V], parts int) {
+	given := false
+	defer func() { // Expiry, for instance, can end the goroutine: the other flights are not concerned
+		if !given {
+			l.landEnded(f, ld, parts)
 		}
 	}()
-	r.load(b, ld, keys, func() {
-		for _, f := range wanted {
-			l.giveUp(f, ld)
-		}
-	})
+	l.noteCleared(f)
+	r.give(f, ld)
+	given = true
+	l.land(f, ld, parts)
 }
 
 // results is what LoadMany returned, or how it ended else.

@@ -511,7 +511,14 @@ func (c *Cache[K, V]) closeLocal() {
 }
 
 func (c *Cache[K, V]) removeWire(wire string) bool {
+	decoded := false
+	defer func() { // UnmarshalText can end the goroutine
+		if !decoded {
+			c.clearLocal()
+		}
+	}()
 	key, err := c.keys.decode(wire)
+	decoded = true
 	if err != nil {
 		c.stats.undecodable.Add(1)
 		c.clearLocal() // which key was meant is unknown

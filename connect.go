@@ -125,8 +125,22 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self *identi
 	}
 	following, unfollow := context.WithCancel(context.Background())
 	bp.unfollow = unfollow
-	bp.following.Go(func() { bp.subscriber.run(following, sub) })
+	bp.following.Go(func() { bp.follow(following, sub) })
 	return nil
+}
+
+// follow has the subscriber follow sub, and then others, until ctx ends. If UnmarshalText
+// of a key ends the goroutine, another one goes on, with another subscription.
+func (bp *Backplane) follow(ctx context.Context, sub transport.Subscription) {
+	returned := false
+	defer func() {
+		if !returned {
+			bp.subscriber.connected.Store(false)
+			bp.following.Go(func() { bp.follow(ctx, nil) })
+		}
+	}()
+	bp.subscriber.run(ctx, sub)
+	returned = true
 }
 
 // greet sees whether Redis takes messages from this instance, which is all that one
@@ -172,6 +186,7 @@ func newBackplane(o BackplaneOptions) *Backplane {
 		unfollow:     func() {},
 		members:      map[string]member{},
 		writersGone:  make(chan struct{}, 1),
+		closeDone:    make(chan struct{}),
 	}
 	bp.claims = newClaims(bp.outlived)
 	bp.events = newEvents(o.OnEvent, bp.State)

@@ -269,10 +269,18 @@ func (q *events) add(e Event) {
 }
 
 func (q *events) run() {
-	defer close(q.done) // also if OnEvent ends the goroutine
+	over := false
+	defer func() {
+		if over {
+			close(q.done)
+		} else {
+			go q.run() // OnEvent has ended the goroutine
+		}
+	}()
 	for {
 		e, ok := q.next()
 		if !ok {
+			over = true
 			return
 		}
 		q.onEvent(e)

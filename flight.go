@@ -451,16 +451,19 @@ func (l *local[K, V]) leaveShared(f *flight[K, V]) {
 // giveUp ends the wait for f, whose time is over. What it may still bring is not
 // kept.
 func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
-	o := ld.timedOut(f.key, ld.errTimeout)
-	sh := l.shard(f.hash)
-	sh.mu.Lock()
-	if sh.registeredLocked(f) {
-		l.settleLocked(f, sh, ld, l.lease.read().at, &o, nil)
-	}
-	f.attachLocked()
-	sh.mu.Unlock()
-	f.state.Or(flightOverdue)
-	f.ctx.end()
+	var o outcome[V]
+	defer func() { // also if WeighNotFound ends the goroutine
+		sh := l.shard(f.hash)
+		sh.mu.Lock()
+		if sh.registeredLocked(f) {
+			l.settleLocked(f, sh, ld, l.lease.read().at, &o, nil)
+		}
+		f.attachLocked()
+		sh.mu.Unlock()
+		f.state.Or(flightOverdue)
+		f.ctx.end()
+	}()
+	o = ld.timedOut(f.key, ld.errTimeout)
 }
 
 // land takes the flight out of its shard, keeps its outcome if nothing overtook it,

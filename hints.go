@@ -1,15 +1,12 @@
 package nearcache
 
-import (
-	"sync"
-	"time"
-)
+import "time"
 
 // hints are the lines that a cache logs about itself, once each, or once in logInterval.
 type hints struct {
 	unheard  logLimit
-	slow     [3]sync.Once // of items, not-founds, errors
-	notFound sync.Once
+	slow     [3]logOnce // of items, not-founds, errors
+	notFound logOnce
 }
 
 // warn logs what is surely a mistake in the options: each of them is legal, and has no
@@ -46,10 +43,10 @@ func (c *Cache[K, V]) hint(text string, details ...any) {
 
 // hintNotFound says that a loader has wrapped a not-found of that cache, and what follows.
 func (c *Cache[K, V]) hintNotFound(other string) {
-	c.hints.notFound.Do(func() {
+	if c.hints.notFound.allow() {
 		c.hint("a loader's error wraps the not-found of another item, and counts as a failure; "+
 			"return ErrNotFound if the loaded item does not exist either", "of", other)
-	})
+	}
 }
 
 // hintSlow says that loads take too long for their results to be kept. What ended in o
@@ -64,10 +61,10 @@ func (c *Cache[K, V]) hintSlow(o *outcome[V], took time.Duration) {
 	case o.err != nil:
 		kind, option = 2, "ErrorTTL"
 	}
-	c.hints.slow[kind].Do(func() {
+	if c.hints.slow[kind].allow() {
 		c.hint("a load took longer than its result may be kept, which counts from the load's start",
 			"took", took, "option", option, "time to live", o.ttl)
-	})
+	}
 }
 
 // hintUnheard logs how a load ended that panicked, or ended its goroutine, and that no

@@ -11,8 +11,8 @@ import (
 	"github.com/nearcache/nearcache/internal/backoff"
 )
 
-// errGoexit is what callers get from a loader that ended its goroutine.
-var errGoexit = errors.New("nearcache: the loader called runtime.Goexit")
+// errGoexit is what callers get from a load whose goroutine was ended.
+var errGoexit = errors.New("nearcache: the loader, or another function of the cache's options, called runtime.Goexit")
 
 // loaderPanic is what a panic in a loader is raised with again, in each caller
 // that waits for the load.
@@ -230,7 +230,7 @@ func (l *local[K, V]) flyNow(f *flight[K, V], ld *loader[K, V]) {
 		return
 	}
 	if ld.shared != nil {
-		l.flyShared(f, ld, ld.shared.errand(f))
+		l.flyToShared(f, ld)
 		return
 	}
 	l.runAndLand(f, ld)
@@ -256,6 +256,19 @@ func (l *local[K, V]) lookHere(ctx context.Context, f *flight[K, V], ld *loader[
 	}
 }
 
+// flyToShared is flyNow, for a flight that may ask the shared level.
+func (l *local[K, V]) flyToShared(f *flight[K, V], ld *loader[K, V]) {
+	named := false
+	defer func() { // MarshalText can end the goroutine
+		if !named {
+			l.landEnded(f, ld, 1)
+		}
+	}()
+	e := ld.shared.errand(f)
+	named = true
+	l.flyShared(f, ld, e)
+}
+
 // flyShared is flyNow from where the shared level is asked, for e; nil: it is not.
 func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V], e *errand[K, V]) {
 	if e != nil {
@@ -263,7 +276,7 @@ func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V], e *errand[K, 
 		fetched := false
 		defer func() { // a codec can end the goroutine
 			if !fetched {
-				l.landEnded(f, ld)
+				l.landEnded(f, ld, 1)
 			}
 		}()
 		ld.shared.fetch(&f.ctx, e)
@@ -295,7 +308,7 @@ func (l *local[K, V]) runAndLand(f *flight[K, V], ld *loader[K, V]) {
 	returned := false
 	defer func() {
 		if !returned {
-			l.landEnded(f, ld)
+			l.landEnded(f, ld, 1)
 		}
 	}()
 	l.run(f, ld)
@@ -303,12 +316,13 @@ func (l *local[K, V]) runAndLand(f *flight[K, V], ld *loader[K, V]) {
 	l.land(f, ld, 1)
 }
 
-// landEnded lands a flight whose goroutine was ended by runtime.Goexit.
-func (l *local[K, V]) landEnded(f *flight[K, V], ld *loader[K, V]) {
+// landEnded lands a flight whose goroutine was ended by runtime.Goexit. So many flights
+// share the time that it took.
+func (l *local[K, V]) landEnded(f *flight[K, V], ld *loader[K, V], share int) {
 	var zero V
 	f.value, f.err, f.outcome = zero, errGoexit, outcome[V]{}
 	f.state.And(^uint32(flightPanicked))
-	l.land(f, ld, 1)
+	l.land(f, ld, share)
 }
 
 // landUnwanted lands a flight that nobody waits for any more.

@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,13 @@ func (l *logLimit) allow() bool {
 	l.until = now.Add(logInterval)
 	return true
 }
+
+// logOnce lets one line through. The zero value is ready. It is no sync.Once, which is
+// held while the line is logged: a handler that uses the cache may come to the same line.
+type logOnce struct{ said atomic.Bool }
+
+// allow reports whether the line may be logged now.
+func (l *logOnce) allow() bool { return !l.said.Load() && l.said.CompareAndSwap(false, true) }
 
 // outageLog says which lines there are about something that fails and works again: in
 // logInterval at most one of each. The zero value is ready.

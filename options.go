@@ -416,6 +416,7 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	o.Logger = guardedLogger(o.Logger)
 	var wrong optionErrors
 	wrong.check(o.RedisConnectionString == "" || o.Redis == nil,
 		"RedisConnectionString and Redis are both set; set one")

@@ -136,7 +136,19 @@ func (p *publisher) publish(ctx context.Context, inv invalidation, local func())
 func (p *publisher) enqueue(inv invalidation, local func()) (*group, error) {
 	p.announcing.Add(1)
 	defer p.announcing.Add(-1)
+	done := false
+	defer func() { // UnmarshalText, in the local part, can end the goroutine: others are told all the same
+		if !done {
+			_, _ = p.add(inv)
+		}
+	}()
 	local()
+	done = true
+	return p.add(inv)
+}
+
+// add is the part of enqueue that queues.
+func (p *publisher) add(inv invalidation) (*group, error) {
 	p.mu.Lock()
 	g, down := p.gathering, p.down
 	if p.closing { // the caller began before, and took longer than close could wait
@@ -433,17 +445,21 @@ func (p *publisher) close(timeout time.Duration) error {
 	signal(p.retry)
 
 	limit := time.AfterFunc(timeout, p.stop)
-	<-p.done
+	within(time.Now().Add(timeout), func() { <-p.done })
 	limit.Stop()
 	p.stop()
 
 	p.mu.Lock()
-	left, down := p.gathering, p.down
+	empty := p.gathering.batch.empty() && (p.sending == nil || p.sending.batch.empty())
+	left, down := p.describeLocked(), p.down
 	p.mu.Unlock()
-	if left.batch.empty() {
+	if empty {
 		return nil
 	}
-	return fmt.Errorf("%w: closed before Redis accepted %s: %w", ErrUnconfirmed, describeBatches(&left.batch), down)
+	if down == nil {
+		down = errNoAnswer // an attempt goes on though its time is over
+	}
+	return fmt.Errorf("%w: closed before Redis accepted %s: %w", ErrUnconfirmed, left, down)
 }
 
 // snapshot fills in what the publisher knows.

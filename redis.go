@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -132,7 +131,7 @@ type redisServer struct {
 	database    int
 	clientName  string
 	onConnect   func(context.Context, *redis.Conn) error
-	nameRefused sync.Once // for the log
+	nameRefused logOnce // for the log
 
 	publishing keptLink
 	sharing    atomic.Bool // there is something shared, or was once
@@ -398,7 +397,19 @@ type redisSubscription struct {
 }
 
 // Subscribe makes one attempt at a subscription, confirmed.
-func (s *redisServer) Subscribe(ctx context.Context, as transport.Identity) (_ transport.Subscription, err error) {
+func (s *redisServer) Subscribe(ctx context.Context, as transport.Identity) (sub transport.Subscription, err error) {
+	err = s.panics.apart("Subscribe", func() (err error) {
+		sub, err = s.subscribeHere(ctx, as)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return sub, nil
+}
+
+// subscribeHere is Subscribe in the caller's goroutine.
+func (s *redisServer) subscribeHere(ctx context.Context, as transport.Identity) (_ *redisSubscription, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
 	sub := &redisSubscription{server: s, as: as, own: fmt.Sprintf("%s%x", s.keyPrefix, as.ID), probing: keptLink{server: s}}
@@ -408,8 +419,9 @@ func (s *redisServer) Subscribe(ctx context.Context, as transport.Identity) (_ t
 		return nil, err
 	}
 	sub.pubsub = sub.link.client.Subscribe(ctx)
-	defer func() {
-		if err != nil {
+	ready := false
+	defer func() { // also after a panic in a hook of Options.Redis
+		if !ready {
 			sub.Close()
 		}
 	}()
@@ -419,8 +431,11 @@ func (s *redisServer) Subscribe(ctx context.Context, as transport.Identity) (_ t
 		return nil, s.explain(fmt.Errorf("SUBSCRIBE %s %s: %w", s.channel, sub.own, sub.link.raw.explain(inTime(ctx, err))))
 	}
 	sub.link.raw.deafen()
-	_, _, err = sub.probing.get(ctx, sub.lifetime) // here, so that no lease pays for it
-	return sub, err
+	if _, _, err := sub.probing.get(ctx, sub.lifetime); err != nil { // here, so that no lease pays for it
+		return nil, err
+	}
+	ready = true
+	return sub, nil
 }
 
 // confirm subscribes to channels and waits until Redis has confirmed each.

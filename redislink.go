@@ -65,7 +65,16 @@ func (s *redisServer) dial(
 // open makes one connection for commands that is ready for them: what can be refused
 // to a new connection has been granted. So no request pays for it, and none meets an
 // error of go-redis's first exchange, which it does not put on all commands.
-func (s *redisServer) open(ctx, lifetime context.Context) (*redisLink, error) {
+func (s *redisServer) open(ctx, lifetime context.Context) (link *redisLink, err error) {
+	err = s.panics.apart("dial", func() (err error) {
+		link, err = s.openHere(ctx, lifetime)
+		return err
+	})
+	return link, err
+}
+
+// openHere is open in the caller's goroutine.
+func (s *redisServer) openHere(ctx, lifetime context.Context) (*redisLink, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
 	link, err := s.dial(ctx, lifetime, nil)
@@ -122,10 +131,10 @@ func (s *redisServer) prepare(ctx context.Context, conn *redis.Conn) error {
 		if err := conn.ClientSetName(ctx, s.clientName).Err(); err != nil && !answered(err) {
 			return err
 		} else if err != nil {
-			s.nameRefused.Do(func() {
+			if s.nameRefused.allow() {
 				s.panics.logger.Info("nearcache: Redis does not take the client's name, and goes on without it",
 					"name", s.clientName, "err", s.scrubbed(err))
-			})
+			}
 		}
 	}
 	if s.onConnect != nil {

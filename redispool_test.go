@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -124,6 +126,28 @@ func TestPoolPanics(t *testing.T) {
 	require.NoError(t, pool.run(t.Context(), true, ping))
 	require.EqualValues(t, 1, pool.server.panics.count.Load())
 	require.Len(t, pool.open, 1)
+}
+
+// A dialler that ends its goroutine has failed, and others are dialled.
+func TestPoolGoexit(t *testing.T) {
+	var fail atomic.Bool
+	fail.Store(true)
+	_, pool := pooledServer(t, 1, func() error {
+		if fail.Load() {
+			runtime.Goexit()
+		}
+		return nil
+	})
+	returns(t, "a request", func() {
+		err := pool.run(t.Context(), true, ping)
+		if err == nil || !strings.Contains(err.Error(), "runtime.Goexit") {
+			t.Errorf("a dialler that ends its goroutine: %v", err)
+		}
+		fail.Store(false)
+		if err := pool.run(t.Context(), true, ping); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Everything at once: requests that leave, connections that die, Redial, and Close in

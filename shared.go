@@ -3,7 +3,6 @@ package nearcache
 import (
 	"context"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -49,7 +48,7 @@ type shared[K comparable, V any] struct {
 
 	claimed time.Duration // for how long the claim of a load is kept at most
 	kind    uint64        // of the values, see fingerprintOf
-	refused sync.Once     // by the codec: for the log
+	refused logOnce       // by the codec: for the log
 	checked atomic.Bool   // the first value that was stored
 	stats   *sharedCounters
 }
@@ -401,10 +400,10 @@ func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
 	switch {
 	case err != nil:
 		s.stats.unencodable.Add(1)
-		s.refused.Do(func() {
+		if s.refused.allow() {
 			s.backplane.logger.Warn("nearcache: a value cannot be encoded for the shared level; such items are loaded by each instance",
 				"cache", s.cache, "err", err)
-		})
+		}
 	case bytes == nil:
 		s.stats.tooLarge.Add(1)
 	default:

@@ -21,7 +21,12 @@ import (
 // joinSimulated makes a backplane on a simulated Redis, in a bubble.
 func joinSimulated(t *testing.T, bus *fakebus.Bus, number int) *Backplane {
 	t.Helper()
-	o, err := BackplaneOptions{Logger: slog.New(slog.DiscardHandler)}.withDefaults()
+	return joinSimulatedWith(t, bus, number, BackplaneOptions{Logger: slog.New(slog.DiscardHandler)})
+}
+
+func joinSimulatedWith(t *testing.T, bus *fakebus.Bus, number int, options BackplaneOptions) *Backplane {
+	t.Helper()
+	o, err := options.withDefaults()
 	require.NoError(t, err)
 	in := bus.Instance(number)
 	self := instanceID{byte(number + 1)}

@@ -159,10 +159,10 @@ func (g *valueGuard) history(flights int) string {
 	history := g.lease.history()
 	if history == "" {
 		g.stats.noHistory.Add(uint64(flights))
-		g.backplane.noHistory.Do(func() { // for all its caches
+		if g.backplane.noHistory.allow() { // for all its caches
 			g.backplane.logger.Warn("nearcache: the shared level is not used, since Redis does not tell its history " +
 				"(grant the user +info)")
-		})
+		}
 	}
 	return history
 }

@@ -257,13 +257,15 @@ func (s *subscriber) waitForProbe(ctx context.Context) bool {
 // hear applies one message. A panic there costs the subscription, not the process: what
 // the message said was not done, or in part, so the next echo clears everything.
 func (s *subscriber) hear(payload string, own bool) (err error) {
-	defer func() {
-		if err != nil {
+	handled := false
+	defer func() { // also if UnmarshalText ends the goroutine
+		if !handled {
 			s.last = ""
 		}
 	}()
 	defer s.panics.caught("what applies a message", &err)
 	s.handle(payload, own)
+	handled = true
 	return nil
 }
 

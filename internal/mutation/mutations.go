@@ -361,7 +361,7 @@ var mutations = []mutation{
 		name:  "a message whose application panics",
 		fence: "the next echo shows that a message was not applied",
 		file:  "subscriber.go",
-		old:   "		if err != nil {\n			s.last = \"\"\n",
+		old:   "		if !handled {\n			s.last = \"\"\n",
 		new:   "		if false {\n			s.last = \"\"\n",
 		tests: []string{"TestPanicWhileApplying"},
 	}, {
