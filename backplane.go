@@ -129,8 +129,16 @@ func (bp *Backplane) Stats() BackplaneStats {
 
 // Close closes the caches, waits for writes under way, delivers what is queued,
 // gives up the claims of loads that are under way (see SharedOptions), and leaves the
-// channel, in this order and all within CloseTimeout. It must not be called from
-// Update's write, for which it would wait until then.
+// channel, in this order and all within CloseTimeout.
+//
+// It may be called from a callback. Loads, Set and Remove are not waited for while they
+// call one: a write that Close overtakes in a callback returns ErrClosed. For Update it
+// does wait, from the call of write on, since the source may have changed. So a Close that
+// is called from Update's write, or from the Expiry, Weigh or Regions that follow it,
+// waits for CloseTimeout, and says that the write was not delivered. The same wait, and
+// no error, is that of a Close from OnEvent, from a log handler, from UnmarshalText of a
+// key that a message brings, or from a function in BackplaneOptions.Redis. In all of
+// these, use "go bp.Close()".
 //
 // Its error wraps ErrUnconfirmed and says what could not be delivered; other
 // instances may then serve what those items were until their time to live ends.

@@ -301,7 +301,8 @@ func (c *Cache[K, V]) alone() bool {
 // item while write ran, another Update of it included; neither of two that
 // overlap is kept, since nobody knows which of them the source took last.
 //
-// write runs in the caller's goroutine, with ctx. If it fails or panics, the item
+// write runs in the caller's goroutine, with ctx. It must not call Backplane.Close, which
+// waits for it. If it fails or panics, the item
 // is evicted everywhere, since what reached the source is unknown; Update returns
 // write's own error as it is. If write succeeded, the value is valid whatever the
 // error; the errors are those of Remove. After Close write is not called.

@@ -87,9 +87,10 @@ type BackplaneOptions struct {
 	MaxStaleness time.Duration
 
 	// Logger receives one line for each change of state and for what needs a
-	// person's attention, none for each message. Never a secret. Its handler is
-	// called by the goroutines that Close, Flush and writes wait for, so it must
-	// call none of these. Defaults to slog.Default().
+	// person's attention, none for each message. Never a secret. Its handler may read
+	// caches. The goroutines that Flush and writes wait for, wait for the handler: in it,
+	// these need a context that ends, and Close lasts for CloseTimeout. A handler that
+	// panics, or ends its goroutine, loses the line. Defaults to slog.Default().
 	//
 	// go-redis has lines of its own, for the whole process, on standard error. They
 	// are the program's to redirect, by redis.SetLogger, or to switch off, by
@@ -146,6 +147,12 @@ const (
 )
 
 // Options says what a cache holds and for how long. Name and Load are required.
+//
+// No lock is held while one of its functions is called, nor while a method of a key, of a
+// context or of an error is. Each may use the cache and its backplane. It waits for
+// itself only if it waits for what it is called for: a Regions that Gets its own key, for
+// instance. A panic, or [runtime.Goexit], in one of them ends the call that it belongs to,
+// and no other. docs/loads.md has a table.
 type Options[K comparable, V any] struct {
 	// Name is the cache's name on the channel: instances keep caches of the same
 	// name in step. It matches [A-Za-z0-9_.-]{1,128}, and no other open cache of
