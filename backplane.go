@@ -35,6 +35,9 @@ type Backplane struct {
 	outlivedLines logLimit
 	noHistory     logOnce // the shared level is not used for that
 	sharedOutage  sharedOutage
+	oversized     logLimit // values in Redis that are too large
+
+	unpacking room // of values of the shared level
 
 	// All nil, or empty, in a process-local backplane.
 	bus       *guardedBus

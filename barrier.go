@@ -143,9 +143,11 @@ type guardedValues struct {
 	panics *panics
 }
 
-func (g *guardedValues) Read(ctx context.Context, cache string, keys, regions []string) (r transport.Reading, err error) {
+func (g *guardedValues) Read(
+	ctx context.Context, cache string, keys, regions []string, most int,
+) (r transport.Reading, err error) {
 	defer g.panics.caught("Values.Read", &err)
-	r, err = g.bus.Values().Read(ctx, cache, keys, regions)
+	r, err = g.bus.Values().Read(ctx, cache, keys, regions, most)
 	if err == nil && (len(r.Values) != len(keys) || len(r.Regions) != len(regions)) {
 		err = errMisshapen
 	}

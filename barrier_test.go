@@ -84,9 +84,11 @@ type faultyValues struct {
 	bus *faultyBus
 }
 
-func (f *faultyValues) Read(ctx context.Context, cache string, keys, regions []string) (transport.Reading, error) {
+func (f *faultyValues) Read(
+	ctx context.Context, cache string, keys, regions []string, most int,
+) (transport.Reading, error) {
 	f.bus.trip("Read")
-	r, err := f.Values.Read(ctx, cache, keys, regions)
+	r, err := f.Values.Read(ctx, cache, keys, regions, most)
 	if f.bus.in.Load() == "a short Read" {
 		r.Values = nil
 	}

@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -20,20 +21,36 @@ type candidate[K comparable, V any] struct {
 type verdict int
 
 const (
+	// mostUnpacking bounds the bytes that values are unpacked to at a time, in all caches of
+	// a backplane; those of up to leastUnpacked are not counted.
+	mostUnpacking = 64 << 20
+	leastUnpacked = 64 << 10
+)
+
+// errNoRoom is why a value is not unpacked that could be.
+var errNoRoom = errors.New("too many large values are being unpacked")
+
+const (
 	invalid verdict = iota
 	valid
 	doubted // something was cleared since: it depends on when its regions were
 )
 
-// judge decodes a value, and says what it is worth.
-func (c *candidate[K, V]) judge(s *shared[K, V], v *transport.Value, r *transport.Reading) verdict {
+// judge decodes a value, and says what it is worth. A large one may have to wait for
+// others to be decoded, until the time that is given at most.
+func (c *candidate[K, V]) judge(
+	ctx context.Context, s *shared[K, V], v *transport.Value, r *transport.Reading, until time.Time,
+) verdict {
 	e := c.errand
 	if !v.Found {
 		return invalid
 	}
 	l, data, err := readLabel(v.Bytes)
+	if len(v.Bytes) > s.redis.most {
+		err = errTooLarge
+	}
 	if err != nil {
-		s.stats.undecodable.Add(1)
+		s.refuse(err)
 		if len(v.Bytes) > transport.IDAt {
 			e.seen = string(v.Bytes[transport.IDAt:min(len(v.Bytes), transport.IDAt+transport.IDLength)])
 		}
@@ -49,8 +66,8 @@ func (c *candidate[K, V]) judge(s *shared[K, V], v *transport.Value, r *transpor
 		s.stats.undecodable.Add(1) // of another type, or another application's
 		return invalid
 	}
-	if c.value, err = decodeValue(&s.options, l, data); err != nil {
-		s.stats.undecodable.Add(1)
+	if c.value, err = s.decode(ctx, l, data, until); err != nil {
+		s.refuse(err)
 		return invalid
 	}
 	if l.count == r.Count || s.regions == nil && !l.notFound {
@@ -63,6 +80,38 @@ func (c *candidate[K, V]) judge(s *shared[K, V], v *transport.Value, r *transpor
 		return valid
 	}
 	return doubted
+}
+
+// decode decodes a value. What is large is unpacked only if there is room for it among
+// those that are decoded at the time.
+func (s *shared[K, V]) decode(ctx context.Context, l label, data []byte, until time.Time) (value V, err error) {
+	n, err := unpackedLength(l, data, s.options.MaxValueBytes)
+	if err != nil {
+		return value, err
+	}
+	if n > leastUnpacked {
+		if !s.backplane.unpacking.take(ctx, n, until) {
+			return value, errNoRoom
+		}
+		defer s.backplane.unpacking.give(n) // the codec may end the goroutine
+	}
+	return decodeValue(&s.options, l, data)
+}
+
+// refuse counts a value that is a miss for what it is.
+func (s *shared[K, V]) refuse(err error) {
+	switch {
+	case errors.Is(err, errTooLarge):
+		s.stats.oversized.Add(1)
+		if s.backplane.oversized.allow() {
+			s.backplane.logger.Warn("nearcache: a value in Redis is larger than Shared.MaxValueBytes, and counts as none",
+				"cache", s.cache, "limit", s.options.MaxValueBytes)
+		}
+	case errors.Is(err, errNoRoom):
+		s.stats.noRoom.Add(1)
+	default:
+		s.stats.undecodable.Add(1)
+	}
 }
 
 // isNewer reports whether a value is younger than the item that its flight is to

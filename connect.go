@@ -188,6 +188,7 @@ func newBackplane(o BackplaneOptions) *Backplane {
 		writersGone:  make(chan struct{}, 1),
 		closeDone:    make(chan struct{}),
 	}
+	bp.unpacking.size = mostUnpacking
 	bp.claims = newClaims(bp.outlived)
 	bp.events = newEvents(o.OnEvent, bp.State)
 	return bp

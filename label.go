@@ -43,13 +43,16 @@ const (
 	flagNotFound = 1
 	flagPacked   = 2
 
-	// mostUnpacked bounds what a value may claim to unpack to.
-	mostUnpacked = 256 << 20
+	flagsAt = transport.IDAt + transport.IDLength
+
+	mostAfterFlags = 80 // bytes, of a label
+	mostLabel      = flagsAt + 1 + mostAfterFlags
 )
 
 var (
 	errNoValue      = errors.New("not a value of nearcache, or of another format")
 	errOtherVersion = errors.New("a value of another SharedOptions.Version, or of another type")
+	errTooLarge     = errors.New("a value larger than SharedOptions.MaxValueBytes")
 )
 
 func (l *label) append(b []byte) []byte {
@@ -73,16 +76,14 @@ func (l *label) append(b []byte) []byte {
 
 // readLabel returns a value's label and what comes behind it.
 func readLabel(value []byte) (l label, rest []byte, err error) {
-	const flagsAt = transport.IDAt + transport.IDLength
 	if len(value) <= flagsAt || value[0] != valueFormat || value[flagsAt] > flagNotFound|flagPacked {
 		return l, nil, errNoValue
 	}
 	l.id = string(value[transport.IDAt:flagsAt])
 	l.notFound = value[flagsAt]&flagNotFound != 0
 	l.packed = value[flagsAt]&flagPacked != 0
-	const longest = 80 // of what is left of a label
 	rest = value[flagsAt+1:]
-	r := reader{rest: string(rest[:min(len(rest), longest)])}
+	r := reader{rest: string(rest[:min(len(rest), mostAfterFlags)])}
 	before := len(r.rest)
 	l.epoch, l.count = r.string(), r.uvarint()
 	version := r.uvarint()
@@ -102,7 +103,7 @@ func readLabel(value []byte) (l label, rest []byte, err error) {
 }
 
 // encodeValue returns the bytes of a value, or of a not-found, behind its label.
-// Others are larger than SharedOptions.MaxValueBytes: then it returns none.
+// If it is larger than SharedOptions.MaxValueBytes it returns none.
 func encodeValue[V any](o *SharedOptions[V], l label, value V) (bytes []byte, err error) {
 	l.version = o.Version
 	if l.notFound {
@@ -112,18 +113,35 @@ func encodeValue[V any](o *SharedOptions[V], l label, value V) (bytes []byte, er
 	if err != nil {
 		return nil, err
 	}
-	if o.CompressOver > 0 && len(data) > o.CompressOver && len(data) <= mostUnpacked {
+	if len(data) > o.MaxValueBytes { // compressed or not: others will unpack it
+		return nil, nil
+	}
+	if o.CompressOver > 0 && len(data) > o.CompressOver {
 		if packed := s2.Encode(nil, data); len(packed) < len(data) {
 			data, l.packed = packed, true
 		}
 	}
-	if len(data) > o.MaxValueBytes {
-		return nil, nil
-	}
 	return append(l.append(make([]byte, 0, 64+len(data))), data...), nil
 }
 
-// decodeValue returns the value behind a label; that of a not-found is zero.
+// unpackedLength returns how many bytes a value is unpacked to, and 0 if it is not packed. It
+// unpacks nothing.
+func unpackedLength(l label, data []byte, most int) (int, error) {
+	if !l.packed || l.notFound {
+		return 0, nil
+	}
+	n, err := s2.DecodedLen(data)
+	switch {
+	case err != nil:
+		return 0, errNoValue
+	case n > most:
+		return 0, errTooLarge
+	}
+	return n, nil
+}
+
+// decodeValue returns the value behind a label; that of a not-found is zero. It unpacks no
+// more than SharedOptions.MaxValueBytes.
 func decodeValue[V any](o *SharedOptions[V], l label, data []byte) (value V, err error) {
 	if l.version != o.Version {
 		return value, errOtherVersion
@@ -132,9 +150,8 @@ func decodeValue[V any](o *SharedOptions[V], l label, data []byte) (value V, err
 		return value, nil
 	}
 	if l.packed {
-		n, err := s2.DecodedLen(data)
-		if err != nil || n > mostUnpacked {
-			return value, errNoValue
+		if _, err := unpackedLength(l, data, o.MaxValueBytes); err != nil {
+			return value, err
 		}
 		if data, err = s2.Decode(nil, data); err != nil {
 			return value, err

@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -60,7 +61,7 @@ func TestGoldenValues(t *testing.T) {
 			if l.notFound {
 				return
 			}
-			o := &SharedOptions[map[string]string]{Version: 7, Codec: jsonCodec[map[string]string]{}}
+			o := &SharedOptions[map[string]string]{Version: 7, Codec: jsonCodec[map[string]string]{}, MaxValueBytes: 100}
 			value, err := decodeValue(o, read, rest)
 			require.NoError(t, err)
 			require.Equal(t, map[string]string{"name": "golden"}, value)
@@ -125,6 +126,12 @@ func TestValuesThatAreRefused(t *testing.T) {
 	require.ErrorIs(t, err, errOtherVersion)
 }
 
+// bytesCodec takes bytes as they are.
+type bytesCodec struct{}
+
+func (bytesCodec) Marshal(b []byte) ([]byte, error)   { return b, nil }
+func (bytesCodec) Unmarshal(b []byte) ([]byte, error) { return b, nil }
+
 type brokenCodec struct{ panics bool }
 
 func (b brokenCodec) Marshal(string) ([]byte, error) { return nil, b.fail() }
@@ -138,9 +145,13 @@ func (b brokenCodec) fail() error {
 	return errors.New("no")
 }
 
-// FuzzReadValue reads what may be in Redis: it must not panic, nor allocate much.
+// FuzzReadValue reads what may be in Redis: it must not panic, nor allocate more than what
+// is unpacked and what the codec, here that of bytes, makes of it.
 func FuzzReadValue(f *testing.F) {
 	for _, l := range goldenValues() {
+		for _, claimed := range []uint64{1 << 20, 1<<20 + 1, 256 << 20, 1<<32 - 1, 1 << 32} {
+			f.Add(append(binary.AppendUvarint(l.append(nil), claimed), " \xff\xff\xff"...))
+		}
 		f.Add(append(l.append(nil), `{"name":"golden"}`...))
 		f.Add(append(l.append(nil), s2.Encode(nil, []byte(`"golden"`))...))
 	}
@@ -151,10 +162,10 @@ func FuzzReadValue(f *testing.F) {
 		}
 		require.Len(t, l.id, 16)
 		require.LessOrEqual(t, len(rest), len(value))
-		if n, err := s2.DecodedLen(rest); l.packed && err == nil && n > 1<<20 {
-			return // it is allowed to be large
-		}
-		_, _ = decodeValue(&SharedOptions[any]{Codec: jsonCodec[any]{}, Version: l.version}, l, rest)
+		const most = 1 << 20
+		o := &SharedOptions[[]byte]{Codec: bytesCodec{}, Version: l.version, MaxValueBytes: most}
+		require.LessOrEqual(t, allocated(func() { _, _ = decodeValue(o, l, rest) }), uint64(most+64<<10))
+		_, _ = decodeValue(&SharedOptions[any]{Codec: jsonCodec[any]{}, Version: l.version, MaxValueBytes: most}, l, rest)
 		again, _, err := readLabel(l.append(nil))
 		require.NoError(t, err)
 		require.Equal(t, l, again)

@@ -418,6 +418,7 @@ func (s *redisServer) subscribeHere(ctx context.Context, as transport.Identity) 
 		sub.end()
 		return nil, err
 	}
+	sub.link.raw.replies.bounds = subscribedReplies
 	sub.pubsub = sub.link.client.Subscribe(ctx)
 	ready := false
 	defer func() { // also after a panic in a hook of Options.Redis

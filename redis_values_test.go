@@ -127,15 +127,15 @@ func TestOrderOfARead(t *testing.T) {
 			sent.Write(b)
 		}}, err
 	}
-	_, _ = server.Values().Read(t.Context(), "c", []string{"k1", "k2"}, []string{"r"}) // miniredis has no such INFO
+	_, _ = server.Values().Read(t.Context(), "c", []string{"k1", "k2"}, []string{"r"}, 100) // miniredis has no such INFO
 	mu.Lock()
 	defer mu.Unlock()
-	commands := regexp.MustCompile(`(?i)\r\n(pttl|get|hmget|info)\r\n`).FindAllStringSubmatch(sent.String(), -1)
+	commands := regexp.MustCompile(`(?i)\r\n(pttl|getrange|hmget|info)\r\n`).FindAllStringSubmatch(sent.String(), -1)
 	var order []string
 	for _, c := range commands {
 		order = append(order, strings.ToLower(c[1]))
 	}
-	require.Equal(t, []string{"pttl", "get", "pttl", "get", "hmget", "info"}, order)
+	require.Equal(t, []string{"pttl", "getrange", "pttl", "getrange", "hmget", "info"}, order)
 }
 
 // recordedConn shows what is written to it.

@@ -42,7 +42,7 @@ func (s *redisServer) dial(
 	if err != nil {
 		return nil, s.scrubbed(inTime(ctx, err))
 	}
-	raw := &wire{Conn: conn, secure: s.options.TLSConfig != nil}
+	raw := &wire{Conn: conn, secure: s.options.TLSConfig != nil, replies: replyFrames{bounds: ordinaryReplies}}
 	o := *s.options
 	unused := make(chan net.Conn, 1)
 	unused <- raw

@@ -172,6 +172,12 @@ end
 return table.concat(kept)
 `)
 
+// What a claim answers is kept until its load has ended, so it is bounded.
+const (
+	mostEpoch = transport.IDLength
+	mostStamp = 32 // seconds, a point and microseconds
+)
+
 // redisValues is the way to the values in Redis, over connections of its own, since
 // many ask at once.
 type redisValues struct {
@@ -217,7 +223,10 @@ func regionField(cache, region string) string { return "r:" + cache + ":" + regi
 // Read reads values in one pipeline: no script, which would cost Redis more than the
 // rest. A value is read after how long it has to live, and before what it is judged
 // by: whatever happens in between counts against it.
-func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []string) (transport.Reading, error) {
+//
+// GETRANGE and not GET: Redis sends no more of a value than can be one. An empty value
+// is none.
+func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []string, most int) (transport.Reading, error) {
 	var reading transport.Reading
 	s := v.server
 	lives := make([]*redis.DurationCmd, len(keys))
@@ -228,11 +237,18 @@ func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []st
 	}
 	var clears *redis.SliceCmd
 	var info *redis.StringCmd
+	const framing, field = 32, 64 // bytes, more than a string's head and a field of the clears take
+	bounds := replyBounds{
+		bytes:    max(ordinaryReplies.bytes+field*len(regions), most+1+framing),
+		elements: ordinaryReplies.elements + len(regions),
+	}
 	err := v.links.run(ctx, true, func(ctx context.Context, link *redisLink) error {
+		link.raw.replies.bounds = bounds
+		defer func() { link.raw.replies.bounds = ordinaryReplies }()
 		commands, err := link.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for i, key := range keys {
 				name := s.valueKey(cache, key)
-				lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name)
+				lives[i], values[i] = p.PTTL(ctx, name), p.GetRange(ctx, name, 0, int64(most))
 			}
 			clears = p.HMGet(ctx, s.clearsKey, fields...)
 			info = p.Info(ctx, "replication")
@@ -287,10 +303,10 @@ func pipelineError(commands []redis.Cmder, err error, needed ...redis.Cmder) err
 func readValue(life *redis.DurationCmd, value *redis.StringCmd) (v transport.Value, err error) {
 	bytes, err := value.Bytes()
 	switch {
+	case err == nil && len(bytes) == 0, errors.Is(err, redis.Nil):
+		return v, nil
 	case err == nil && life.Err() == nil:
 		return transport.Value{Found: true, Bytes: bytes, Life: life.Val()}, nil
-	case errors.Is(err, redis.Nil):
-		return v, nil
 	case code(err) == "WRONGTYPE":
 		v.Found = true
 		return v, nil
@@ -352,7 +368,7 @@ func (v *redisValues) Claim(
 	if err != nil {
 		return claimed, err
 	}
-	if len(reply) != 4 || len(reply[2]) != len(claims) {
+	if len(reply) != 4 || len(reply[2]) != len(claims) || len(reply[0]) > mostEpoch || len(reply[3]) > mostStamp {
 		return claimed, fmt.Errorf("unexpected reply to a claim")
 	}
 	claimed.Epoch, claimed.Count, claimed.Stamp = reply[0], readCount(reply[1]), reply[3]

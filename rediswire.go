@@ -11,11 +11,12 @@ import (
 
 // wire is a connection that keeps the beginning of what the server says, until
 // deafen. A server that takes nobody says why and hangs up, and go-redis may find out
-// by a write that fails, and never read it.
+// by a write that fails, and never read it. A reply beyond its bounds ends it.
 type wire struct {
 	net.Conn
-	secure bool // by TLS
-	deaf   atomic.Bool
+	secure  bool // by TLS
+	deaf    atomic.Bool
+	replies replyFrames // for one reader at a time; its bounds are those of the command under way
 
 	mu    sync.Mutex // guards heard
 	heard []byte
@@ -28,11 +29,17 @@ const (
 )
 
 func (w *wire) Read(b []byte) (int, error) {
+	if w.replies.err != nil {
+		return 0, w.replies.err
+	}
 	n, err := w.Conn.Read(b)
 	if n > 0 && !w.deaf.Load() {
 		w.mu.Lock()
 		w.heard = append(w.heard, b[:min(n, mostHeard-len(w.heard))]...)
 		w.mu.Unlock()
+	}
+	if refused := w.replies.follow(b[:n]); refused != nil {
+		return 0, refused
 	}
 	return n, err
 }

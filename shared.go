@@ -72,7 +72,7 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 		most = mostLives * o.Shared.LoadWait
 	}
 	return &shared[K, V]{
-		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, &c.stats.shared),
+		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, o.Shared.MaxValueBytes+mostLabel, &c.stats.shared),
 		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
 		options: *o.Shared, outcome: c.outcome, regions: o.Regions, notFoundRegions: o.NotFoundRegions,
 		exact: o.Expiry != nil, notFounds: o.NotFoundTTL, claimed: most, kind: fingerprintOf(o.Shared.Codec),
@@ -241,9 +241,10 @@ func (s *shared[K, V]) read(ctx context.Context, history string, errands []*erra
 		return false
 	}
 	var doubtful []candidate[K, V] // since something was cleared meanwhile
+	until := time.Now().Add(s.options.Timeout)
 	for i, e := range sought {
 		c := candidate[K, V]{errand: e}
-		switch c.judge(s, &reading.Values[i], &reading) {
+		switch c.judge(ctx, s, &reading.Values[i], &reading, until) {
 		case valid:
 			s.answer(&c)
 		case doubted:

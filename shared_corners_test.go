@@ -295,13 +295,15 @@ type slowValues struct {
 	d time.Duration
 }
 
-func (v slowValues) Read(ctx context.Context, cache string, keys, regions []string) (transport.Reading, error) {
+func (v slowValues) Read(
+	ctx context.Context, cache string, keys, regions []string, most int,
+) (transport.Reading, error) {
 	if deadline, _ := ctx.Deadline(); time.Until(deadline) < v.d {
 		time.Sleep(time.Until(deadline))
 		return transport.Reading{}, os.ErrDeadlineExceeded
 	}
 	time.Sleep(v.d)
-	return v.Values.Read(context.WithoutCancel(ctx), cache, keys, regions)
+	return v.Values.Read(context.WithoutCancel(ctx), cache, keys, regions, most)
 }
 
 // Whoever may have a stale item after SoftTimeout has it then, whatever Redis does.

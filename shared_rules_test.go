@@ -109,7 +109,7 @@ type valuesStub struct {
 	claim func(claims []transport.Claim) (transport.Claimed, error)
 }
 
-func (v *valuesStub) Read(_ context.Context, _ string, keys, _ []string) (transport.Reading, error) {
+func (v *valuesStub) Read(_ context.Context, _ string, keys, _ []string, _ int) (transport.Reading, error) {
 	return v.read(keys)
 }
 

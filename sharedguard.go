@@ -29,6 +29,7 @@ type valueGuard struct {
 	lease     *lease
 	cache     string
 	timeout   time.Duration
+	most      int // bytes of a value, its label included
 	breaker   *gobreaker.TwoStepCircuitBreaker[any]
 	redialled atomic.Int64          // when connections were last given up here
 	failure   atomic.Pointer[error] // the last one
@@ -45,8 +46,10 @@ type breakerChange struct{ from, to gobreaker.State }
 // errOtherServer is why an answer does not count.
 var errOtherServer = errors.New("the server is no master, or not of the history that the last echo showed")
 
-func newValueGuard(bp *Backplane, l *lease, cache string, timeout time.Duration, stats *sharedCounters) *valueGuard {
-	g := &valueGuard{values: bp.bus.Values(), backplane: bp, lease: l, cache: cache, timeout: timeout, stats: stats}
+func newValueGuard(
+	bp *Backplane, l *lease, cache string, timeout time.Duration, most int, stats *sharedCounters,
+) *valueGuard {
+	g := &valueGuard{values: bp.bus.Values(), backplane: bp, lease: l, cache: cache, timeout: timeout, most: most, stats: stats}
 	g.breaker = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Name:        cache,
 		Timeout:     breakerPause,
@@ -172,7 +175,7 @@ func (g *valueGuard) history(flights int) string {
 func (g *valueGuard) read(ctx context.Context, history string, keys, regions []string) (transport.Reading, error) {
 	var reading transport.Reading
 	err := g.attempt(ctx, func(ctx context.Context) (err error) {
-		reading, err = g.values.Read(ctx, g.cache, keys, regions)
+		reading, err = g.values.Read(ctx, g.cache, keys, regions, g.most)
 		if err == nil && (!reading.Master || reading.History != history) {
 			g.redial()
 			err = errOtherServer

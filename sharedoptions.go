@@ -52,9 +52,12 @@ type SharedOptions[V any] struct {
 	// are compressed or not. Negative is an error. Defaults to 0: none is.
 	CompressOver int
 
-	// MaxValueBytes bounds the size of a value in Redis, after compression. What is
-	// larger is not stored, and SharedStats.TooLarge counts it. At most 512 MiB.
-	// Negative is an error. Defaults to 1 MiB.
+	// MaxValueBytes bounds the size of a value in bytes, as the Codec makes it, before
+	// compression. A larger one is not stored, and SharedStats.TooLarge counts it. The
+	// same holds for what is read: no more than that is read of a value in Redis, nor
+	// unpacked if it is compressed. A larger one counts as none and is replaced, and
+	// SharedStats.Oversized counts it. The label in front, of at most 98 bytes, comes on
+	// top. At most 512 MiB. Negative is an error. Defaults to 1 MiB.
 	MaxValueBytes int
 
 	// Timeout bounds each request to Redis, and the wait for a connection. After that the

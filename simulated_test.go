@@ -90,7 +90,7 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 	switch n := r.IntN(23); {
 	case n < 8:
 		return fmt.Sprintf("read %s %v %v", cache, keys, regions), func(t *testing.T, w *twin) string {
-			got, err := w.bus.Values().Read(t.Context(), cache, keys, regions)
+			got, err := w.bus.Values().Read(t.Context(), cache, keys, regions, 1<<20)
 			require.NoError(t, err)
 			said := fmt.Sprint(got.Master, w.epoch(got.Epoch), got.Count == got.Cleared, got.Count > 0, got.Cleared > 0)
 			for _, v := range got.Values {

@@ -174,6 +174,8 @@ type SharedStats struct {
 	TooLarge    uint64 // values that were not: larger than MaxValueBytes
 	Unencodable uint64 // values that were not: the codec refused them
 	Undecodable uint64 // values found that are of another Version, type or format, or that the codec refused
+	Oversized   uint64 // values found that are larger than MaxValueBytes, or unpack to more
+	NoRoom      uint64 // values found that were not unpacked, since too many large ones were being unpacked
 	Errors      uint64 // requests that Redis refused, or did not answer within Timeout
 }
 
@@ -234,6 +236,7 @@ type sharedCounters struct {
 	hits, misses, waited                                          atomic.Uint64
 	noLease, noHistory, ownWrite, failing                         atomic.Uint64
 	stored, overtaken, tooLarge, unencodable, undecodable, errors atomic.Uint64
+	oversized, noRoom                                             atomic.Uint64
 }
 
 func (c *sharedCounters) snapshot() SharedStats {
@@ -244,6 +247,7 @@ func (c *sharedCounters) snapshot() SharedStats {
 		},
 		Stored: c.stored.Load(), Overtaken: c.overtaken.Load(), TooLarge: c.tooLarge.Load(),
 		Unencodable: c.unencodable.Load(), Undecodable: c.undecodable.Load(), Errors: c.errors.Load(),
+		Oversized: c.oversized.Load(), NoRoom: c.noRoom.Load(),
 	}
 }
 

@@ -56,7 +56,9 @@ const pipelined = time.Millisecond / 2
 
 // Read reads values, and a moment later what they are to be judged by: a pipeline is
 // no transaction, and anything may happen in between.
-func (v *values) Read(ctx context.Context, cache string, keys, regions []string) (transport.Reading, error) {
+func (v *values) Read(
+	ctx context.Context, cache string, keys, regions []string, most int,
+) (transport.Reading, error) {
 	keys, regions = slices.Clone(keys), slices.Clone(regions) // it may arrive when ctx has ended
 	r := new(transport.Reading)
 	between := time.Duration(1 + v.in.derive(asking("between", cache, keys, regions)).Int64N(int64(pipelined)))
@@ -64,6 +66,9 @@ func (v *values) Read(ctx context.Context, cache string, keys, regions []string)
 	err := v.exchange(ctx, asking("read", cache, keys, regions), func(c *conn, answer func(error)) {
 		d, _, _ := b.answererLocked(c)
 		r.Values = d.read(cache, keys)
+		for i := range r.Values {
+			r.Values[i].Bytes = r.Values[i].Bytes[:min(len(r.Values[i].Bytes), most+1)]
+		}
 		time.AfterFunc(between, func() {
 			b.mu.Lock()
 			defer b.mu.Unlock()

@@ -60,7 +60,7 @@ func (u user) store(id string, keys ...string) {
 
 func (u user) read(keys ...string) transport.Reading {
 	u.t.Helper()
-	r, err := u.Values().Read(u.t.Context(), "c", keys, nil)
+	r, err := u.Values().Read(u.t.Context(), "c", keys, nil, 1<<20)
 	require.NoError(u.t, err)
 	return r
 }
@@ -103,7 +103,7 @@ func TestInstancesShareValues(t *testing.T) {
 		require.Equal(t, []string{"", id(1)}, two.ids("a", "b"))
 
 		two.publish(transport.Change{Cache: "c", Clear: true, Regions: []string{"r"}})
-		r, err = one.Values().Read(t.Context(), "c", nil, []string{"none", "r"})
+		r, err = one.Values().Read(t.Context(), "c", nil, []string{"none", "r"}, 1<<20)
 		require.NoError(t, err)
 		require.Equal(t, r.Count, r.Cleared)
 		require.Equal(t, []uint64{0, r.Count - 1}, r.Regions)
@@ -216,7 +216,7 @@ func TestRefusals(t *testing.T) {
 		b.RefuseWrites(false)
 
 		b.RefuseInfo(true)
-		_, err = one.Values().Read(t.Context(), "c", []string{"a"}, nil)
+		_, err = one.Values().Read(t.Context(), "c", []string{"a"}, nil, 1<<20)
 		require.ErrorIs(t, err, ErrNoInfo)
 		one.store(id(2), "a")
 
@@ -325,7 +325,7 @@ func TestFailoverEndsPipelines(t *testing.T) {
 			u.publish(transport.Change{Cache: "c", Keys: []string{"a"}, Clear: true})
 			before := b.history
 			time.AfterFunc(pipelined/4, func() { b.Failover(true) })
-			r, err := u.Values().Read(t.Context(), "c", []string{"a"}, nil)
+			r, err := u.Values().Read(t.Context(), "c", []string{"a"}, nil, 1<<20)
 			if err != nil {
 				require.ErrorIs(t, err, ErrReset)
 				failed++
@@ -375,7 +375,7 @@ func TestFaultsOfValues(t *testing.T) {
 					}
 					b.Heal()
 					for i := range 20 { // over each connection, of which some may be dead
-						_, _ = one.Values().Read(t.Context(), "c", []string{fmt.Sprint(i)}, nil)
+						_, _ = one.Values().Read(t.Context(), "c", []string{fmt.Sprint(i)}, nil, 1<<20)
 					}
 					time.Sleep(time.Hour)
 					one.store(id(3), "a")
@@ -420,11 +420,11 @@ func TestGivingUpAlone(t *testing.T) {
 		var others sync.WaitGroup
 		for range 3 {
 			others.Go(func() {
-				_, err := one.Values().Read(context.Background(), "c", []string{"a"}, nil)
+				_, err := one.Values().Read(context.Background(), "c", []string{"a"}, nil, 1<<20)
 				require.NoError(t, err)
 			})
 		}
-		_, err := one.Values().Read(ctx, "c", []string{"a"}, nil)
+		_, err := one.Values().Read(ctx, "c", []string{"a"}, nil, 1<<20)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		others.Wait()
 		one.Close()
@@ -439,7 +439,7 @@ func TestCloseEndsValues(t *testing.T) {
 		began := time.Now()
 		time.AfterFunc(time.Second, one.Close)
 		for range 2 { // in the middle of it, and afterwards
-			_, err := one.Values().Read(t.Context(), "c", []string{"a"}, nil)
+			_, err := one.Values().Read(t.Context(), "c", []string{"a"}, nil, 1<<20)
 			require.ErrorIs(t, err, ErrReset)
 			require.Equal(t, time.Second, time.Since(began))
 		}
@@ -532,7 +532,7 @@ func useValues(b *Bus, bus transport.Bus, n int) (log []string) {
 		if i%2 == 0 {
 			slices.Reverse(keys)
 		}
-		r, err := v.Read(ctx, "c", keys, []string{"r"})
+		r, err := v.Read(ctx, "c", keys, []string{"r"}, 1<<20)
 		note("reads", r, err)
 		if err != nil {
 			cancel()

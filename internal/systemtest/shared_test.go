@@ -478,14 +478,14 @@ func TestSharedSizes(t *testing.T) {
 	}
 	texts, err := nearcache.New(bp, nearcache.Options[int, string]{
 		Name: "texts", Load: load,
-		Shared: &nearcache.SharedOptions[string]{Timeout: patience, CompressOver: 1000, MaxValueBytes: 10_000},
+		Shared: &nearcache.SharedOptions[string]{Timeout: patience, CompressOver: 1000, MaxValueBytes: 25_000},
 	})
 	require.NoError(t, err)
 	again, err := nearcache.Connect(t.Context(), nearcache.BackplaneOptions{RedisConnectionString: redis.addr, Logger: discard})
 	require.NoError(t, err)
 	defer func() { _ = again.Close() }()
 	other, err := nearcache.New(again, nearcache.Options[int, string]{
-		Name: "texts", Shared: &nearcache.SharedOptions[string]{Timeout: patience},
+		Name: "texts", Shared: &nearcache.SharedOptions[string]{Timeout: patience, MaxValueBytes: 25_000},
 		Load: func(context.Context, int) (string, error) { return "", errors.New("not from the source") },
 	})
 	require.NoError(t, err)

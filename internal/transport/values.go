@@ -37,8 +37,9 @@ func CountChanges(changes []Change) int {
 // counts belong to an epoch, which ends when Redis loses them, or may have.
 type Values interface {
 	// Read reads the values of keys, and then, in the same exchange, what they are to be
-	// judged by: who answers, the cache's clears, and those of the regions.
-	Read(ctx context.Context, cache string, keys, regions []string) (Reading, error)
+	// judged by: who answers, the cache's clears, and those of the regions. It reads at
+	// most one byte more than most of each value, which shows that the value is larger.
+	Read(ctx context.Context, cache string, keys, regions []string, most int) (Reading, error)
 
 	// Claim claims loads. Life is the longest that a value of the cache lives, and
 	// history the one that this instance follows.
@@ -73,7 +74,7 @@ type Reading struct {
 // Value is a value in Redis.
 type Value struct {
 	Found bool
-	Bytes []byte        // empty also if what is there is no value
+	Bytes []byte        // the first of them, see Read; empty also if what is there is no value
 	Life  time.Duration // how long it has to live
 }
 

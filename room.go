@@ -1,0 +1,59 @@
+package nearcache
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// room bounds how many bytes are in use at a time.
+type room struct {
+	size int
+
+	mu    sync.Mutex // guards everything below
+	taken int
+	freed chan struct{} // closed when bytes are given back; nil: nobody waits
+}
+
+// take waits for n bytes, and reports whether they are there for the caller, who gives
+// them back: not if ctx ends before, nor at until. More than there ever are count as all
+// of them.
+func (r *room) take(ctx context.Context, n int, until time.Time) bool {
+	n = min(n, r.size)
+	var timer *time.Timer
+	for {
+		r.mu.Lock()
+		if r.taken+n <= r.size {
+			r.taken += n
+			r.mu.Unlock()
+			return true
+		}
+		if r.freed == nil {
+			r.freed = make(chan struct{})
+		}
+		freed := r.freed
+		r.mu.Unlock()
+		if timer == nil {
+			timer = time.NewTimer(time.Until(until))
+			defer timer.Stop()
+		}
+		select {
+		case <-freed:
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// give gives back what take has taken.
+func (r *room) give(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.taken -= min(n, r.size)
+	if r.freed != nil {
+		close(r.freed)
+		r.freed = nil
+	}
+}
