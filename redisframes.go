@@ -114,12 +114,14 @@ func (f *replyFrames) lineEnded() {
 		f.refuse("more bytes than asked for")
 		return
 	}
+	if kind == '*' && length > 0 && f.depth == mostReplyDepth {
+		f.refuse("arrays in arrays")
+		return
+	}
 	f.line, f.head = 0, f.head[:0]
 	switch {
 	case kind == '$' && length >= 0:
 		f.string = length + len("\r\n")
-	case kind == '*' && length > 0 && f.depth == mostReplyDepth:
-		f.refuse("arrays in arrays")
 	case kind == '*' && length > 0:
 		f.elements += length
 		f.left[f.depth] = length

@@ -63,6 +63,10 @@ const (
 	// does nothing else meanwhile.
 	mostTogether      = 256
 	mostBytesTogether = 1 << 20
+
+	// mostBytesRead bounds the bytes of the values that are read in one exchange, however
+	// large they are.
+	mostBytesRead = 256 << 20
 )
 
 func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
@@ -173,7 +177,7 @@ func (s *shared[K, V]) seek(ctx context.Context, errands []*errand[K, V]) (busy 
 	if history == "" {
 		return false
 	}
-	for part := range slices.Chunk(errands, mostTogether) {
+	for part := range slices.Chunk(errands, s.together()) {
 		// A value may come between the two steps, to be looked at once more. It does not go
 		// on for ever: the last is taken as it is.
 		for range 3 {
@@ -189,6 +193,11 @@ func (s *shared[K, V]) seek(ctx context.Context, errands []*errand[K, V]) (busy 
 		}
 	}
 	return slices.ContainsFunc(errands, func(e *errand[K, V]) bool { return e.busy })
+}
+
+// together returns how many values are read in one exchange.
+func (s *shared[K, V]) together() int {
+	return max(1, min(mostTogether, mostBytesRead/max(1, s.options.MaxValueBytes)))
 }
 
 // again waits a little and looks once more for the values that others load. It reports

@@ -129,6 +129,35 @@ func (v *valuesStub) Keep(_ context.Context, keeps []transport.Keep) ([]bool, er
 
 func (v *valuesStub) Redial() {}
 
+// One exchange reads no more bytes than is stated, however large values may be.
+func TestSharedReadsABoundedNumberOfBytes(t *testing.T) {
+	for most, together := range map[int]int{1 << 20: mostTogether, 64 << 20: 4, 512 << 20: 1} {
+		synctest.Test(t, func(t *testing.T) {
+			bus := fakebus.New(fakebus.Options{})
+			defer bus.Close()
+			bp := joinSimulated(t, bus, 0)
+			defer bp.Close()
+			c, err := New(bp, Options[int, int]{
+				Name: "c", Load: itself, Shared: &SharedOptions[int]{MaxValueBytes: most},
+				LoadMany: func(_ context.Context, keys []int) (map[int]int, error) { return nil, errors.New("none") },
+			})
+			require.NoError(t, err)
+			read := 0
+			c.loader.shared.redis.values = &valuesStub{read: func(keys []string) (transport.Reading, error) {
+				require.LessOrEqual(t, len(keys), together)
+				read += len(keys)
+				return transport.Reading{}, errors.New("refused")
+			}}
+			keys := make([]int, together)
+			for i := range keys {
+				keys[i] = i
+			}
+			_, _ = c.GetMany(t.Context(), append(keys, 1000)...)
+			require.Equal(t, together, read)
+		})
+	}
+}
+
 // A Redis that fails in the middle of a GetMany costs it nothing: what others were
 // said to load is loaded here.
 func TestSharedFailsInTheMiddle(t *testing.T) {

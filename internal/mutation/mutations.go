@@ -746,8 +746,8 @@ var mutations = []mutation{
 		name:  "clears read after values",
 		fence: "a clear that comes between the two reads counts against the value",
 		file:  "redisvalues.go",
-		old:   "				lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name)\n			}\n			clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
-		new:   "				defer func() { lives[i], values[i] = p.PTTL(ctx, name), p.Get(ctx, name) }()\n			}\n			clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
+		old:   "				lives[i], values[i] = p.PTTL(ctx, name), p.GetRange(ctx, name, 0, int64(most))\n			}\n			clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
+		new:   "				defer func() { lives[i], values[i] = p.PTTL(ctx, name), p.GetRange(ctx, name, 0, int64(most)) }()\n			}\n			clears = p.HMGet(ctx, s.clearsKey, fields...)\n",
 		tests: []string{"TestOrderOfARead"},
 	}, {
 		name:  "role read last",
@@ -781,6 +781,34 @@ var mutations = []mutation{
 
 	// Memory.
 	{
+		name:  "bounds of replies",
+		fence: "a reply that claims more than can be ends the connection before it is believed",
+		file:  "redisframes.go",
+		old:   "	for len(b) > 0 && f.err == nil {\n",
+		new:   "	for false {\n",
+		tests: []string{"TestReplyFrames", "TestHostileReplies"},
+	}, {
+		name:  "bound on what is read of a value",
+		fence: "of a value in Redis no more is read than can be one",
+		file:  "redisvalues.go",
+		old:   "p.GetRange(ctx, name, 0, int64(most))",
+		new:   "p.GetRange(ctx, name, 0, -1)",
+		tests: []string{"TestSharedHostileValues"},
+	}, {
+		name:  "bound on what a value unpacks to",
+		fence: "a value in Redis is unpacked to no more than one may have",
+		file:  "label.go",
+		old:   "	case n > most:\n",
+		new:   "	case false:\n",
+		tests: []string{"TestSharedHostileValues", "FuzzReadValue"},
+	}, {
+		name:  "room to unpack values",
+		fence: "large values are unpacked a few at a time",
+		file:  "candidate.go",
+		old:   "	if n > leastUnpacked {\n",
+		new:   "	if false {\n",
+		tests: []string{"TestLargeValuesWaitForRoom"},
+	}, {
 		name:  "weight of not-founds",
 		fence: "kept not-founds and errors are bounded by their weight",
 		file:  "load.go",
