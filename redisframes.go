@@ -36,7 +36,7 @@ var (
 )
 
 // errBadReply is why a connection was given up that works.
-var errBadReply = errors.New("Redis, or what is in its place, sent what cannot be a reply")
+var errBadReply = errors.New("what Redis, or what is in its place, sent cannot be a reply")
 
 // replyFrames follows the replies on a connection. It knows RESP2, which is all that
 // connections speak here.
