@@ -1,4 +1,4 @@
-package nearcache_test
+package systemtest
 
 import (
 	"bytes"
