@@ -53,7 +53,7 @@ func (p *refreshPlace) leave() {
 
 // detachLocked has f go on in the background until a time, or until a later one if it is
 // there already.
-func (l *local[K, V]) detachLocked(f *flight[K, V], until int64, place *refreshPlace) {
+func (l *loader[K, V]) detachLocked(f *flight[K, V], until int64, place *refreshPlace) {
 	f.goesOn++
 	x := f.extraLocked()
 	if b := x.background; b != nil {
@@ -63,7 +63,7 @@ func (l *local[K, V]) detachLocked(f *flight[K, V], until int64, place *refreshP
 	b := &background{until: until, place: place}
 	x.background = b
 	if until != never {
-		b.timer = time.AfterFunc(time.Duration(until-l.lease.now()), func() { l.lastMoment(f) })
+		b.timer = time.AfterFunc(time.Duration(until-l.local.lease.now()), func() { l.lastMoment(f) })
 	}
 }
 
@@ -90,15 +90,15 @@ func (f *flight[K, V]) attachLocked() {
 }
 
 // lastMoment ends f's time in the background, when that is over.
-func (l *local[K, V]) lastMoment(f *flight[K, V]) {
-	sh := l.shard(f.hash)
+func (l *loader[K, V]) lastMoment(f *flight[K, V]) {
+	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	b := f.backgroundLocked()
 	if b == nil { // it has ended, or callers wait for it
 		return
 	}
-	if left := b.until - l.lease.now(); left > 0 {
+	if left := b.until - l.local.lease.now(); left > 0 {
 		if b.until != never {
 			b.timer.Reset(time.Duration(left))
 		}
@@ -108,7 +108,7 @@ func (l *local[K, V]) lastMoment(f *flight[K, V]) {
 }
 
 // outliveLocked ends the time in the background of f, which is registered.
-func (l *local[K, V]) outliveLocked(sh *shard[K, V], f *flight[K, V]) {
+func (l *loader[K, V]) outliveLocked(sh *shard[K, V], f *flight[K, V]) {
 	if f.waiters > f.goesOn {
 		f.waiters -= f.goesOn
 		f.goesOn = 0
@@ -118,7 +118,7 @@ func (l *local[K, V]) outliveLocked(sh *shard[K, V], f *flight[K, V]) {
 	sh.unregisterLocked(f, f.older)
 	f.abandonLocked()
 	if f.ahead != nil {
-		l.disclaim(f.ahead) // which may be held still, if it never expires
+		l.local.disclaim(f.ahead) // which may be held still, if it never expires
 	}
 }
 
@@ -130,14 +130,14 @@ func (f *flight[K, V]) outlivedLocked(m moment, held fate) bool {
 }
 
 // refreshUntil returns when a refresh of e ends that begins now.
-func (l *local[K, V]) refreshUntil(e *entry[K, V], now int64) int64 {
+func (l *loader[K, V]) refreshUntil(e *entry[K, V], now int64) int64 {
 	if until := e.Item.expires.Load(); until != never {
 		return until
 	}
-	return deadline(now, max(time.Duration(l.refreshAfter), longestRefresh))
+	return deadline(now, max(time.Duration(l.local.refreshAfter), longestRefresh))
 }
 
 // lastUse returns until when e may be served at all.
-func (l *local[K, V]) lastUse(e *entry[K, V]) int64 {
-	return deadline(e.Item.expires.Load(), l.staleIfError)
+func (l *loader[K, V]) lastUse(e *entry[K, V]) int64 {
+	return deadline(e.Item.expires.Load(), l.local.staleIfError)
 }

@@ -231,7 +231,7 @@ func TestRefreshAheadThatIsWaitedFor(t *testing.T) {
 		synctest.Wait()
 		key := "k"
 		from := calledWith(t.Context())
-		j := c.local.join(from, key, c.loader, launch{})
+		j := c.loader.join(from, key, launch{})
 		require.NotNil(t, j.entry)
 		f := c.local.shard(c.local.hash(key)).flights[key]
 		c.local.shard(c.local.hash(key)).mu.Lock()
@@ -241,7 +241,7 @@ func TestRefreshAheadThatIsWaitedFor(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, f.ctx.Err(), "it is waited for")
 		require.Zero(t, c.loader.refreshes.Load(), "it is no refresh any more")
-		c.local.leave(from, &lookup[string, int]{flight: f})
+		c.loader.leave(from, &lookup[string, int]{flight: f})
 		require.Error(t, f.ctx.Err(), "nobody waits for it any more")
 	})
 }

@@ -69,7 +69,7 @@ func (m *many[K, V]) add(key K, value V, err error) {
 	switch {
 	case err == nil:
 		m.got[key] = value
-	case err == ErrNotFound || m.cache.isNotFound(err):
+	case err == ErrNotFound || m.cache.keeper.isNotFound(err):
 	default:
 		m.failed.add(key, err)
 	}
@@ -95,9 +95,9 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	found := make([]lookup[K, V], len(keys))
 	for i, key := range keys {
 		if held[i] {
-			found[i] = c.local.join(&from, key, c.loader, how)
+			found[i] = c.loader.join(&from, key, how)
 		} else {
-			found[i] = lookup[K, V]{flight: c.local.apart(&from.origin, key, c.loader, how), launched: true}
+			found[i] = lookup[K, V]{flight: c.loader.apart(&from.origin, key, how), launched: true}
 		}
 	}
 	again, waited := m.round(&from, keys, found, how, began)
@@ -107,7 +107,7 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 	// What was waited for and may not be had is loaded together, too, and waited for once.
 	how = m.launch(&from.origin)
 	for i := range waited {
-		c.local.follow(&from, again[i], &waited[i], c.loader, how)
+		c.loader.follow(&from, again[i], &waited[i], how)
 	}
 	m.round(&from, again, waited, how, began)
 }
@@ -136,21 +136,21 @@ func (m *many[K, V]) round(
 		case found[i].launched:
 			launched = append(launched, found[i].flight)
 		case found[i].hurried:
-			c.local.fly(from, found[i].flight, c.loader)
+			c.loader.fly(from, found[i].flight)
 		}
 	}
 	switch {
 	case len(launched) == 0:
 	case how.bulk != nil:
-		go c.local.flyTogether(launched, how.bulk, c.loader)
+		go c.loader.flyTogether(launched, how.bulk)
 	default:
-		go c.local.flyInTurn(launched, c.loader)
+		go c.loader.flyInTurn(launched)
 	}
 	awaited := 0
 	defer func() { // if a loader has panicked, the others are no longer waited for
 		for _, j := range found[awaited:] {
 			if j.entry == nil {
-				c.local.leave(from, &j)
+				c.loader.leave(from, &j)
 			}
 		}
 	}()
@@ -167,23 +167,23 @@ func (m *many[K, V]) round(
 }
 
 // apart returns a flight that nobody else joins, and whose result is not kept.
-func (l *local[K, V]) apart(o *origin, key K, ld *loader[K, V], how launch) *flight[K, V] {
-	hash := l.hash(key)
-	return l.newFlight(l.shard(hash), o, hash, key, ld, how)
+func (l *loader[K, V]) apart(o *origin, key K, how launch) *flight[K, V] {
+	hash := l.local.hash(key)
+	return l.newFlight(l.local.shard(hash), o, hash, key, how)
 }
 
 // flyInTurn flies flights, some at a time, in their order.
-func (l *local[K, V]) flyInTurn(flights []*flight[K, V], ld *loader[K, V]) {
+func (l *loader[K, V]) flyInTurn(flights []*flight[K, V]) {
 	atOnce := newPlaces(loadsAtOnce)
 	for _, f := range flights {
 		atOnce <- struct{}{}
-		placed := ld.places.needed(f.ctx.parent) && ld.places.take(&f.ctx)
+		placed := l.places.needed(f.ctx.parent) && l.places.take(&f.ctx)
 		go func() {
 			defer atOnce.give()
 			if placed {
-				l.flyPlaced(f, ld)
+				l.flyPlaced(f)
 			} else {
-				l.flyNow(f, ld)
+				l.flyNow(f)
 			}
 		}()
 	}
@@ -208,48 +208,48 @@ func (b *bulk) leave() {
 
 // flyTogether has LoadMany load all flights of a bulk, when there is a place if it needs
 // one.
-func (l *local[K, V]) flyTogether(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
-	if ld.places.needed(b.ctx.parent) && ld.places.take(&b.ctx) {
-		defer ld.places.give()
+func (l *loader[K, V]) flyTogether(flights []*flight[K, V], b *bulk) {
+	if l.places.needed(b.ctx.parent) && l.places.take(&b.ctx) {
+		defer l.places.give()
 	}
-	l.flyTogetherNow(flights, b, ld)
+	l.flyTogetherNow(flights, b)
 }
 
 // flyTogetherPlaced is flyTogether with a place, and gives it back.
-func (l *local[K, V]) flyTogetherPlaced(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
-	defer ld.places.give()
-	l.flyTogetherNow(flights, b, ld)
+func (l *loader[K, V]) flyTogetherPlaced(flights []*flight[K, V], b *bulk) {
+	defer l.places.give()
+	l.flyTogetherNow(flights, b)
 }
 
-func (l *local[K, V]) flyTogetherNow(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
+func (l *loader[K, V]) flyTogetherNow(flights []*flight[K, V], b *bulk) {
 	defer b.ctx.end()
 	var wanted []*flight[K, V]
 	for _, f := range flights {
-		if !l.takeOff(f, ld, b) {
+		if !l.takeOff(f, b) {
 			continue // somebody was in a hurry
 		}
 		if f.ctx.Err() != nil {
-			l.landUnwanted(f, ld)
+			l.landUnwanted(f)
 			continue
 		}
 		wanted = append(wanted, f)
 	}
-	if ld.shared != nil {
-		l.flySharedTogether(wanted, b, ld)
+	if l.shared != nil {
+		l.flySharedTogether(wanted, b)
 	} else {
-		l.runTogether(wanted, b, ld)
+		l.runTogether(wanted, b)
 	}
 }
 
 // flySharedTogether is flyTogether from where the shared level is asked first. What is
 // found lands at once, and what nobody else loads is loaded; the others are waited for.
-func (l *local[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk, ld *loader[K, V]) {
-	s := ld.shared
+func (l *loader[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk) {
+	s := l.shared
 	left := flights // that have not landed
 	var errands []*errand[K, V]
 	defer func() {
 		for _, f := range left { // the goroutine has ended in the middle
-			l.landEnded(f, ld, 1)
+			l.landEnded(f, 1)
 		}
 		s.settle(errands)
 	}()
@@ -267,11 +267,11 @@ func (l *local[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk, ld *lo
 		for _, f := range sought {
 			if e := of[f]; e != nil && e.busy {
 				left = append(left, f)
-			} else if !l.landSought(f, ld, e) {
+			} else if !l.landSought(f, e) {
 				wanted = append(wanted, f)
 			}
 		}
-		l.runTogether(wanted, b, ld)
+		l.runTogether(wanted, b)
 		s.settle(errands) // those that others load have no claim
 		if len(left) == 0 {
 			return
@@ -281,7 +281,7 @@ func (l *local[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk, ld *lo
 }
 
 // runTogether calls LoadMany, whatever becomes of it.
-func (l *local[K, V]) runTogether(wanted []*flight[K, V], b *bulk, ld *loader[K, V]) {
+func (l *loader[K, V]) runTogether(wanted []*flight[K, V], b *bulk) {
 	if len(wanted) == 0 {
 		return
 	}
@@ -291,24 +291,24 @@ func (l *local[K, V]) runTogether(wanted []*flight[K, V], b *bulk, ld *loader[K,
 		keys[i] = f.key
 	}
 	r := results[K, V]{err: errGoexit}
-	defer forEach(wanted, func(f *flight[K, V]) { l.landPart(f, ld, &r, len(wanted)) }) // also after runtime.Goexit
-	r.load(b, ld, keys, func() {
-		forEach(wanted, func(f *flight[K, V]) { l.giveUp(f, ld) })
+	defer forEach(wanted, func(f *flight[K, V]) { l.landPart(f, &r, len(wanted)) }) // also after runtime.Goexit
+	r.load(b, l, keys, func() {
+		forEach(wanted, func(f *flight[K, V]) { l.giveUp(f) })
 	})
 }
 
 // landPart lands a flight with its part of the results, of which there are so many.
-func (l *local[K, V]) landPart(f *flight[K, V], ld *loader[K, V], r *results[K, V], parts int) {
+func (l *loader[K, V]) landPart(f *flight[K, V], r *results[K, V], parts int) {
 	given := false
 	defer func() { // Expiry, for instance, can end the goroutine: the other flights are not concerned
 		if !given {
-			l.landEnded(f, ld, parts)
+			l.landEnded(f, parts)
 		}
 	}()
-	l.noteCleared(f)
-	r.give(f, ld)
+	l.local.noteCleared(f)
+	r.give(f, l)
 	given = true
-	l.land(f, ld, parts)
+	l.land(f, parts)
 }
 
 // results is what LoadMany returned, or how it ended else.
@@ -350,7 +350,7 @@ func (r *results[K, V]) give(f *flight[K, V], ld *loader[K, V]) {
 	default:
 		f.err = ErrNotFound
 	}
-	ld.outcome(f.key, f.value, f.err, &f.outcome)
+	ld.keeper.of(f.key, f.value, f.err, &f.outcome)
 }
 
 // loadOne makes a Load of a LoadMany.

@@ -18,6 +18,7 @@ type Cache[K comparable, V any] struct {
 	local   *local[K, V]
 	loader  *loader[K, V]
 	stats   *cacheCounters
+	keeper  *keeper[K, V]
 	hints   hints
 }
 
@@ -49,7 +50,9 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 		options:   o,
 		local:     newLocal(o, bp.lease),
 		stats:     stats,
+		hints:     hints{logger: bp.logger, cache: o.Name},
 	}
+	c.keeper = newKeeper(c)
 	c.loader = newLoader(c)
 	if o.Shared != nil && bp.bus != nil {
 		c.loader.shared = newShared(c)
@@ -57,7 +60,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 	if err := bp.register(o.Name, c); err != nil {
 		return nil, err
 	}
-	o.warn(c.hint)
+	o.warn(c.hints.warn)
 	bp.warnOfShortBound(o.Name, o.MaxStaleness)
 	return c, nil
 }
@@ -89,7 +92,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 		return value, c.marked(ctx, err)
 	}
 	from := callerOf(ctx)
-	j := c.local.join(&from, key, c.loader, c.launch(&from.origin))
+	j := c.loader.join(&from, key, c.launch(&from.origin))
 	if j.conditional {
 		value, err := c.getAfter(&from, key, j)
 		return value, c.marked(ctx, err)
@@ -106,7 +109,7 @@ func (c *Cache[K, V]) getAfter(from *caller, key K, j lookup[K, V]) (V, error) {
 	if !again {
 		return value, err
 	}
-	c.local.follow(from, key, &j, c.loader, c.launch(&from.origin))
+	c.loader.follow(from, key, &j, c.launch(&from.origin))
 	c.begin(from, &j)
 	value, _, err = c.await(from, key, &j, time.Since(began))
 	return value, err
@@ -116,7 +119,7 @@ func (c *Cache[K, V]) getAfter(from *caller, key K, j lookup[K, V]) (V, error) {
 func (c *Cache[K, V]) begin(from *caller, j *lookup[K, V]) {
 	switch {
 	case j.launched && c.looksHere(from, j):
-		c.local.lookHere(from.ctx, j.flight, c.loader)
+		c.loader.lookHere(from.ctx, j.flight)
 	case j.launched || j.hurried:
 		c.fly(from, j.flight, j.fallback)
 	}
@@ -130,9 +133,9 @@ func (c *Cache[K, V]) begin(from *caller, j *lookup[K, V]) {
 func (c *Cache[K, V]) fly(from *caller, f *flight[K, V], fallback bool) {
 	leaves := from.done != nil || c.options.LoadTimeout > 0 || fallback && c.options.SoftTimeout > 0
 	if leaves || c.loader.shared != nil {
-		c.local.fly(from, f, c.loader)
+		c.loader.fly(from, f)
 	} else {
-		c.local.flyHere(from, f, c.loader)
+		c.loader.flyHere(from, f)
 	}
 }
 
@@ -192,20 +195,20 @@ func (c *Cache[K, V]) await(
 		defer timer.Stop()
 		soft = timer.C
 	}
-	ended, err := c.local.waitFor(from, j, soft)
+	ended, err := c.loader.waitFor(from, j, soft)
 	if !ended && err == nil { // the load goes on, as if this caller waited for it
 		if e := c.local.lastResort(key); e != nil {
-			c.local.letGo(from, j, e)
+			c.loader.letGo(from, j, e)
 			value, err = c.standIn(e)
 			return value, false, err
 		}
-		_, err = c.local.waitFor(from, j, nil)
+		_, err = c.loader.waitFor(from, j, nil)
 	}
 	if err != nil {
 		return value, false, err
 	}
 	if j.conditional && !j.proven() {
-		c.local.leave(from, j)
+		c.loader.leave(from, j)
 		return value, true, nil
 	}
 	value, err, failed := j.flight.result(c.loader)
@@ -272,7 +275,7 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 				c.enqueue(inv, func() { c.removeLocal(key) })
 			}
 		}()
-		c.outcome(key, value, nil, &o)
+		c.keeper.of(key, value, nil, &o)
 		decided = true
 	}
 	if err := c.enter(); err != nil {
@@ -346,7 +349,7 @@ func (c *Cache[K, V]) Update(
 	value, err = write(ctx)
 	if err == nil && w != nil {
 		var decided outcome[V] // to be o only if nothing panics
-		c.outcome(key, value, nil, &decided)
+		c.keeper.of(key, value, nil, &decided)
 		o = decided
 	}
 	returned = true

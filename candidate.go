@@ -104,7 +104,7 @@ func (s *shared[K, V]) refuse(err error) {
 	case errors.Is(err, errTooLarge):
 		s.stats.oversized.Add(1)
 		if s.backplane.oversized.allow() {
-			s.backplane.logger.Warn("nearcache: a value in Redis is larger than Shared.MaxValueBytes, and counts as none",
+			s.backplane.logger.Warn("nearcache: a value in Redis is larger than Shared.MaxValueBytes, and counts as a miss",
 				"cache", s.cache, "limit", s.options.MaxValueBytes)
 		}
 	case errors.Is(err, errNoRoom):
@@ -168,6 +168,6 @@ func (s *shared[K, V]) answer(c *candidate[K, V]) {
 		f.err = ErrNotFound
 	}
 	s.local.noteCleared(f)
-	s.outcome(f.key, f.value, f.err, &f.outcome)
+	s.keeper.of(f.key, f.value, f.err, &f.outcome)
 	f.outcome.ttl = min(f.outcome.ttl, c.life)
 }

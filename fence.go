@@ -116,19 +116,6 @@ func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	}
 }
 
-// outcome is what a load or write ended with, as far as keeping it goes.
-type outcome[V any] struct {
-	known   bool // there is the item, or there is none: no failure
-	value   V
-	err     error         // is kept in place of a value
-	ttl     time.Duration // zero or less: not to be kept
-	life    time.Duration // the same, but for what is too heavy to be kept here
-	weight  uint32
-	placed  bool // regions says which it belongs to: else it may be any
-	cleared bool // regions were cleared since it began: say which are its own, kept or not
-	regions regionNames
-}
-
 // prepare makes the entry that o will need, as far as can be told, before the
 // shard's lock is taken: what allocates may have to help the garbage collector.
 func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entry[K, V] {

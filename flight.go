@@ -130,24 +130,24 @@ type launch struct {
 // join returns the entry of key, if another caller has just put it there or if it is
 // to be served though its load fails, or else the flight to wait for: the one that is
 // registered, if this caller may have its result, or a new one.
-func (l *local[K, V]) join(from *caller, key K, ld *loader[K, V], how launch) (j lookup[K, V]) {
-	hash := l.hash(key)
-	sh := l.shard(hash)
+func (l *loader[K, V]) join(from *caller, key K, how launch) (j lookup[K, V]) {
+	hash := l.local.hash(key)
+	sh := l.local.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 
-	m := l.lease.read() // first
+	m := l.local.lease.read() // first
 	if e := sh.table.Load().find(hash, key); e != nil {
-		j.fate = l.fate(e, m)
+		j.fate = l.local.fate(e, m)
 		switch {
 		case j.fate == alive:
 			j.entry = e
 			return j
 		case j.fate.dead(): // else it may be served yet
-			l.dropLocked(sh, hash, e)
+			l.local.dropLocked(sh, hash, e)
 			sh.counters.evictions[j.fate]++
 		default:
-			j.fallback = l.servesOnError(e, m)
+			j.fallback = l.local.servesOnError(e, m)
 		}
 		if j.fallback && (m.at < sh.failures[key].until || l.isSlowLocked(sh, key, m)) {
 			j.entry = e
@@ -167,13 +167,13 @@ func (l *local[K, V]) join(from *caller, key K, ld *loader[K, V], how launch) (j
 		if !j.flight.loads(&from.origin) {
 			j.flight.waiters++
 		}
-		j.hurried = j.flight.hurryLocked(&from.origin, ld)
+		j.hurried = j.flight.hurryLocked(&from.origin, l)
 		return j
 	case !j.flight.loads(&from.origin):
 		j.waitLocked()
 		return j
 	}
-	j.flight, j.launched = l.launchLocked(sh, &from.origin, hash, key, ld, how), true
+	j.flight, j.launched = l.launchLocked(sh, &from.origin, hash, key, how), true
 	return j
 }
 
@@ -182,8 +182,8 @@ func (l *local[K, V]) join(from *caller, key K, ld *loader[K, V], how launch) (j
 //  1. a load begins   2. the cache or a region is cleared, or the lease is lost
 //     and a message is missed   3. a Get begins. It must not get what was read before
 //     2, so it joins the load only if it might have the entry that results.
-func (l *local[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
-	return l.waitableLocked(f, m) && (!f.begun || l.holds(f.start))
+func (l *loader[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
+	return l.waitableLocked(f, m) && (!f.begun || l.local.holds(f.start))
 }
 
 // outlasts reports whether f has already lasted as long as a caller can wait, or
@@ -214,7 +214,7 @@ func (f *flight[K, V]) hurryLocked(o *origin, ld *loader[K, V]) bool {
 
 // isSlowLocked reports whether callers need not wait for the load of key, since one
 // already has.
-func (l *local[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
+func (l *loader[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 	f := sh.flights[key]
 	if !l.waitableLocked(f, m) || f.outlivedLocked(m, stale) {
 		return false
@@ -224,10 +224,10 @@ func (l *local[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 
 // launchLocked registers a new flight with one caller, who has to see to it that it
 // is flown.
-func (l *local[K, V]) launchLocked(
-	sh *shard[K, V], o *origin, hash uint64, key K, ld *loader[K, V], how launch,
+func (l *loader[K, V]) launchLocked(
+	sh *shard[K, V], o *origin, hash uint64, key K, how launch,
 ) *flight[K, V] {
-	f := l.newFlight(sh, o, hash, key, ld, how)
+	f := l.newFlight(sh, o, hash, key, how)
 	f.older = sh.flights[key]
 	sh.flights[f.key] = f
 	return f
@@ -235,12 +235,12 @@ func (l *local[K, V]) launchLocked(
 
 // newFlight returns a flight with one caller. Unless it is registered, nobody joins
 // it and its result is not kept.
-func (l *local[K, V]) newFlight(
-	sh *shard[K, V], o *origin, hash uint64, key K, ld *loader[K, V], how launch,
+func (l *loader[K, V]) newFlight(
+	sh *shard[K, V], o *origin, hash uint64, key K, how launch,
 ) *flight[K, V] {
-	f := &flight[K, V]{key: l.own(key), hash: hash, ctx: loadContext{values: o.ctx, parent: o.load, placed: placed(o.load, ld.places != nil)},
-		start: l.begin(sh), waiters: 1, inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
-	f.sharing = ld.shared != nil && f.begun && l.noteShared(&f.start)
+	f := &flight[K, V]{key: l.local.own(key), hash: hash, ctx: loadContext{values: o.ctx, parent: o.load, placed: placed(o.load, l.places != nil)},
+		start: l.local.begin(sh), waiters: 1, inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
+	f.sharing = l.shared != nil && f.begun && l.local.noteShared(&f.start)
 	if how.bulk != nil {
 		f.ctx.many = &how.bulk.ctx
 		how.bulk.wanted.Add(1)
@@ -250,12 +250,12 @@ func (l *local[K, V]) newFlight(
 
 // anew returns a flight that has not begun before the call, or one that has, to be
 // waited for as a conditional waiter.
-func (l *local[K, V]) anew(from *caller, key K, ld *loader[K, V], how launch) lookup[K, V] {
-	hash := l.hash(key)
-	sh := l.shard(hash)
+func (l *loader[K, V]) anew(from *caller, key K, how launch) lookup[K, V] {
+	hash := l.local.hash(key)
+	sh := l.local.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	m := l.lease.read()
+	m := l.local.lease.read()
 	f := sh.flights[key]
 	j := lookup[K, V]{flight: f, refreshes: true}
 	switch {
@@ -263,21 +263,21 @@ func (l *local[K, V]) anew(from *caller, key K, ld *loader[K, V], how launch) lo
 	case !f.begun:
 		f.waiters++
 		f.anew = true
-		j.hurried = f.hurryLocked(&from.origin, ld)
+		j.hurried = f.hurryLocked(&from.origin, l)
 		return j
 	case l.waitableLocked(f, m) && !f.outlasts(from, m):
 		j.waitLocked()
 		f.extra.nextAnew = true
 		return j
 	}
-	j.flight, j.launched = l.launchLocked(sh, &from.origin, hash, key, ld, how), true
+	j.flight, j.launched = l.launchLocked(sh, &from.origin, hash, key, how), true
 	j.flight.anew = true
 	return j
 }
 
 // wait waits for the flight's result, and reports whether there is one: the caller's
 // context or soft, which may be nil, may end first. It panics if the loader did.
-func (l *local[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time) (landed bool, err error) {
+func (l *loader[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time) (landed bool, err error) {
 	if f.ctx.Err() == nil {
 		select {
 		case <-f.ctx.ending():
@@ -316,12 +316,12 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 //  1. a caller has waited for SoftTimeout, and finds what to serve   2. the item is
 //     removed, or the cache closed: the caller is still counted   3. it lets the load
 //     go, which will not be kept.
-func (l *local[K, V]) letGo(from *caller, j *lookup[K, V], e *entry[K, V]) {
+func (l *loader[K, V]) letGo(from *caller, j *lookup[K, V], e *entry[K, V]) {
 	f := j.flight
 	if f.loads(&from.origin) {
 		return // it was not counted
 	}
-	sh := l.shard(f.hash)
+	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if j.conditional {
@@ -369,12 +369,12 @@ func (f *flight[K, V]) leaveBulkLocked() {
 
 // leave takes a caller off the flight. The last one out cancels the load, and
 // a Get from here on starts a new one.
-func (l *local[K, V]) leave(from *caller, j *lookup[K, V]) {
+func (l *loader[K, V]) leave(from *caller, j *lookup[K, V]) {
 	f := j.flight
 	if f.loads(&from.origin) {
 		return // it was not counted
 	}
-	sh := l.shard(f.hash)
+	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f.waiters--
@@ -382,7 +382,7 @@ func (l *local[K, V]) leave(from *caller, j *lookup[K, V]) {
 		f.extra.conditional--
 	}
 	registered := sh.registeredLocked(f)
-	if f.waiters > f.goesOn || f.goesOn > 0 && registered && !l.closed.Load() {
+	if f.waiters > f.goesOn || f.goesOn > 0 && registered && !l.local.closed.Load() {
 		return
 	}
 	if registered {
@@ -421,19 +421,19 @@ func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 // takeOff begins a flight whose turn has come, as a part of b or alone, and reports
 // whether it has not taken off before. All that was invalidated before is no concern
 // of its.
-func (l *local[K, V]) takeOff(f *flight[K, V], ld *loader[K, V], b *bulk) bool {
+func (l *loader[K, V]) takeOff(f *flight[K, V], b *bulk) bool {
 	if !f.inTurn {
 		return true // nobody else flies it
 	}
-	sh := l.shard(f.hash)
+	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if f.flown {
 		return false
 	}
 	f.flown = true
-	f.start, f.begun = l.note(), true
-	f.sharing = ld.shared != nil && l.noteShared(&f.start)
+	f.start, f.begun = l.local.note(), true
+	f.sharing = l.shared != nil && l.local.noteShared(&f.start)
 	if f.bulk != b {
 		f.leaveBulkLocked() // whose turn has not come
 	}
@@ -441,8 +441,8 @@ func (l *local[K, V]) takeOff(f *flight[K, V], ld *loader[K, V], b *bulk) bool {
 }
 
 // leaveShared has a flight go on to the source, alone.
-func (l *local[K, V]) leaveShared(f *flight[K, V]) {
-	sh := l.shard(f.hash)
+func (l *loader[K, V]) leaveShared(f *flight[K, V]) {
+	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f.start.since = f.start.at
@@ -450,38 +450,38 @@ func (l *local[K, V]) leaveShared(f *flight[K, V]) {
 
 // giveUp ends the wait for f, whose time is over. What it may still bring is not
 // kept.
-func (l *local[K, V]) giveUp(f *flight[K, V], ld *loader[K, V]) {
+func (l *loader[K, V]) giveUp(f *flight[K, V]) {
 	var o outcome[V]
 	defer func() { // also if WeighNotFound ends the goroutine
-		sh := l.shard(f.hash)
+		sh := l.local.shard(f.hash)
 		sh.mu.Lock()
 		if sh.registeredLocked(f) {
-			l.settleLocked(f, sh, ld, l.lease.read().at, &o, nil)
+			l.settleLocked(f, sh, l.local.lease.read().at, &o, nil)
 		}
 		f.attachLocked()
 		sh.mu.Unlock()
 		f.state.Or(flightOverdue)
 		f.ctx.end()
 	}()
-	o = ld.timedOut(f.key, ld.errTimeout)
+	o = l.keeper.ofTimeout(f.key, l.errTimeout)
 }
 
 // land takes the flight out of its shard, keeps its outcome if nothing overtook it,
 // counts it, and lets the callers go. So many flights share the time that the load
 // took.
-func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
+func (l *loader[K, V]) land(f *flight[K, V], share int) {
 	o := &f.outcome
-	now := l.lease.read().at
-	fresh := l.prepare(o, f.hash, f.key, &f.start)
+	now := l.local.lease.read().at
+	fresh := l.local.prepare(o, f.hash, f.key, &f.start)
 	kept, pause, state := false, time.Duration(0), uint32(flightLanded)
 
-	sh := l.shard(f.hash)
+	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
 	if sh.registeredLocked(f) {
 		if f.extra != nil && f.extra.conditional > 0 && l.provenLocked(f) {
 			state |= flightProven
 		}
-		kept, pause = l.settleLocked(f, sh, ld, now, o, fresh)
+		kept, pause = l.settleLocked(f, sh, now, o, fresh)
 	}
 	if f.ran {
 		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(share), !o.known, !kept && o.known && o.ttl > 0)
@@ -494,14 +494,14 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 	f.leaveBulkLocked()
 	sh.mu.Unlock()
 
-	l.end(sh)
+	l.local.end(sh)
 	f.state.Or(state)
 	f.ctx.end()
 	if f.ran && o.ttl > 0 && deadline(f.start.at, o.ttl) <= now {
-		ld.slow(o, time.Duration(now-f.start.at))
+		l.keeper.slow(o, time.Duration(now-f.start.at))
 	}
 	if !heard && (f.state.Load()&flightPanicked != 0 || f.err == errGoexit) {
-		ld.unheard(f.err)
+		l.keeper.hints.unheard(f.err)
 	}
 	if f.ahead != nil {
 		l.refreshed(f, pause)
@@ -511,15 +511,15 @@ func (l *local[K, V]) land(f *flight[K, V], ld *loader[K, V], share int) {
 // settleLocked takes f, which is registered, out of its key's flights, and does to
 // what is held what o says. It returns whether o was kept, and how long the next load
 // should wait, if this one failed and there is something to serve meanwhile.
-func (l *local[K, V]) settleLocked(
-	f *flight[K, V], sh *shard[K, V], ld *loader[K, V], now int64, o *outcome[V], fresh *entry[K, V],
+func (l *loader[K, V]) settleLocked(
+	f *flight[K, V], sh *shard[K, V], now int64, o *outcome[V], fresh *entry[K, V],
 ) (kept bool, pause time.Duration) {
 	older := f.older
 	held := sh.table.Load().find(f.hash, f.key)
 	switch {
-	case !o.known && held != nil && !l.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
-		pause = sh.failedLocked(f.key, now, ld.random) // the item says more than the error
-	case l.keepLocked(sh, f.hash, now, f.key, &f.start, o, fresh):
+	case !o.known && held != nil && !l.local.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
+		pause = sh.failedLocked(f.key, now, l.random) // the item says more than the error
+	case l.local.keepLocked(sh, f.hash, now, f.key, &f.start, o, fresh):
 		kept = true
 		sh.forgetFailuresLocked(f.key)
 		// 1. load A begins   2. a region is cleared that turns out to be none of its
@@ -529,7 +529,7 @@ func (l *local[K, V]) settleLocked(
 		older = nil
 	case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.since:
 		// Nothing is to be kept of what the source says now: less so of what it said before.
-		l.dropLocked(sh, f.hash, held)
+		l.local.dropLocked(sh, f.hash, held)
 	}
 	sh.unregisterLocked(f, older)
 	return kept, pause

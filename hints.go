@@ -1,12 +1,18 @@
 package nearcache
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
 // hints are the lines that a cache logs about itself, once each, or once in logInterval.
 type hints struct {
-	unheard  logLimit
-	slow     [3]logOnce // of items, not-founds, errors
-	notFound logOnce
+	logger *slog.Logger
+	cache  string
+
+	unheardLines logLimit
+	slowSaid     [3]logOnce // of items, not-founds, errors
+	notFoundSaid logOnce
 }
 
 // warn logs what is surely a mistake in the options: each of them is legal, and has no
@@ -36,42 +42,33 @@ func (o *Options[K, V]) warn(warn func(text string, details ...any)) {
 	}
 }
 
-// hint logs a line about the cache.
-func (c *Cache[K, V]) hint(text string, details ...any) {
-	c.backplane.logger.Warn("nearcache: "+text, append([]any{"cache", c.options.Name}, details...)...)
+// warn logs a line about the cache.
+func (h *hints) warn(text string, details ...any) {
+	h.logger.Warn("nearcache: "+text, append([]any{"cache", h.cache}, details...)...)
 }
 
-// hintNotFound says that a loader has wrapped a not-found of that cache, and what follows.
-func (c *Cache[K, V]) hintNotFound(other string) {
-	if c.hints.notFound.allow() {
-		c.hint("a loader's error wraps the not-found of another item, and counts as a failure; "+
+// foreignNotFound says that a loader has wrapped a not-found of another cache, and what
+// follows.
+func (h *hints) foreignNotFound(other string) {
+	if h.notFoundSaid.allow() {
+		h.warn("a loader's error wraps the not-found of another item, and counts as a failure; "+
 			"return ErrNotFound if the loaded item does not exist either", "of", other)
 	}
 }
 
-// hintSlow says that loads take too long for their results to be kept. What ended in o
-// took that long.
-func (c *Cache[K, V]) hintSlow(o *outcome[V], took time.Duration) {
-	kind, option := 0, "TTL"
-	switch {
-	case o.err == nil && c.options.Expiry != nil:
-		option = "Expiry"
-	case o.err != nil && o.known:
-		kind, option = 1, "NotFoundTTL"
-	case o.err != nil:
-		kind, option = 2, "ErrorTTL"
-	}
-	if c.hints.slow[kind].allow() {
-		c.hint("a load took longer than its result may be kept, which counts from the load's start",
-			"took", took, "option", option, "time to live", o.ttl)
+// slow says that loads of a kind take too long for their results to be kept.
+func (h *hints) slow(kind int, option string, took, ttl time.Duration) {
+	if h.slowSaid[kind].allow() {
+		h.warn("a load took longer than its result may be kept, which counts from the load's start",
+			"took", took, "option", option, "time to live", ttl)
 	}
 }
 
-// hintUnheard logs how a load ended that panicked, or ended its goroutine, and that no
+// unheard logs how a load ended that panicked, or ended its goroutine, and that no
 // caller waits for: a refresh ahead, or one that all have left.
-func (c *Cache[K, V]) hintUnheard(err error) {
-	if c.hints.unheard.allow() {
-		c.backplane.logger.Error("nearcache: a load that no caller waits for has panicked, or ended its goroutine",
-			"cache", c.options.Name, "err", err)
+func (h *hints) unheard(err error) {
+	if h.unheardLines.allow() {
+		h.logger.Error("nearcache: a load that no caller waits for has panicked, or ended its goroutine",
+			"cache", h.cache, "err", err)
 	}
 }

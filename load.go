@@ -33,12 +33,11 @@ func (p *loaderPanic) Unwrap() error {
 // loader calls a cache's functions, for one item or for many, and bounds how many
 // calls there are at a time and how long each is waited for.
 type loader[K comparable, V any] struct {
+	local *local[K, V] // where results are kept, and loads under way are registered
+
 	load     func(context.Context, K) (V, error)
 	loadMany func(context.Context, []K) (map[K]V, error) // may be nil
-	outcome  func(K, V, error, *outcome[V])              // what to keep of a load's result
-	timedOut func(K, error) outcome[V]                   // and of one that took longer than timeout
-	slow     func(*outcome[V], time.Duration)            // is told of a result that came too late to be kept
-	unheard  func(error)                                 // is told of a panic that reaches no caller
+	keeper   *keeper[K, V]
 	random   backoff.Random
 
 	timeout    time.Duration // of a call; 0: none
@@ -54,78 +53,11 @@ type loader[K comparable, V any] struct {
 func newLoader[K comparable, V any](c *Cache[K, V]) *loader[K, V] {
 	o := c.options
 	return &loader[K, V]{
-		load: o.Load, loadMany: o.LoadMany, outcome: c.outcome, timedOut: c.outcomeOfTimeout, slow: c.hintSlow, unheard: c.hintUnheard,
+		local: c.local, load: o.Load, loadMany: o.LoadMany, keeper: c.keeper,
 		random: c.backplane.random, places: newPlaces(o.MaxConcurrentLoads), timeout: o.LoadTimeout,
 		errTimeout: fmt.Errorf("nearcache: cache %q: the load took longer than LoadTimeout, %v: %w",
 			o.Name, o.LoadTimeout, context.DeadlineExceeded),
 	}
-}
-
-// outcome decides what to keep of a load, or of a write that succeeded, and says it in
-// o, which is zero. If one of the cache's functions panics o is of no use.
-//
-// Here and in addLocked a load's goroutine is at its deepest, but for the loader. It
-// keeps to the stack that goroutines begin with, of which a good thousand bytes are
-// theirs: to grow it takes longer than the rest of a miss.
-func (c *Cache[K, V]) outcome(key K, value V, err error, o *outcome[V]) {
-	o.weight = 1
-	if err != nil {
-		c.outcomeOfError(key, err, o)
-		return
-	}
-	o.known, o.value = true, value
-	if c.options.Expiry != nil {
-		o.ttl = c.options.Expiry(key, value)
-	} else {
-		o.ttl = c.backplane.jittered(c.options.TTL)
-	}
-	o.life = o.ttl
-	if o.ttl > 0 && c.options.Weigh != nil {
-		c.weighed(o, c.options.Weigh(key, value))
-	}
-	if o.ttl <= 0 && !o.cleared {
-		return
-	}
-	o.placed = true
-	if c.options.Regions != nil {
-		o.regions = namesOf(c.options.Regions(key, value))
-	}
-}
-
-func (c *Cache[K, V]) outcomeOfError(key K, err error, o *outcome[V]) {
-	switch {
-	case c.isNotFound(err):
-		o.known, o.err, o.ttl, o.life = true, ErrNotFound, c.options.NotFoundTTL, c.options.NotFoundTTL
-		if c.options.NotFoundRegions != nil && (o.ttl > 0 || o.cleared) {
-			o.placed, o.regions = true, namesOf(c.options.NotFoundRegions(key))
-		}
-	default:
-		// Also context.DeadlineExceeded and context.Canceled: a load's context has no
-		// caller's deadline, so they are the source's own. When all callers have gone the
-		// load's context is cancelled too, but then the load is no longer registered, and
-		// nothing of it is kept.
-		o.err, o.ttl = err, c.options.ErrorTTL
-	}
-	if o.ttl > 0 && c.options.MaxWeight > 0 {
-		c.weighed(o, c.weighError(key, o.err))
-	}
-}
-
-// outcomeOfTimeout decides what to keep of a load that LoadTimeout has ended. It is
-// called by a goroutine in which a panic of WeighNotFound would reach no caller: then
-// nothing is kept.
-func (c *Cache[K, V]) outcomeOfTimeout(key K, err error) (o outcome[V]) {
-	defer func() {
-		if r := recover(); r != nil {
-			o = outcome[V]{}
-			c.hintUnheard(&loaderPanic{value: r, stack: debug.Stack()})
-		}
-	}()
-	o.weight, o.err, o.ttl = 1, err, c.options.ErrorTTL
-	if o.ttl > 0 && c.options.MaxWeight > 0 {
-		c.weighed(&o, c.weighError(key, err))
-	}
-	return o
 }
 
 // jittered takes a random part of up to a tenth off ttl, unless it is endless.
@@ -187,114 +119,114 @@ func (p places) give() { <-p }
 
 // fly runs a load in a goroutine of its own, when there is a place if one that a caller
 // begins needs it.
-func (l *local[K, V]) fly(from *caller, f *flight[K, V], ld *loader[K, V]) {
-	if ld.places.needed(from.load) {
-		go l.flyInPlace(f, ld)
+func (l *loader[K, V]) fly(from *caller, f *flight[K, V]) {
+	if l.places.needed(from.load) {
+		go l.flyInPlace(f)
 	} else {
-		go l.flyNow(f, ld) // no deeper than needs be, see Cache.outcome
+		go l.flyNow(f) // no deeper than needs be, see Cache.outcome
 	}
 }
 
 // flyHere is fly in the caller's goroutine.
-func (l *local[K, V]) flyHere(from *caller, f *flight[K, V], ld *loader[K, V]) {
-	if ld.places.needed(from.load) {
-		l.flyInPlace(f, ld)
+func (l *loader[K, V]) flyHere(from *caller, f *flight[K, V]) {
+	if l.places.needed(from.load) {
+		l.flyInPlace(f)
 	} else {
-		l.flyNow(f, ld)
+		l.flyNow(f)
 	}
 }
 
 // flyInPlace is flyNow as soon as there is a place.
-func (l *local[K, V]) flyInPlace(f *flight[K, V], ld *loader[K, V]) {
-	if ld.places.take(&f.ctx) {
-		l.flyPlaced(f, ld)
+func (l *loader[K, V]) flyInPlace(f *flight[K, V]) {
+	if l.places.take(&f.ctx) {
+		l.flyPlaced(f)
 	} else {
-		l.flyNow(f, ld) // nobody waits for it any more
+		l.flyNow(f) // nobody waits for it any more
 	}
 }
 
 // flyPlaced is flyNow with a place, and gives it back.
-func (l *local[K, V]) flyPlaced(f *flight[K, V], ld *loader[K, V]) {
-	defer ld.places.give()
-	l.flyNow(f, ld)
+func (l *loader[K, V]) flyPlaced(f *flight[K, V]) {
+	defer l.places.give()
+	l.flyNow(f)
 }
 
 // flyNow runs a load that nobody else has run, keeps its result if nothing overtook
 // it, and hands it to the callers.
-func (l *local[K, V]) flyNow(f *flight[K, V], ld *loader[K, V]) {
-	if !l.takeOff(f, ld, nil) {
+func (l *loader[K, V]) flyNow(f *flight[K, V]) {
+	if !l.takeOff(f, nil) {
 		return
 	}
 	if f.ctx.Err() != nil {
-		l.landUnwanted(f, ld)
+		l.landUnwanted(f)
 		return
 	}
-	if ld.shared != nil {
-		l.flyToShared(f, ld)
+	if l.shared != nil {
+		l.flyToShared(f)
 		return
 	}
-	l.runAndLand(f, ld)
+	l.runAndLand(f)
 }
 
 // lookHere has a flight's first caller look for its value in Redis, in its own
 // goroutine: another one would take as long as the rest of it. If it is not there,
 // the flight goes on in one.
-func (l *local[K, V]) lookHere(ctx context.Context, f *flight[K, V], ld *loader[K, V]) {
+func (l *loader[K, V]) lookHere(ctx context.Context, f *flight[K, V]) {
 	var e *errand[K, V]
 	landed := false
 	defer func() { // a codec can end the goroutine
 		if !landed {
-			go l.flyShared(f, ld, e)
+			go l.flyShared(f, e)
 		}
 	}()
-	e = ld.shared.errand(f)
-	if e != nil && !ld.shared.look(ctx, e) {
+	e = l.shared.errand(f)
+	if e != nil && !l.shared.look(ctx, e) {
 		e = nil
 	}
 	if landed = e != nil && e.found; landed {
-		l.land(f, ld, 1)
+		l.land(f, 1)
 	}
 }
 
 // flyToShared is flyNow, for a flight that may ask the shared level.
-func (l *local[K, V]) flyToShared(f *flight[K, V], ld *loader[K, V]) {
+func (l *loader[K, V]) flyToShared(f *flight[K, V]) {
 	named := false
 	defer func() { // MarshalText can end the goroutine
 		if !named {
-			l.landEnded(f, ld, 1)
+			l.landEnded(f, 1)
 		}
 	}()
-	e := ld.shared.errand(f)
+	e := l.shared.errand(f)
 	named = true
-	l.flyShared(f, ld, e)
+	l.flyShared(f, e)
 }
 
 // flyShared is flyNow from where the shared level is asked, for e; nil: it is not.
-func (l *local[K, V]) flyShared(f *flight[K, V], ld *loader[K, V], e *errand[K, V]) {
+func (l *loader[K, V]) flyShared(f *flight[K, V], e *errand[K, V]) {
 	if e != nil {
-		defer ld.shared.settle([]*errand[K, V]{e})
+		defer l.shared.settle([]*errand[K, V]{e})
 		fetched := false
 		defer func() { // a codec can end the goroutine
 			if !fetched {
-				l.landEnded(f, ld, 1)
+				l.landEnded(f, 1)
 			}
 		}()
-		ld.shared.fetch(&f.ctx, e)
+		l.shared.fetch(&f.ctx, e)
 		fetched = true
 	}
-	if !l.landSought(f, ld, e) {
-		l.runAndLand(f, ld)
+	if !l.landSought(f, e) {
+		l.runAndLand(f)
 	}
 }
 
 // landSought lands a flight whose value e has found at the shared level, or that nobody
 // waits for any more. It reports whether it did; else the flight goes on to the source.
-func (l *local[K, V]) landSought(f *flight[K, V], ld *loader[K, V], e *errand[K, V]) bool {
+func (l *loader[K, V]) landSought(f *flight[K, V], e *errand[K, V]) bool {
 	switch {
 	case e != nil && e.found:
-		l.land(f, ld, 1)
+		l.land(f, 1)
 	case f.ctx.Err() != nil:
-		l.landUnwanted(f, ld)
+		l.landUnwanted(f)
 	default:
 		l.leaveShared(f)
 		return false
@@ -303,53 +235,53 @@ func (l *local[K, V]) landSought(f *flight[K, V], ld *loader[K, V], e *errand[K,
 }
 
 // runAndLand calls the loader, whatever becomes of it.
-func (l *local[K, V]) runAndLand(f *flight[K, V], ld *loader[K, V]) {
+func (l *loader[K, V]) runAndLand(f *flight[K, V]) {
 	f.ran = true
 	returned := false
 	defer func() {
 		if !returned {
-			l.landEnded(f, ld, 1)
+			l.landEnded(f, 1)
 		}
 	}()
-	l.run(f, ld)
+	l.run(f)
 	returned = true
-	l.land(f, ld, 1)
+	l.land(f, 1)
 }
 
 // landEnded lands a flight whose goroutine was ended by runtime.Goexit. So many flights
 // share the time that it took.
-func (l *local[K, V]) landEnded(f *flight[K, V], ld *loader[K, V], share int) {
+func (l *loader[K, V]) landEnded(f *flight[K, V], share int) {
 	var zero V
 	f.value, f.err, f.outcome = zero, errGoexit, outcome[V]{}
 	f.state.And(^uint32(flightPanicked))
-	l.land(f, ld, share)
+	l.land(f, share)
 }
 
 // landUnwanted lands a flight that nobody waits for any more.
-func (l *local[K, V]) landUnwanted(f *flight[K, V], ld *loader[K, V]) {
+func (l *loader[K, V]) landUnwanted(f *flight[K, V]) {
 	f.err = context.Canceled
-	l.land(f, ld, 1)
+	l.land(f, 1)
 }
 
 // run calls the loader.
-func (l *local[K, V]) run(f *flight[K, V], ld *loader[K, V]) {
+func (l *loader[K, V]) run(f *flight[K, V]) {
 	defer f.catch()
-	if ld.timeout == 0 {
-		f.value, f.err = ld.load(&f.ctx, f.key)
+	if l.timeout == 0 {
+		f.value, f.err = l.load(&f.ctx, f.key)
 	} else {
-		l.runInTime(f, ld)
+		l.runInTime(f)
 	}
-	l.noteCleared(f)
-	ld.outcome(f.key, f.value, f.err, &f.outcome)
+	l.local.noteCleared(f)
+	l.keeper.of(f.key, f.value, f.err, &f.outcome)
 }
 
 // runInTime calls the loader, and does not have callers wait for it longer than
 // LoadTimeout.
-func (l *local[K, V]) runInTime(f *flight[K, V], ld *loader[K, V]) {
-	ctx, cancel := context.WithTimeoutCause(&f.ctx, ld.timeout, ld.errTimeout)
+func (l *loader[K, V]) runInTime(f *flight[K, V]) {
+	ctx, cancel := context.WithTimeoutCause(&f.ctx, l.timeout, l.errTimeout)
 	defer cancel()
-	defer onTimeout(ctx, func() { l.giveUp(f, ld) })()
-	f.value, f.err = ld.load(ctx, f.key)
+	defer onTimeout(ctx, func() { l.giveUp(f) })()
+	f.value, f.err = l.load(ctx, f.key)
 }
 
 // catch turns a panic into the flight's result. It is deferred.

@@ -2,7 +2,6 @@ package nearcache
 
 import (
 	"context"
-	"errors"
 )
 
 // A loader that asks a cache for another item may get a not-found, and wrap it in its own
@@ -30,22 +29,8 @@ func (c *Cache[K, V]) marked(ctx context.Context, err error) error {
 	if err == nil || originOf(ctx).load == nil {
 		return err
 	}
-	if err != ErrNotFound && !c.isNotFound(err) {
+	if err != ErrNotFound && !c.keeper.isNotFound(err) {
 		return err
 	}
 	return &markedNotFound{cache: c.options.Name, err: err}
-}
-
-// isNotFound reports whether a loader's error says that the item which it was to load
-// does not exist.
-func (c *Cache[K, V]) isNotFound(err error) bool {
-	if !c.options.NotFound(err) {
-		return false
-	}
-	var other *markedNotFound
-	if errors.As(err, &other) {
-		c.hintNotFound(other.cache)
-		return false
-	}
-	return true
 }

@@ -38,19 +38,19 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		return value, c.marked(ctx, err)
 	}
 	from := callerOf(ctx)
-	j := c.local.anew(&from, key, c.loader, c.launch(&from.origin))
+	j := c.loader.anew(&from, key, c.launch(&from.origin))
 	if j.conditional {
-		if _, err := c.local.waitFor(&from, &j, nil); err != nil {
+		if _, err := c.loader.waitFor(&from, &j, nil); err != nil {
 			var zero V
 			return zero, err
 		}
-		c.local.leave(&from, &j)
-		c.local.follow(&from, key, &j, c.loader, c.launch(&from.origin))
+		c.loader.leave(&from, &j)
+		c.loader.follow(&from, key, &j, c.launch(&from.origin))
 	}
 	if j.launched || j.hurried {
 		c.fly(&from, j.flight, false)
 	}
-	if _, err := c.local.wait(&from, j.flight, nil); err != nil {
+	if _, err := c.loader.wait(&from, j.flight, nil); err != nil {
 		var zero V
 		return zero, err
 	}
@@ -89,16 +89,16 @@ func (c *Cache[K, V]) refreshDue(ctx context.Context, e *entry[K, V]) {
 // there is room.
 func (c *Cache[K, V]) refresh(d *due[K, V]) {
 	l, e := c.local, d.entry
-	f, placed := l.ahead(&d.origin, e, c.loader)
+	f, placed := c.loader.ahead(&d.origin, e)
 	if f == nil {
 		l.disclaim(e) // for a later hit
 		return
 	}
 	c.stats.refreshes.Add(1)
 	if placed {
-		go l.flyPlaced(f, c.loader)
+		go c.loader.flyPlaced(f)
 	} else {
-		go l.flyNow(f, c.loader)
+		go c.loader.flyNow(f)
 	}
 }
 
@@ -184,7 +184,7 @@ func (c *Cache[K, V]) refreshTogether(items []due[K, V]) {
 	var flights []*flight[K, V]
 	for _, d := range items {
 		place.users.Add(1)
-		if f := l.launchAhead(&d.origin, d.entry, ld, launch{bulk: b}, place); f != nil {
+		if f := ld.launchAhead(&d.origin, d.entry, launch{bulk: b}, place); f != nil {
 			flights = append(flights, f)
 		} else {
 			place.leave()
@@ -194,9 +194,9 @@ func (c *Cache[K, V]) refreshTogether(items []due[K, V]) {
 	b.leave()
 	c.stats.refreshes.Add(uint64(len(flights)))
 	if placed {
-		go l.flyTogetherPlaced(flights, b, ld)
+		go ld.flyTogetherPlaced(flights, b)
 	} else {
-		go l.flyTogetherNow(flights, b, ld)
+		go ld.flyTogetherNow(flights, b)
 	}
 }
 
@@ -204,20 +204,20 @@ func (c *Cache[K, V]) refreshTogether(items []due[K, V]) {
 // no room for one. Loads that callers wait for have precedence: it takes a place only
 // if there is one, and reports whether it has. A loader's hit needs one for it, too:
 // unlike what a loader waits for, it goes on when the loader has ended.
-func (l *local[K, V]) ahead(o *origin, e *entry[K, V], ld *loader[K, V]) (f *flight[K, V], placed bool) {
-	place := newRefreshPlace(&ld.refreshes, 1)
+func (l *loader[K, V]) ahead(o *origin, e *entry[K, V]) (f *flight[K, V], placed bool) {
+	place := newRefreshPlace(&l.refreshes, 1)
 	if place == nil {
 		return nil, false
 	}
-	placed = ld.places != nil
-	if placed && !ld.places.tryTake() {
+	placed = l.places != nil
+	if placed && !l.places.tryTake() {
 		place.leave()
 		return nil, false
 	}
-	if f = l.launchAhead(o, e, ld, launch{}, place); f == nil {
+	if f = l.launchAhead(o, e, launch{}, place); f == nil {
 		place.leave()
 		if placed {
-			ld.places.give()
+			l.places.give()
 		}
 		return nil, false
 	}
@@ -226,30 +226,30 @@ func (l *local[K, V]) ahead(o *origin, e *entry[K, V], ld *loader[K, V]) (f *fli
 
 // launchAhead registers a flight that is to replace e in time, or returns nil if there is
 // no need for one.
-func (l *local[K, V]) launchAhead(
-	o *origin, e *entry[K, V], ld *loader[K, V], how launch, place *refreshPlace,
+func (l *loader[K, V]) launchAhead(
+	o *origin, e *entry[K, V], how launch, place *refreshPlace,
 ) *flight[K, V] {
-	hash := l.hash(e.Item.key)
-	sh := l.shard(hash)
+	hash := l.local.hash(e.Item.key)
+	sh := l.local.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	m := l.lease.read()
-	if l.closed.Load() || sh.table.Load().find(hash, e.Item.key) != e || m.at >= e.Item.expires.Load() ||
+	m := l.local.lease.read()
+	if l.local.closed.Load() || sh.table.Load().find(hash, e.Item.key) != e || m.at >= e.Item.expires.Load() ||
 		l.waitableLocked(sh.flights[e.Item.key], m) || m.at < sh.failures[e.Item.key].until {
 		return nil
 	}
-	f := l.launchLocked(sh, o, hash, e.Item.key, ld, how)
+	f := l.launchLocked(sh, o, hash, e.Item.key, how)
 	f.ahead = e
 	l.detachLocked(f, l.refreshUntil(e, m.at), place)
 	return f
 }
 
 // refreshed ends a refresh. If it failed, the next one waits.
-func (l *local[K, V]) refreshed(f *flight[K, V], pause time.Duration) {
+func (l *loader[K, V]) refreshed(f *flight[K, V], pause time.Duration) {
 	if pause > 0 {
 		// It keeps the entry alive for as long, at most, which we accept.
-		time.AfterFunc(pause, func() { l.disclaim(f.ahead) })
+		time.AfterFunc(pause, func() { l.local.disclaim(f.ahead) })
 	} else {
-		l.disclaim(f.ahead)
+		l.local.disclaim(f.ahead)
 	}
 }

@@ -195,7 +195,7 @@ func TestManyRegionsOfOneItem(t *testing.T) {
 				require.NoError(t, cache.ClearRegion(t.Context(), fmt.Sprint("another ", i)))
 			}
 			var o outcome[int]
-			cache.outcome(count, 1, nil, &o)
+			cache.keeper.of(count, 1, nil, &o)
 			cache.local.put(cache.local.hash(count), count, s, &o)
 			cache.local.end(sh)
 			_, held := cache.Peek(count)

@@ -39,7 +39,7 @@ type shared[K comparable, V any] struct {
 	cache     string
 	keys      keyCodec[K]
 	options   SharedOptions[V]
-	outcome   func(K, V, error, *outcome[V])
+	keeper    *keeper[K, V]
 	regions   func(K, V) []string // may be nil
 	exact     bool                // items have a life of their own, by Expiry
 	notFounds time.Duration       // Options.NotFoundTTL
@@ -78,7 +78,7 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 	return &shared[K, V]{
 		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, o.Shared.MaxValueBytes+mostLabel, &c.stats.shared),
 		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
-		options: *o.Shared, outcome: c.outcome, regions: o.Regions, notFoundRegions: o.NotFoundRegions,
+		options: *o.Shared, keeper: c.keeper, regions: o.Regions, notFoundRegions: o.NotFoundRegions,
 		exact: o.Expiry != nil, notFounds: o.NotFoundTTL, claimed: most, kind: fingerprintOf(o.Shared.Codec),
 		stats: &c.stats.shared,
 	}

@@ -21,14 +21,14 @@ import "time"
 
 // waitableLocked reports whether a caller that began at m may join f, or wait for it as a
 // conditional waiter: whether nothing but regions was cleared since f began.
-func (l *local[K, V]) waitableLocked(f *flight[K, V], m moment) bool {
+func (l *loader[K, V]) waitableLocked(f *flight[K, V], m moment) bool {
 	switch {
 	case f == nil:
 		return false
 	case !f.begun:
 		return true
 	}
-	return f.start.generation == l.current.Load() && l.lease.covers(m, f.start.since, l.staleness)
+	return f.start.generation == l.local.current.Load() && l.local.lease.covers(m, f.start.since, l.local.staleness)
 }
 
 // waitLocked makes j's caller a conditional waiter of its flight.
@@ -45,7 +45,7 @@ func (j *lookup[K, V]) waitLocked() {
 
 // waitFor is wait, for a lookup. A conditional waiter's wait also ends, without an error,
 // when its flight is overtaken, was cancelled, or has panicked.
-func (l *local[K, V]) waitFor(from *caller, j *lookup[K, V], soft <-chan time.Time) (ended bool, err error) {
+func (l *loader[K, V]) waitFor(from *caller, j *lookup[K, V], soft <-chan time.Time) (ended bool, err error) {
 	if !j.conditional {
 		return l.wait(from, j.flight, soft)
 	}
@@ -71,10 +71,10 @@ func (j *lookup[K, V]) proven() bool {
 // critical section that takes f out:
 //
 //  1. it is decided   2. a region of f is cleared   3. a Get begins, and waits for f.
-func (l *local[K, V]) provenLocked(f *flight[K, V]) bool {
+func (l *loader[K, V]) provenLocked(f *flight[K, V]) bool {
 	o := &f.outcome
-	return o.known && f.start.generation == l.current.Load() &&
-		(f.start.clears == l.clears.count.Load() || o.placed && !l.clears.overtook(f.start.clears, o.regions))
+	return o.known && f.start.generation == l.local.current.Load() &&
+		(f.start.clears == l.local.clears.count.Load() || o.placed && !l.local.clears.overtook(f.start.clears, o.regions))
 }
 
 // noteCleared is called before the loader's outcome is decided: if regions were cleared
@@ -85,23 +85,23 @@ func (l *local[K, V]) noteCleared(f *flight[K, V]) {
 
 // follow looks up what j's caller gets that was a conditional waiter and has left its
 // flight: what is in memory now, or the load that all such waiters share.
-func (l *local[K, V]) follow(from *caller, key K, j *lookup[K, V], ld *loader[K, V], how launch) {
+func (l *loader[K, V]) follow(from *caller, key K, j *lookup[K, V], how launch) {
 	f := j.flight
-	sh := l.shard(f.hash)
+	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	j.conditional = false
-	m := l.lease.read() // first
-	if e := sh.table.Load().find(f.hash, key); e != nil && !j.refreshes && l.fate(e, m) == alive {
+	m := l.local.lease.read() // first
+	if e := sh.table.Load().find(f.hash, key); e != nil && !j.refreshes && l.local.fate(e, m) == alive {
 		j.entry, j.fate = e, alive
 		return
 	}
 	next := f.extra.next
-	if !j.mayShareLocked(next, ld) {
+	if !j.mayShareLocked(next, l) {
 		// A load that was registered after f began after all who wait for f began to wait.
 		// What is older than f may be registered still.
-		if next = sh.flights[key]; f.hasOlderLocked(next) || !j.mayShareLocked(next, ld) {
-			next = l.launchLocked(sh, &from.origin, f.hash, key, ld, how)
+		if next = sh.flights[key]; f.hasOlderLocked(next) || !j.mayShareLocked(next, l) {
+			next = l.launchLocked(sh, &from.origin, f.hash, key, how)
 			next.anew = f.extra.nextAnew
 			next.waiters, j.launched = 0, true
 		}
@@ -112,7 +112,7 @@ func (l *local[K, V]) follow(from *caller, key K, j *lookup[K, V], ld *loader[K,
 		next.anew = true
 	}
 	if !j.launched {
-		j.hurried = next.hurryLocked(&from.origin, ld)
+		j.hurried = next.hurryLocked(&from.origin, l)
 	}
 	j.flight = next
 }

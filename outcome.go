@@ -1,0 +1,169 @@
+package nearcache
+
+import (
+	"errors"
+	"math"
+	"runtime/debug"
+	"time"
+	"unsafe"
+)
+
+// outcome is what a load or write ended with, as far as keeping it goes.
+type outcome[V any] struct {
+	known   bool // there is the item, or there is none: no failure
+	value   V
+	err     error         // is kept in place of a value
+	ttl     time.Duration // zero or less: not to be kept
+	life    time.Duration // the same, but for what is too heavy to be kept here
+	weight  uint32
+	placed  bool // regions says which it belongs to: else it may be any
+	cleared bool // regions were cleared since it began: say which are its own, kept or not
+	regions regionNames
+}
+
+// keeper decides what is kept of the result of a load or a write, and for how long.
+type keeper[K comparable, V any] struct {
+	options  *Options[K, V]
+	keys     keyCodec[K]
+	jittered func(time.Duration) time.Duration
+	stats    *cacheCounters
+	hints    *hints
+}
+
+func newKeeper[K comparable, V any](c *Cache[K, V]) *keeper[K, V] {
+	return &keeper[K, V]{
+		options: &c.options, keys: c.keys, jittered: c.backplane.jittered, stats: c.stats, hints: &c.hints,
+	}
+}
+
+// of decides what to keep of a load, or of a write that succeeded, and says it in
+// o, which is zero. If one of the cache's functions panics o is of no use.
+//
+// Here and in addLocked a load's goroutine is at its deepest, but for the loader. It
+// keeps to the stack that goroutines begin with, of which a good thousand bytes are
+// theirs: to grow it takes longer than the rest of a miss.
+func (k *keeper[K, V]) of(key K, value V, err error, o *outcome[V]) {
+	o.weight = 1
+	if err != nil {
+		k.ofError(key, err, o)
+		return
+	}
+	o.known, o.value = true, value
+	if k.options.Expiry != nil {
+		o.ttl = k.options.Expiry(key, value)
+	} else {
+		o.ttl = k.jittered(k.options.TTL)
+	}
+	o.life = o.ttl
+	if o.ttl > 0 && k.options.Weigh != nil {
+		k.weighed(o, k.options.Weigh(key, value))
+	}
+	if o.ttl <= 0 && !o.cleared {
+		return
+	}
+	o.placed = true
+	if k.options.Regions != nil {
+		o.regions = namesOf(k.options.Regions(key, value))
+	}
+}
+
+func (k *keeper[K, V]) ofError(key K, err error, o *outcome[V]) {
+	switch {
+	case k.isNotFound(err):
+		o.known, o.err, o.ttl, o.life = true, ErrNotFound, k.options.NotFoundTTL, k.options.NotFoundTTL
+		if k.options.NotFoundRegions != nil && (o.ttl > 0 || o.cleared) {
+			o.placed, o.regions = true, namesOf(k.options.NotFoundRegions(key))
+		}
+	default:
+		// Also context.DeadlineExceeded and context.Canceled: a load's context has no
+		// caller's deadline, so they are the source's own. When all callers have gone the
+		// load's context is cancelled too, but then the load is no longer registered, and
+		// nothing of it is kept.
+		o.err, o.ttl = err, k.options.ErrorTTL
+	}
+	if o.ttl > 0 && k.options.MaxWeight > 0 {
+		k.weighed(o, k.weighError(key, o.err))
+	}
+}
+
+// ofTimeout decides what to keep of a load that LoadTimeout has ended. It is
+// called by a goroutine in which a panic of WeighNotFound would reach no caller: then
+// nothing is kept.
+func (k *keeper[K, V]) ofTimeout(key K, err error) (o outcome[V]) {
+	defer func() {
+		if r := recover(); r != nil {
+			o = outcome[V]{}
+			k.hints.unheard(&loaderPanic{value: r, stack: debug.Stack()})
+		}
+	}()
+	o.weight, o.err, o.ttl = 1, err, k.options.ErrorTTL
+	if o.ttl > 0 && k.options.MaxWeight > 0 {
+		k.weighed(&o, k.weighError(key, err))
+	}
+	return o
+}
+
+// isNotFound reports whether a loader's error says that the item which it was to load
+// does not exist.
+func (k *keeper[K, V]) isNotFound(err error) bool {
+	if !k.options.NotFound(err) {
+		return false
+	}
+	var other *markedNotFound
+	if errors.As(err, &other) {
+		k.hints.foreignNotFound(other.cache)
+		return false
+	}
+	return true
+}
+
+// weighError returns the weight of a not-found, or of another error, that is to be kept
+// under key. Without WeighNotFound it is in bytes: what an entry and its scope take, the
+// key, and the error's text.
+//
+// Weigh is not asked, since it is for values. One that returns a constant, or counts
+// rows, says nothing of a key that somebody else has chosen, and such keys can come in
+// any number.
+func (k *keeper[K, V]) weighError(key K, err error) uint32 {
+	if k.options.WeighNotFound != nil {
+		return k.options.WeighNotFound(key, err)
+	}
+	n := errorBytes[K, V]() + k.keys.bytesOf(key)
+	if err != ErrNotFound { // whose text is there once
+		n += len(err.Error())
+	}
+	return uint32(min(uint64(n), math.MaxUint32))
+}
+
+// slotBytes is what an entry takes in its shard's table, which is between half full and
+// full, and in the policy's memory of evicted items.
+const slotBytes = 32
+
+// errorBytes is what a kept error takes beside its key's bytes and its text.
+func errorBytes[K comparable, V any]() int {
+	return int(unsafe.Sizeof(entry[K, V]{})+unsafe.Sizeof(scope{})) + slotBytes
+}
+
+// weighed decides by its weight whether an outcome is kept in memory.
+func (k *keeper[K, V]) weighed(o *outcome[V], weight uint32) {
+	o.weight = weight
+	if int64(weight) > k.options.MaxWeight {
+		k.stats.tooHeavy.Add(1)
+		o.ttl = 0
+	}
+}
+
+// slow tells of a result that came too late to be kept: it counts from the start of its
+// load, which took that long.
+func (k *keeper[K, V]) slow(o *outcome[V], took time.Duration) {
+	kind, option := 0, "TTL"
+	switch {
+	case o.err == nil && k.options.Expiry != nil:
+		option = "Expiry"
+	case o.err != nil && o.known:
+		kind, option = 1, "NotFoundTTL"
+	case o.err != nil:
+		kind, option = 2, "ErrorTTL"
+	}
+	k.hints.slow(kind, option, took, o.ttl)
+}
