@@ -30,6 +30,9 @@ type Backplane struct {
 	publishOnly  bool
 	claims       *claims // of its caches, at the shared level
 
+	// What a stand-in for Redis asks of the caches, see transport.StandIn.
+	fullStaleness, noBreaker bool
+
 	// Of the log.
 	publishLines  outageLog
 	outlivedLines logLimit

@@ -52,6 +52,9 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 		stats:     stats,
 		hints:     hints{logger: bp.logger, cache: o.Name},
 	}
+	if bp.fullStaleness {
+		c.local.fresh = c.local.staleness
+	}
 	c.keeper = newKeeper(c)
 	c.loader = newLoader(c)
 	if o.Shared != nil && bp.bus != nil {

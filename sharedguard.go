@@ -53,7 +53,7 @@ func newValueGuard(
 	g.breaker = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Name:        cache,
 		Timeout:     breakerPause,
-		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= mostFailures },
+		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= mostFailures && !bp.noBreaker },
 		IsExcluded:  func(err error) bool { return err == errSaysNothing },
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			// It is called with the breaker's lock: attempt tells of it.

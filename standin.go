@@ -15,5 +15,6 @@ func joinStandIn(ctx context.Context, o BackplaneOptions, s transport.StandIn) (
 		return nil, err
 	}
 	bp.channel = o.Channel
+	bp.fullStaleness, bp.noBreaker = s.FullStaleness, s.NoBreaker
 	return bp, nil
 }

@@ -89,6 +89,16 @@ type StandIn struct {
 	// Random returns a number from 0 to n-1. All of the backplane's jitter is drawn
 	// from it, and its nonces are made of it.
 	Random func(n int64) int64
+
+	// FullStaleness has the backplane's caches use all of their MaxStaleness for every
+	// key. Otherwise a part of it is left out for some keys. Which keys those are depends
+	// on a hash that differs from process to process, so no run could be repeated.
+	FullStaleness bool
+
+	// NoBreaker has the backplane's caches ask the shared level however often it fails.
+	// Otherwise a breaker leaves it alone after some failures, and then admits one
+	// request. Of two requests at one instant that may be either.
+	NoBreaker bool
 }
 
 type standInKey struct{}
