@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/messagetest"
 )
 
 // buffer is memory that a framework lends to a request's handler, and uses again for the
@@ -150,7 +152,7 @@ func testBorrowedKeys[K comparable](t *testing.T, key func(string) K) {
 				if test.removes {
 					require.NoError(t, bp.Flush(t.Context()))
 					require.Equal(t, keys, slices.Compact(slices.Sorted(slices.Values(redis.keys()))))
-					require.Equal(t, "p", redis.accepted[0].cache)
+					require.Equal(t, "p", redis.accepted[0].Cache)
 				}
 			})
 		})
@@ -303,8 +305,8 @@ func TestBorrowedRegions(t *testing.T) {
 		require.NoError(t, bp.Flush(t.Context()))
 		var cleared []string
 		for _, o := range redis.accepted {
-			if o.op == opClearRegions {
-				cleared = append(cleared, o.cache+" "+o.values[0])
+			if o.Op == messagetest.ClearRegions {
+				cleared = append(cleared, o.Cache+" "+o.Values[0])
 			}
 		}
 		require.ElementsMatch(t, []string{"p books", "other games"}, cleared)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/messagetest"
 )
 
 // eventLog keeps events as a callback is told of them.
@@ -161,7 +163,7 @@ func TestUndecodableKeyIsAnEvent(t *testing.T) {
 		})
 		require.NoError(t, err)
 		defer cache.Close()
-		require.NoError(t, bp.apply(bodyOf(operation{op: opRemoveKeys, cache: "p", values: []string{"7", "secret"}})))
+		require.NoError(t, bp.apply(messagetest.Body(messagetest.Operation{Op: messagetest.RemoveKeys, Cache: "p", Values: []string{"7", "secret"}})))
 		synctest.Wait()
 		require.Equal(t, []Event{{
 			Kind: EventCleared, State: StateLocal, Cause: CauseUndecodable, Cache: "p", Err: errForeignKey,

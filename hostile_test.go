@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/nearcache/nearcache/internal/messagetest"
 )
 
 // What a message costs its receivers, as docs/guarantees.md states it: bytes that
@@ -105,7 +107,9 @@ func hostileBodies() map[string]string {
 		}
 		return string(append(b, byte(count))) + values
 	}
-	one := func(op byte, cache, value string) string { return bodyOf(operation{op, cache, []string{value}})[1:] }
+	one := func(op byte, cache, value string) string {
+		return messagetest.Body(messagetest.Operation{Op: op, Cache: cache, Values: []string{value}})[1:]
+	}
 	var distinct strings.Builder
 	for i := range maxBodyEntries - 10 {
 		distinct.WriteString(string(appendString(nil, fmt.Sprintf("%03x", i))))
@@ -115,22 +119,22 @@ func hostileBodies() map[string]string {
 		"clears of a cache":                repeat("\x03\x01p"),
 		"clears of two caches":             repeat("\x03\x01p\x03\x01q"),
 		"clears of a cache unknown":        repeat("\x03\x01x"),
-		"removes of a key":                 repeat(one(opRemoveKeys, "p", "1")),
-		"removes of a key, unknown cache":  repeat(one(opRemoveKeys, "x", "1")),
-		"removes of a key that is none":    repeat(one(opRemoveKeys, "p", "!")),
+		"removes of a key":                 repeat(one(messagetest.RemoveKeys, "p", "1")),
+		"removes of a key, unknown cache":  repeat(one(messagetest.RemoveKeys, "x", "1")),
+		"removes of a key that is none":    repeat(one(messagetest.RemoveKeys, "p", "!")),
 		"removes of nothing":               repeat("\x01\x01p\x00"),
-		"clears of a region":               repeat(one(opClearRegions, "p", "r")),
-		"clears of a region, two caches":   repeat(one(opClearRegions, "p", "r") + one(opClearRegions, "q", "r")),
-		"clears of a region without name":  repeat(one(opClearRegions, "p", "")),
-		"a list of regions without a name": list(opClearRegions, "p", size, strings.Repeat("\x00", size)),
-		"a list of as many as may be":      list(opClearRegions, "p", maxBodyEntries-10, strings.Repeat("\x00", maxBodyEntries-10)),
-		"a list of regions, no two alike":  list(opClearRegions, "p", maxBodyEntries-10, distinct.String()),
-		"a list of keys without bytes":     list(opRemoveKeys, "p", size, strings.Repeat("\x00", size)),
-		"a count that lies":                list(opRemoveKeys, "p", 1<<62, strings.Repeat("\x00", size)),
-		"a count that lies a little":       list(opClearRegions, "p", size, strings.Repeat("\x01r", size/2)),
-		"a name of a cache of megabytes":   string(appendString([]byte{bodyVersion, opClearCache}, strings.Repeat("p", size))),
-		"a key of megabytes":               string([]byte{bodyVersion}) + one(opRemoveKeys, "p", strings.Repeat("k", size)),
-		"a region of megabytes":            string([]byte{bodyVersion}) + one(opClearRegions, "p", strings.Repeat("r", size)),
+		"clears of a region":               repeat(one(messagetest.ClearRegions, "p", "r")),
+		"clears of a region, two caches":   repeat(one(messagetest.ClearRegions, "p", "r") + one(messagetest.ClearRegions, "q", "r")),
+		"clears of a region without name":  repeat(one(messagetest.ClearRegions, "p", "")),
+		"a list of regions without a name": list(messagetest.ClearRegions, "p", size, strings.Repeat("\x00", size)),
+		"a list of as many as may be":      list(messagetest.ClearRegions, "p", maxBodyEntries-10, strings.Repeat("\x00", maxBodyEntries-10)),
+		"a list of regions, no two alike":  list(messagetest.ClearRegions, "p", maxBodyEntries-10, distinct.String()),
+		"a list of keys without bytes":     list(messagetest.RemoveKeys, "p", size, strings.Repeat("\x00", size)),
+		"a count that lies":                list(messagetest.RemoveKeys, "p", 1<<62, strings.Repeat("\x00", size)),
+		"a count that lies a little":       list(messagetest.ClearRegions, "p", size, strings.Repeat("\x01r", size/2)),
+		"a name of a cache of megabytes":   string(appendString([]byte{bodyVersion, messagetest.ClearCache}, strings.Repeat("p", size))),
+		"a key of megabytes":               string([]byte{bodyVersion}) + one(messagetest.RemoveKeys, "p", strings.Repeat("k", size)),
+		"a region of megabytes":            string([]byte{bodyVersion}) + one(messagetest.ClearRegions, "p", strings.Repeat("r", size)),
 		"many megabytes":                   strings.Repeat("\x01", maxBodyBytes+1),
 	}
 }
@@ -200,18 +204,21 @@ func TestOwnBodiesAreWithinTheBounds(t *testing.T) {
 func TestBodiesAreAppliedWhole(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		value := rapid.SampledFrom([]string{"", "1", "2", "3", "!", "long enough to be another"})
-		ops := rapid.SliceOfN(rapid.Custom(func(r *rapid.T) operation {
-			o := operation{
-				op:    rapid.SampledFrom([]byte{opRemoveKeys, opRemoveKeys, opClearRegions, opClearRegions, opClearCache}).Draw(r, "op"),
-				cache: rapid.SampledFrom([]string{"p", "q", "x"}).Draw(r, "cache"),
+		ops := rapid.SliceOfN(rapid.Custom(func(r *rapid.T) messagetest.Operation {
+			o := messagetest.Operation{
+				Op: rapid.SampledFrom([]byte{
+					messagetest.RemoveKeys, messagetest.RemoveKeys,
+					messagetest.ClearRegions, messagetest.ClearRegions, messagetest.ClearCache,
+				}).Draw(r, "op"),
+				Cache: rapid.SampledFrom([]string{"p", "q", "x"}).Draw(r, "cache"),
 			}
-			if o.op != opClearCache {
-				o.values = rapid.SliceOfN(value, 0, 4).Draw(r, "values")
+			if o.Op != messagetest.ClearCache {
+				o.Values = rapid.SliceOfN(value, 0, 4).Draw(r, "values")
 			}
 			return o
 		}), 0, 12).Draw(r, "operations")
 		bp, members := markedBackplane(t, true)
-		body := bodyOf(ops...)
+		body := messagetest.Body(ops...)
 		checkApplied(r, body, bp.apply(body), members)
 	})
 }
@@ -229,7 +236,7 @@ func TestBodiesBeyondTheBoundsClearEverything(t *testing.T) {
 			require.ErrorIs(t, bp.apply(body), errUndecodable)
 			r.applyTo = bp
 			s.last = positionA
-			s.handle(payload(testPublisher, positionA, positionB, body), false)
+			s.handle(messagetest.Message(testPublisher, positionA, positionB, body), false)
 			require.Equal(t, 1, r.clears)
 			require.EqualValues(t, 1, s.clears[CauseUndecodable].Load())
 			require.Equal(t, positionB, s.last, "the chain goes on")
@@ -243,12 +250,16 @@ func TestABodyThatFailsClearsEverything(t *testing.T) {
 	s, r := newTestSubscriber(t)
 	bp, members := markedBackplane(t, true)
 	r.applyTo = bp
-	whole := bodyOf(operation{opRemoveKeys, "p", []string{"1", "2"}}, operation{opClearRegions, "q", []string{"r"}}, operation{op: opClearCache, cache: "q"})
+	whole := messagetest.Body(
+		messagetest.Operation{Op: messagetest.RemoveKeys, Cache: "p", Values: []string{"1", "2"}},
+		messagetest.Operation{Op: messagetest.ClearRegions, Cache: "q", Values: []string{"r"}},
+		messagetest.Operation{Op: messagetest.ClearCache, Cache: "q"},
+	)
 	for n := range len(whole) {
 		s.last = positionA
-		_, err := decodeBody(whole[:n])
+		_, err := messagetest.DecodeBody(whole[:n])
 		clears := r.clears
-		s.handle(payload(testPublisher, positionA, positionB, whole[:n]), false)
+		s.handle(messagetest.Message(testPublisher, positionA, positionB, whole[:n]), false)
 		if err != nil {
 			require.Equal(t, clears+1, r.clears, "cut at %d", n)
 		} else {
@@ -283,12 +294,12 @@ func TestPayloadsAreNotKept(t *testing.T) {
 	<-began // the names of cleared regions are remembered from here on
 
 	for name, text := range map[string]string{
-		"an invalidation": payload(testPublisher, positionA, positionB, bodyOf(
-			operation{opRemoveKeys, "p", []string{"1", strings.Repeat("k", 1<<20)}},
-			operation{opClearRegions, "p", []string{"s", "t"}})),
-		"one that is undecodable": payload(testPublisher, positionA, positionB, "\x01\x09"),
-		"one that does not fit":   payload(testPublisher, positionC, positionB, "\x01"),
-		"an echo":                 echoOf(instanceID{9}, positionB, positionC, newTestLeaseNonce()),
+		"an invalidation": messagetest.Message(testPublisher, positionA, positionB, messagetest.Body(
+			messagetest.Operation{Op: messagetest.RemoveKeys, Cache: "p", Values: []string{"1", strings.Repeat("k", 1<<20)}},
+			messagetest.Operation{Op: messagetest.ClearRegions, Cache: "p", Values: []string{"s", "t"}})),
+		"one that is undecodable": messagetest.Message(testPublisher, positionA, positionB, "\x01\x09"),
+		"one that does not fit":   messagetest.Message(testPublisher, positionC, positionB, "\x01"),
+		"an echo":                 messagetest.Echo(instanceID{9}, positionB, positionC, newTestLeaseNonce()),
 		"another kind":            string(appendHead(nil, 'X', testPublisher)),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -329,7 +340,10 @@ func FuzzApply(f *testing.F) {
 			f.Add([]byte(body[1:min(len(body), 64)]), uint32(1<<14))
 		}
 	}
-	f.Add([]byte(bodyOf(operation{opRemoveKeys, "p", []string{"1", "!"}}, operation{opClearRegions, "q", []string{"r"}})[1:]), uint32(1<<16))
+	f.Add([]byte(messagetest.Body(
+		messagetest.Operation{Op: messagetest.RemoveKeys, Cache: "p", Values: []string{"1", "!"}},
+		messagetest.Operation{Op: messagetest.ClearRegions, Cache: "q", Values: []string{"r"}},
+	)[1:]), uint32(1<<16))
 	f.Add([]byte("\x04\x09"), uint32(1))
 	f.Fuzz(func(t *testing.T, piece []byte, times uint32) {
 		body := string([]byte{bodyVersion}) + strings.Repeat(string(piece), int(min(times, uint32(1<<20/(len(piece)+1)))))
@@ -347,13 +361,13 @@ type failer interface {
 	Fatalf(format string, args ...any)
 }
 
-// checkApplied compares what a body has evicted with what decodeBody makes of it.
+// checkApplied compares what a body has evicted with what messagetest.DecodeBody makes of it.
 func checkApplied(t failer, body string, err error, members map[string]*markedMember) {
-	ops, undecodable := decodeBody(body)
-	everything := slices.ContainsFunc(ops, func(o operation) bool { return o.op == opClearAll })
+	ops, undecodable := messagetest.DecodeBody(body)
+	everything := slices.ContainsFunc(ops, func(o messagetest.Operation) bool { return o.Op == messagetest.ClearAll })
 	entries := 0
 	for _, o := range ops {
-		entries += 1 + len(o.values)
+		entries += 1 + len(o.Values)
 	}
 	cleared := func() bool { return members["p"].cleared && members["q"].cleared }
 	if undecodable != nil || entries > maxBodyEntries {
@@ -369,12 +383,12 @@ func checkApplied(t failer, body string, err error, members map[string]*markedMe
 	for name, m := range members {
 		keys, regions, clear := map[string]bool{}, map[string]bool{}, everything
 		for _, o := range ops {
-			if o.cache != name || o.op == opClearAll {
+			if o.Cache != name || o.Op == messagetest.ClearAll {
 				continue
 			}
-			clear = clear || o.op == opClearCache
-			for _, v := range o.values {
-				if o.op == opRemoveKeys {
+			clear = clear || o.Op == messagetest.ClearCache
+			for _, v := range o.Values {
+				if o.Op == messagetest.RemoveKeys {
 					keys[v] = true
 					clear = clear || strings.HasPrefix(v, "!")
 				} else {

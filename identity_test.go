@@ -14,13 +14,6 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// current returns the id that an instance has now.
-func (i *identity) current() instanceID {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.id
-}
-
 // An instance knows what it has sent: each message once, and what it sent under the id of
 // its subscription. What it remembers does not grow.
 func TestIdentity(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/messagetest"
 )
 
 // An invalidator's messages are those that a cache sends, and nothing else is sent.
@@ -13,20 +15,20 @@ func TestInvalidatorPublishes(t *testing.T) {
 	tests := []struct {
 		name  string
 		write func(context.Context, *Invalidator[int]) error
-		want  []operation
+		want  []messagetest.Operation
 	}{
 		{
 			name:  "Remove",
 			write: func(ctx context.Context, i *Invalidator[int]) error { return i.Remove(ctx, 7, 7) },
-			want:  []operation{{op: opRemoveKeys, cache: "p", values: []string{"7"}}},
+			want:  []messagetest.Operation{{Op: messagetest.RemoveKeys, Cache: "p", Values: []string{"7"}}},
 		}, {
 			name:  "ClearRegion",
 			write: func(ctx context.Context, i *Invalidator[int]) error { return i.ClearRegion(ctx, "r", "r") },
-			want:  []operation{{op: opClearRegions, cache: "p", values: []string{"r"}}},
+			want:  []messagetest.Operation{{Op: messagetest.ClearRegions, Cache: "p", Values: []string{"r"}}},
 		}, {
 			name:  "Clear",
 			write: func(ctx context.Context, i *Invalidator[int]) error { return i.Clear(ctx) },
-			want:  []operation{{op: opClearCache, cache: "p"}},
+			want:  []messagetest.Operation{{Op: messagetest.ClearCache, Cache: "p"}},
 		}, {
 			name:  "no keys",
 			write: func(ctx context.Context, i *Invalidator[int]) error { return i.Remove(ctx) },
@@ -172,7 +174,7 @@ func TestInvalidatorWithKeysThatDoNotSurviveEncoding(t *testing.T) {
 		err = invalidator.Remove(t.Context(), 2, 3)
 		require.ErrorIs(t, err, ErrKey)
 		require.NotErrorIs(t, err, ErrUnconfirmed)
-		require.Equal(t, []operation{{op: opClearCache, cache: "p"}}, redis.accepted)
+		require.Equal(t, []messagetest.Operation{{Op: messagetest.ClearCache, Cache: "p"}}, redis.accepted)
 		require.Zero(t, cache.Len(), "here too")
 
 		redis.refuse(errRefused)

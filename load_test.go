@@ -56,6 +56,16 @@ func TestLoadTimeout(t *testing.T) {
 	}
 }
 
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 // An item that has expired stands in for a load that hangs.
 func TestLoadTimeoutAndStaleIfError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,9 +1,7 @@
 package nearcache
 
 import (
-	"encoding/binary"
 	"encoding/hex"
-	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -15,18 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/nearcache/nearcache/internal/messagetest"
 	"github.com/nearcache/nearcache/internal/transport"
 )
-
-// payload builds what the publish script builds.
-func payload(publisher instanceID, previous, own, body string) string {
-	b := appendHead(nil, kindInvalidation, publisher)
-	b = append(b, byte(len(previous)))
-	b = append(b, previous...)
-	b = append(b, byte(len(own)))
-	b = append(b, own...)
-	return string(append(b, body...))
-}
 
 var (
 	testPublisher = instanceID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
@@ -35,72 +24,13 @@ var (
 	positionC     = strings.Repeat("c", positionLength)
 )
 
-// operation is one entry of an invalidation's body, with its values in memory.
-type operation struct {
-	op     byte
-	cache  string
-	values []string // keys or regions
-}
-
-// bodyOf encodes operations as they are.
-func bodyOf(ops ...operation) string {
-	b := []byte{bodyVersion}
-	for _, o := range ops {
-		b = append(b, o.op)
-		if o.op != opClearAll {
-			b = appendString(b, o.cache)
-		}
-		if o.op == opRemoveKeys || o.op == opClearRegions {
-			b = binary.AppendUvarint(b, uint64(len(o.values)))
-			for _, v := range o.values {
-				b = appendString(b, v)
-			}
-		}
-	}
-	return string(b)
-}
-
-// decodeBody returns all operations of a body, decoded without bodyReader. Its error
-// wraps errUndecodable.
-func decodeBody(body string) ([]operation, error) {
-	if body == "" || body[0] != bodyVersion {
-		return nil, fmt.Errorf("%w: unknown body version", errUndecodable)
-	}
-	r := reader{rest: body[1:]}
-	var ops []operation
-	for r.err == nil && r.rest != "" {
-		o := operation{op: r.byte()}
-		switch o.op {
-		case opRemoveKeys, opClearRegions:
-			o.cache = r.string()
-			n := r.uvarint()
-			if n > uint64(len(r.rest)) {
-				r.fail()
-			}
-			for i := uint64(0); i < n && r.err == nil; i++ {
-				o.values = append(o.values, r.string())
-			}
-		case opClearCache:
-			o.cache = r.string()
-		case opClearAll:
-		default:
-			return nil, fmt.Errorf("%w: unknown operation %d", errUndecodable, o.op)
-		}
-		ops = append(ops, o)
-	}
-	if r.err != nil {
-		return nil, r.err
-	}
-	return ops, nil
-}
-
 // readOperations returns all operations of a body, as bodyReader reads them.
-func readOperations(body string) (ops []operation, err error) {
+func readOperations(body string) (ops []messagetest.Operation, err error) {
 	r := readBody(body)
 	for r.next() {
-		o := operation{op: r.op, cache: r.cache}
+		o := messagetest.Operation{Op: r.op, Cache: r.cache}
 		for v, ok := r.value(); ok; v, ok = r.value() {
-			o.values = append(o.values, v)
+			o.Values = append(o.Values, v)
 		}
 		ops = append(ops, o)
 	}
@@ -143,35 +73,35 @@ func TestGoldenMessages(t *testing.T) {
 	tests := []struct {
 		file    string
 		payload string
-		ops     []operation
+		ops     []messagetest.Operation
 	}{
 		{
 			file:    "remove-keys",
-			payload: payload(testPublisher, positionA, positionB, body(invalidation{cache: "products", keys: []string{"42"}})),
-			ops:     []operation{{op: opRemoveKeys, cache: "products", values: []string{"42"}}},
+			payload: messagetest.Message(testPublisher, positionA, positionB, body(invalidation{cache: "products", keys: []string{"42"}})),
+			ops:     []messagetest.Operation{{Op: messagetest.RemoveKeys, Cache: "products", Values: []string{"42"}}},
 		}, {
 			file:    "remove-key-of-any-bytes",
-			payload: payload(testPublisher, positionA, positionB, body(invalidation{cache: "x", keys: []string{"\xff\x00"}})),
-			ops:     []operation{{op: opRemoveKeys, cache: "x", values: []string{"\xff\x00"}}},
+			payload: messagetest.Message(testPublisher, positionA, positionB, body(invalidation{cache: "x", keys: []string{"\xff\x00"}})),
+			ops:     []messagetest.Operation{{Op: messagetest.RemoveKeys, Cache: "x", Values: []string{"\xff\x00"}}},
 		}, {
 			file:    "clear-region-first-on-the-channel",
-			payload: payload(testPublisher, "", positionB, body(invalidation{cache: "products", regions: []string{"books"}})),
-			ops:     []operation{{op: opClearRegions, cache: "products", values: []string{"books"}}},
+			payload: messagetest.Message(testPublisher, "", positionB, body(invalidation{cache: "products", regions: []string{"books"}})),
+			ops:     []messagetest.Operation{{Op: messagetest.ClearRegions, Cache: "products", Values: []string{"books"}}},
 		}, {
 			file:    "clear-cache",
-			payload: payload(testPublisher, positionA, positionB, body(invalidation{cache: "products", clear: true})),
-			ops:     []operation{{op: opClearCache, cache: "products"}},
+			payload: messagetest.Message(testPublisher, positionA, positionB, body(invalidation{cache: "products", clear: true})),
+			ops:     []messagetest.Operation{{Op: messagetest.ClearCache, Cache: "products"}},
 		}, {
 			file:    "clear-all",
-			payload: payload(testPublisher, positionA, positionB, body(invalidation{all: true})),
-			ops:     []operation{{op: opClearAll}},
+			payload: messagetest.Message(testPublisher, positionA, positionB, body(invalidation{all: true})),
+			ops:     []messagetest.Operation{{Op: messagetest.ClearAll}},
 		}, {
 			file: "keys-and-regions",
-			payload: payload(testPublisher, positionA, positionB,
+			payload: messagetest.Message(testPublisher, positionA, positionB,
 				body(invalidation{cache: "p", keys: []string{"1"}}, invalidation{cache: "p", regions: []string{""}})),
-			ops: []operation{
-				{op: opRemoveKeys, cache: "p", values: []string{"1"}},
-				{op: opClearRegions, cache: "p", values: []string{""}},
+			ops: []messagetest.Operation{
+				{Op: messagetest.RemoveKeys, Cache: "p", Values: []string{"1"}},
+				{Op: messagetest.ClearRegions, Cache: "p", Values: []string{""}},
 			},
 		},
 	}
@@ -182,7 +112,9 @@ func TestGoldenMessages(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, testPublisher, e.publisher)
 			require.Equal(t, positionB, e.own)
-			ops, err := decodeBody(e.body)
+			require.Equal(t, messagetest.Head(messagetest.KindInvalidation, testPublisher), string(appendHead(nil, kindInvalidation, testPublisher)))
+			require.Equal(t, e.body, messagetest.Body(test.ops...))
+			ops, err := messagetest.DecodeBody(e.body)
 			require.NoError(t, err)
 			require.Equal(t, test.ops, ops)
 			read, err := readOperations(e.body)
@@ -204,11 +136,12 @@ func requireGolden(t *testing.T, file, payload string) {
 func TestGoldenEchoes(t *testing.T) {
 	for file, history := range map[string]string{"echo": positionC, "echo-without-history": ""} {
 		t.Run(file, func(t *testing.T) {
-			payload := echoOf(testPublisher, positionA, history, "sixteen bytes ok")
+			payload := messagetest.Echo(testPublisher, positionA, history, "sixteen bytes ok")
 			requireGolden(t, file, payload)
 			e, err := decodeEnvelope(payload)
 			require.NoError(t, err)
 			require.EqualValues(t, kindEcho, e.kind)
+			require.Equal(t, messagetest.Head(messagetest.KindEcho, testPublisher), string(appendHead(nil, kindEcho, testPublisher)))
 			require.Equal(t, testPublisher, e.publisher)
 			require.Empty(t, e.previous)
 			require.Equal(t, positionA, e.own)
@@ -227,7 +160,7 @@ func TestGoldenEchoes(t *testing.T) {
 }
 
 func TestDecodeEnvelope(t *testing.T) {
-	whole := payload(testPublisher, positionA, positionB, "body")
+	whole := messagetest.Message(testPublisher, positionA, positionB, "body")
 	for n := range len(whole) - len("body") {
 		_, err := decodeEnvelope(whole[:n])
 		if n < len(magic) {
@@ -239,13 +172,13 @@ func TestDecodeEnvelope(t *testing.T) {
 	_, err := decodeEnvelope("hello, this is somebody else's channel")
 	require.ErrorIs(t, err, errForeign)
 
-	_, err = decodeEnvelope(payload(testPublisher, positionA, "", ""))
+	_, err = decodeEnvelope(messagetest.Message(testPublisher, positionA, "", ""))
 	require.ErrorIs(t, err, errUndecodable, "a message without its own position")
 
-	_, err = decodeEnvelope(string(appendHead(nil, 'X', testPublisher)))
+	_, err = decodeEnvelope(messagetest.Head('X', testPublisher))
 	require.ErrorIs(t, err, errUndecodable, "a kind that does not exist")
 
-	notice, err := decodeEnvelope(string(appendHead(nil, kindNotice, testPublisher)) + "anything")
+	notice, err := decodeEnvelope(messagetest.Head(messagetest.KindNotice, testPublisher) + "anything")
 	require.NoError(t, err)
 	require.EqualValues(t, kindNotice, notice.kind)
 }
@@ -264,8 +197,8 @@ func TestDecodeBodyRejects(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := decodeBody(test.body)
-			require.ErrorIs(t, err, errUndecodable)
+			_, err := messagetest.DecodeBody(test.body)
+			require.Error(t, err)
 			_, err = readOperations(test.body)
 			require.ErrorIs(t, err, errUndecodable)
 		})
@@ -293,7 +226,7 @@ func TestBodiesRoundTrip(t *testing.T) {
 		got := map[string]bool{}
 		for _, p := range b.parts(limit, math.MaxInt) {
 			body := p.body
-			ops, err := decodeBody(body)
+			ops, err := messagetest.DecodeBody(body)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -303,11 +236,11 @@ func TestBodiesRoundTrip(t *testing.T) {
 			values := 0
 			for _, o := range ops {
 				kind := "key "
-				if o.op == opClearRegions {
+				if o.Op == messagetest.ClearRegions {
 					kind = "region "
 				}
-				for _, v := range o.values {
-					got[kind+o.cache+" "+v] = true
+				for _, v := range o.Values {
+					got[kind+o.Cache+" "+v] = true
 					values++
 				}
 			}
@@ -330,11 +263,11 @@ func TestBodiesRoundTrip(t *testing.T) {
 }
 
 // changesOf returns what operations mean for the values in Redis.
-func changesOf(ops []operation) (changes []transport.Change) {
+func changesOf(ops []messagetest.Operation) (changes []transport.Change) {
 	for _, o := range ops {
 		changes = append(changes, transport.Change{
-			Cache: o.cache, Clear: o.op == opClearCache, All: o.op == opClearAll,
-			Keys: valuesOf(o, opRemoveKeys), Regions: valuesOf(o, opClearRegions),
+			Cache: o.Cache, Clear: o.Op == messagetest.ClearCache, All: o.Op == messagetest.ClearAll,
+			Keys: valuesOf(o, messagetest.RemoveKeys), Regions: valuesOf(o, messagetest.ClearRegions),
 		})
 	}
 	return changes
@@ -367,10 +300,10 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		if again := payload(e.publisher, e.previous, e.own, e.body); again != message {
+		if again := messagetest.Message(e.publisher, e.previous, e.own, e.body); again != message {
 			t.Fatalf("the envelope of %x reads back as %x", message, again)
 		}
-		ops, err := decodeBody(e.body)
+		ops, err := messagetest.DecodeBody(e.body)
 		read, readErr := readOperations(e.body)
 		if (err == nil) != (readErr == nil) || err == nil && !reflect.DeepEqual(ops, read) {
 			t.Fatalf("%x is %v (%v), and was read as %v (%v)", e.body, ops, err, read, readErr)
@@ -382,22 +315,22 @@ func FuzzDecode(f *testing.F) {
 		var b batch
 		for _, o := range ops {
 			b.add(invalidation{
-				all: o.op == opClearAll, cache: o.cache, clear: o.op == opClearCache,
-				keys:    valuesOf(o, opRemoveKeys),
-				regions: valuesOf(o, opClearRegions),
+				all: o.Op == messagetest.ClearAll, cache: o.Cache, clear: o.Op == messagetest.ClearCache,
+				keys:    valuesOf(o, messagetest.RemoveKeys),
+				regions: valuesOf(o, messagetest.ClearRegions),
 			})
 		}
 		for _, body := range b.bodies(maxMessageBytes, math.MaxInt) {
-			if _, err := decodeBody(body); err != nil {
+			if _, err := messagetest.DecodeBody(body); err != nil {
 				t.Fatal(err)
 			}
 		}
 	})
 }
 
-func valuesOf(o operation, op byte) []string {
-	if o.op != op {
+func valuesOf(o messagetest.Operation, op byte) []string {
+	if o.Op != op {
 		return nil
 	}
-	return slices.Clone(o.values)
+	return slices.Clone(o.Values)
 }

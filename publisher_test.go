@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nearcache/nearcache/internal/messagetest"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -26,7 +27,7 @@ type fakeRedis struct {
 	refusal  error
 	hold     chan struct{} // an attempt waits here while it is not nil
 	accepts  int           // messages to be accepted before refusal counts
-	accepted []operation
+	accepted []messagetest.Operation
 	messages int
 	attempts int
 }
@@ -49,7 +50,7 @@ func (r *fakeRedis) send(ctx context.Context, body string, _ []transport.Change)
 		return r.refusal
 	}
 	r.accepts = max(0, r.accepts-1)
-	ops, err := decodeBody(body)
+	ops, err := messagetest.DecodeBody(body)
 	if err != nil {
 		panic(err)
 	}
@@ -83,7 +84,7 @@ func (r *fakeRedis) keys() []string {
 	defer r.mu.Unlock()
 	var keys []string
 	for _, o := range r.accepted {
-		keys = append(keys, valuesOf(o, opRemoveKeys)...)
+		keys = append(keys, valuesOf(o, messagetest.RemoveKeys)...)
 	}
 	slices.Sort(keys)
 	return keys
@@ -284,9 +285,9 @@ func TestQueueCollapses(t *testing.T) {
 
 		redis.refuse(nil)
 		require.NoError(t, p.flush(t.Context()))
-		require.ElementsMatch(t, []operation{
-			{op: opClearCache, cache: "p"},
-			{op: opRemoveKeys, cache: "other", values: []string{"x"}},
+		require.ElementsMatch(t, []messagetest.Operation{
+			{Op: messagetest.ClearCache, Cache: "p"},
+			{Op: messagetest.RemoveKeys, Cache: "other", Values: []string{"x"}},
 		}, redis.accepted)
 		s = BackplaneStats{}
 		p.snapshot(&s)
@@ -367,7 +368,7 @@ func TestQueueBoundCountsWhatIsBeingSent(t *testing.T) {
 		release()
 		require.NoError(t, p.flush(t.Context()))
 		require.Equal(t, full+1, redis.messages, "the rest was kept as it is")
-		require.Contains(t, redis.accepted, operation{op: opClearCache, cache: fmt.Sprint(full)})
+		require.Contains(t, redis.accepted, messagetest.Operation{Op: messagetest.ClearCache, Cache: fmt.Sprint(full)})
 	})
 }
 

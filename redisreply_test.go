@@ -86,7 +86,7 @@ func TestPublisherSplits(t *testing.T) {
 		require.Equal(t, transport.MostChanges, most)
 		accepted := map[string]int{}
 		for _, op := range redis.accepted {
-			for _, v := range op.values {
+			for _, v := range op.Values {
 				accepted[v]++
 			}
 		}

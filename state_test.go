@@ -44,7 +44,7 @@ func onFakeBus(t *testing.T, o BackplaneOptions) (*fakebus.Instance, *Backplane)
 	t.Helper()
 	network := fakebus.New(fakebus.Options{Seed: 1, Instances: 1, ConnectTimeout: time.Second, CommandTimeout: time.Second})
 	t.Cleanup(network.Close)
-	in, journal := network.Instance(0), &proofJournal{start: time.Now()}
+	in := network.Instance(0)
 	halves := func(n int64) int64 { return n / 2 }
 	in.Partition()
 	o.MaxStaleness = time.Second
@@ -55,7 +55,7 @@ func onFakeBus(t *testing.T, o BackplaneOptions) (*fakebus.Instance, *Backplane)
 	}
 	o, err := o.withDefaults()
 	require.NoError(t, err)
-	bp, err := joinBus(t.Context(), o, newProofBus(in, "bus", journal), simulatedIdentity(instanceID{1}, halves), halves)
+	bp, err := joinBus(t.Context(), o, in.Bus(), simulatedIdentity(instanceID{1}, halves), halves)
 	require.NoError(t, err)
 	return in, bp
 }

@@ -17,12 +17,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nearcache/nearcache/internal/messagetest"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // recorder is a subscriberTarget that writes down what is done to it.
 type recorder struct {
-	applied   []operation
+	applied   []messagetest.Operation
 	applyTo   *Backplane // nil: they are only written down
 	clears    int
 	histories int
@@ -38,7 +39,7 @@ func (r *recorder) apply(body string) error {
 	if r.applyTo != nil {
 		return r.applyTo.apply(body)
 	}
-	ops, err := decodeBody(body)
+	ops, err := messagetest.DecodeBody(body)
 	r.applied = append(r.applied, ops...)
 	return err
 }
@@ -78,15 +79,6 @@ func newTestSubscriber(t *testing.T) (*subscriber, *recorder) {
 	}, r
 }
 
-// echoOf builds what the probe script builds.
-func echoOf(publisher instanceID, position, history, nonce string) string {
-	b := appendHead(nil, kindEcho, publisher)
-	b = append(b, 0, byte(len(position)))
-	b = append(b, position...)
-	b = append(b, echoVersion)
-	return string(appendString(appendString(b, history), nonce))
-}
-
 // positionOf returns the position that the publish script makes.
 func positionOf(previous, nonce string) string {
 	sum := sha1.Sum([]byte(previous + nonce))
@@ -107,47 +99,47 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 	}{
 		{
 			name: "the next link", last: positionA,
-			message: payload(testPublisher, positionA, positionB, remove),
+			message: messagetest.Message(testPublisher, positionA, positionB, remove),
 			applied: 1, wantLast: positionB,
 			counter: func(s *subscriber) uint64 { return s.applied.Load() },
 		}, {
 			name: "a link was missed", last: positionA,
-			message: payload(testPublisher, positionB, positionC, remove),
+			message: messagetest.Message(testPublisher, positionB, positionC, remove),
 			clears:  1, wantLast: positionC,
 			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "the channel has lost its position", last: positionA,
-			message: payload(testPublisher, "", positionB, remove),
+			message: messagetest.Message(testPublisher, "", positionB, remove),
 			clears:  1, wantLast: positionB,
 			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "this instance has no position", last: "",
-			message: payload(testPublisher, positionA, positionB, remove),
+			message: messagetest.Message(testPublisher, positionA, positionB, remove),
 			clears:  1, wantLast: positionB,
 			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "absent does not equal absent", last: "",
-			message: payload(testPublisher, "", positionB, remove),
+			message: messagetest.Message(testPublisher, "", positionB, remove),
 			clears:  1, wantLast: positionB,
 			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
 			name: "an own message", last: positionA,
-			message:  payload(instanceID{9}, positionA, ownB, remove),
+			message:  messagetest.Message(instanceID{9}, positionA, ownB, remove),
 			wantLast: ownB,
 			counter:  func(s *subscriber) uint64 { return s.own.Load() },
 		}, {
 			name: "a message of a clone", last: positionA,
-			message: payload(instanceID{9}, positionA, positionB, remove),
+			message: messagetest.Message(instanceID{9}, positionA, positionB, remove),
 			applied: 1, wantLast: positionB,
 			counter: func(s *subscriber) uint64 { return s.applied.Load() },
 		}, {
 			name: "an own message from before this subscription", last: positionA,
-			message: payload(testPublisher, positionA, ownB, remove),
+			message: messagetest.Message(testPublisher, positionA, ownB, remove),
 			applied: 1, wantLast: ownB,
 			counter: func(s *subscriber) uint64 { return s.applied.Load() },
 		}, {
 			name: "an own message behind a gap", last: positionA,
-			message: payload(instanceID{9}, positionB, ownC, remove),
+			message: messagetest.Message(instanceID{9}, positionB, ownC, remove),
 			clears:  1, wantLast: ownC,
 			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
 		}, {
@@ -161,12 +153,12 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			counter: func(s *subscriber) uint64 { return s.clears[CauseUndecodable].Load() },
 		}, {
 			name: "an undecodable body", last: positionA,
-			message: payload(testPublisher, positionA, positionB, "\x01\x09"),
+			message: messagetest.Message(testPublisher, positionA, positionB, "\x01\x09"),
 			clears:  1, wantLast: positionB,
 			counter: func(s *subscriber) uint64 { return s.clears[CauseUndecodable].Load() },
 		}, {
 			name: "a body of a later version", last: positionA,
-			message: payload(testPublisher, positionA, positionB, "\x02whatever"),
+			message: messagetest.Message(testPublisher, positionA, positionB, "\x02whatever"),
 			clears:  1, wantLast: positionB,
 			counter: func(s *subscriber) uint64 { return s.clears[CauseUndecodable].Load() },
 		}, {
@@ -220,7 +212,7 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 				s.begun, s.fresh, s.last, s.history, s.knownID = !test.start, test.fresh, test.last, test.history, test.history
 				nonce := s.lease.probe()
 				time.Sleep(time.Millisecond)
-				s.handle(echoOf(s.self.id, test.position, test.now, nonce), true)
+				s.handle(messagetest.Echo(s.self.id, test.position, test.now, nonce), true)
 				require.Equal(t, test.why != CauseNone, r.clears == 1)
 				require.Equal(t, test.renewed, r.histories == 1)
 				require.Equal(t, test.position, s.last)
@@ -229,7 +221,7 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 					require.EqualValues(t, 1, s.clears[test.why].Load())
 				}
 
-				s.handle(echoOf(s.self.id, test.position, test.now, nonce), true) // an echo counts once
+				s.handle(messagetest.Echo(s.self.id, test.position, test.now, nonce), true) // an echo counts once
 				require.EqualValues(t, 1, s.echoes.Load())
 				require.EqualValues(t, 1, s.foreign.Load())
 				require.Equal(t, test.why != CauseNone, r.clears == 1)
@@ -242,7 +234,7 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 func TestHistoryIsRemembered(t *testing.T) {
 	s, r := newTestSubscriber(t)
 	for i, history := range []string{"1", "", "1", "", "2"} {
-		s.handle(echoOf(s.self.id, positionA, history, s.lease.probe()), true)
+		s.handle(messagetest.Echo(s.self.id, positionA, history, s.lease.probe()), true)
 		require.Equal(t, i == 4, r.histories == 1, history)
 	}
 }
@@ -251,8 +243,8 @@ func TestHistoryIsRemembered(t *testing.T) {
 func TestCountedWhenDone(t *testing.T) {
 	s, r := newTestSubscriber(t)
 	r.onClear = func() { require.EqualValues(t, r.clears-1, s.clears[CauseStart].Load()+s.clears[CausePosition].Load()) }
-	s.handle(echoOf(s.self.id, positionA, "1", s.lease.probe()), true)
-	s.handle(echoOf(s.self.id, positionB, "1", s.lease.probe()), true)
+	s.handle(messagetest.Echo(s.self.id, positionA, "1", s.lease.probe()), true)
+	s.handle(messagetest.Echo(s.self.id, positionB, "1", s.lease.probe()), true)
 	require.Equal(t, 2, r.clears)
 	require.EqualValues(t, 1, s.clears[CausePosition].Load())
 }
@@ -261,10 +253,10 @@ func TestCountedWhenDone(t *testing.T) {
 //     finds what they would have evicted   4. everything is cleared, too late.
 func TestClearComesBeforeTheLease(t *testing.T) {
 	s, r := newTestSubscriber(t)
-	s.handle(echoOf(s.self.id, positionA, "1", s.lease.probe()), true)
+	s.handle(messagetest.Echo(s.self.id, positionA, "1", s.lease.probe()), true)
 	before := s.lease.sent.Load()
 	r.onClear = func() { require.Equal(t, before, s.lease.sent.Load()) }
-	s.handle(echoOf(s.self.id, positionB, "1", s.lease.probe()), true)
+	s.handle(messagetest.Echo(s.self.id, positionB, "1", s.lease.probe()), true)
 	require.Equal(t, 2, r.clears)
 	require.Greater(t, s.lease.sent.Load(), before)
 }
@@ -290,23 +282,28 @@ func TestForgedMessages(t *testing.T) {
 		forge func(*subscriber) string
 		own   bool // on the own channel
 	}{
-		{"an echo without a nonce", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", "") }, true},
-		{"with any nonce", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", "0123456789abcdef") }, true},
-		{"of the clocks", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", clocks(s.lease, 0)) }, true},
-		{"of the clocks, to come", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", clocks(s.lease, time.Hour)) }, true},
-		{"with another position", func(s *subscriber) string { return echoOf(s.self.id, positionB, "1", "0123456789abcdef") }, true},
-		{"with another history", func(s *subscriber) string { return echoOf(s.self.id, positionA, "2", "0123456789abcdef") }, true},
-		{"once more", func(s *subscriber) string { return echoOf(s.self.id, positionB, "1", used) }, true},
-		{"of the last subscription", func(s *subscriber) string { return echoOf(s.self.id, positionB, "1", lost) }, true},
-		{"of another instance", func(*subscriber) string { return echoOf(testPublisher, positionB, "1", "0123456789abcdef") }, true},
-		{"cut short", func(s *subscriber) string { e := echoOf(s.self.id, positionA, "1", pending); return e[:len(e)-1] }, true},
-		{"of another version", func(s *subscriber) string {
-			return strings.Replace(echoOf(s.self.id, positionA, "1", pending), positionA+"\x01", positionA+"\x02", 1)
+		{"an echo without a nonce", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionA, "1", "") }, true},
+		{"with any nonce", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionA, "1", "0123456789abcdef") }, true},
+		{"of the clocks", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionA, "1", clocks(s.lease, 0)) }, true},
+		{"of the clocks, to come", func(s *subscriber) string {
+			return messagetest.Echo(s.self.id, positionA, "1", clocks(s.lease, time.Hour))
 		}, true},
-		{"on the channel", func(s *subscriber) string { return echoOf(s.self.id, positionA, "1", pending) }, false},
-		{"on the channel, with another position", func(s *subscriber) string { return echoOf(s.self.id, positionB, "1", pending) }, false},
-		{"a message on the own channel", func(*subscriber) string { return payload(testPublisher, positionA, positionB, remove) }, true},
-		{"one that does not follow", func(*subscriber) string { return payload(testPublisher, positionB, positionC, remove) }, true},
+		{"with another position", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionB, "1", "0123456789abcdef") }, true},
+		{"with another history", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionA, "2", "0123456789abcdef") }, true},
+		{"once more", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionB, "1", used) }, true},
+		{"of the last subscription", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionB, "1", lost) }, true},
+		{"of another instance", func(*subscriber) string { return messagetest.Echo(testPublisher, positionB, "1", "0123456789abcdef") }, true},
+		{"cut short", func(s *subscriber) string {
+			e := messagetest.Echo(s.self.id, positionA, "1", pending)
+			return e[:len(e)-1]
+		}, true},
+		{"of another version", func(s *subscriber) string {
+			return strings.Replace(messagetest.Echo(s.self.id, positionA, "1", pending), positionA+"\x01", positionA+"\x02", 1)
+		}, true},
+		{"on the channel", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionA, "1", pending) }, false},
+		{"on the channel, with another position", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionB, "1", pending) }, false},
+		{"a message on the own channel", func(*subscriber) string { return messagetest.Message(testPublisher, positionA, positionB, remove) }, true},
+		{"one that does not follow", func(*subscriber) string { return messagetest.Message(testPublisher, positionB, positionC, remove) }, true},
 		{"a notice", func(*subscriber) string { return string(appendHead(nil, kindNotice, testPublisher)) }, true},
 		{"our magic and then nonsense", func(*subscriber) string { return magic + "nonsense" }, true},
 		{"nonsense", func(*subscriber) string { return "nonsense" }, true},
@@ -320,7 +317,7 @@ func TestForgedMessages(t *testing.T) {
 				s.lease.forgetProbes()
 				used = s.lease.probe()
 				time.Sleep(time.Millisecond)
-				s.handle(echoOf(s.self.id, positionA, "1", used), true)
+				s.handle(messagetest.Echo(s.self.id, positionA, "1", used), true)
 				require.True(t, s.lease.valid())
 				pending = s.lease.probe()
 				sent, steps, lines, clears := s.lease.sent.Load(), s.lease.steps, r.lines, r.clears
@@ -340,7 +337,7 @@ func TestForgedMessages(t *testing.T) {
 				require.EqualValues(t, 10, s.foreign.Load())
 				require.EqualValues(t, 1, s.echoes.Load())
 
-				s.handle(echoOf(s.self.id, positionA, "1", pending), true)
+				s.handle(messagetest.Echo(s.self.id, positionA, "1", pending), true)
 				require.Greater(t, s.lease.sent.Load(), sent, "the true echo counts")
 				require.Equal(t, clears, r.clears)
 			})
@@ -365,7 +362,7 @@ func newScripted(s *subscriber, position string) *scriptedSubscription {
 
 func (s *scriptedSubscription) Probe(_ context.Context, nonce string) error {
 	if !s.mute {
-		s.messages <- echoOf(s.s.self.id, s.position, "1", nonce)
+		s.messages <- messagetest.Echo(s.s.self.id, s.position, "1", nonce)
 	}
 	return nil
 }
@@ -421,7 +418,7 @@ func TestSubscriberReconnects(t *testing.T) {
 		require.EqualValues(t, 1, s.clears[CauseStart].Load())
 
 		remove := body(invalidation{cache: "p", keys: []string{"1"}})
-		first.messages <- payload(testPublisher, positionA, positionB, remove)
+		first.messages <- messagetest.Message(testPublisher, positionA, positionB, remove)
 		first.messages <- ""
 		time.Sleep(backoffBase)
 		synctest.Wait()
@@ -563,7 +560,7 @@ func TestWarmMeansThatNothingWasCleared(t *testing.T) {
 		s.subscribe = func(context.Context, transport.Identity) (transport.Subscription, error) {
 			sub := newScripted(s, positionA)
 			if len(subs) == 1 { // a message that does not follow, and then the connection is lost
-				sub.messages <- payload(testPublisher, positionC, positionA, body(invalidation{all: true}))
+				sub.messages <- messagetest.Message(testPublisher, positionC, positionA, body(invalidation{all: true}))
 				sub.messages <- ""
 			}
 			subs = append(subs, sub)

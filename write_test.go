@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/messagetest"
 )
 
 // withFakeRedis runs test in a bubble, on a backplane whose messages a fakeRedis
@@ -30,7 +32,7 @@ func withFakeRedis(t *testing.T, test func(*testing.T, *Backplane, *fakeRedis)) 
 func TestNewHistoryClearsEverywhere(t *testing.T) {
 	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
 		bp.bus = newGuardedBus(&redisServer{}, &panics{})
-		everything := operation{op: opClearAll}
+		everything := messagetest.Operation{Op: messagetest.ClearAll}
 		bp.newHistory()
 		synctest.Wait()
 		require.Empty(t, redis.accepted, "nothing was sent under the old history")
@@ -55,49 +57,49 @@ func TestNewHistoryClearsEverywhere(t *testing.T) {
 // Every kind of write tells the other instances what to evict, and nothing else
 // does; values never travel.
 func TestWritesArePublished(t *testing.T) {
-	key := operation{op: opRemoveKeys, cache: "p", values: []string{"a"}}
+	key := messagetest.Operation{Op: messagetest.RemoveKeys, Cache: "p", Values: []string{"a"}}
 	fails := func(context.Context) (string, error) { return "", errRefused }
 	panics := func(context.Context) (string, error) { panic("in a write") }
 	tests := []struct {
 		name  string
 		write func(context.Context, *Cache[string, string], *Backplane) error
-		want  []operation
+		want  []messagetest.Operation
 	}{
 		{"Set", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			return c.Set(ctx, "a", "value")
-		}, []operation{key}},
+		}, []messagetest.Operation{key}},
 		{"Set with a panic in Regions", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			defer func() { _ = recover() }()
 			return c.Set(ctx, "a", "panic")
-		}, []operation{key}},
+		}, []messagetest.Operation{key}},
 		{"Update", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			_, err := c.Update(ctx, "a", func(context.Context) (string, error) { return "value", nil })
 			return err
-		}, []operation{key}},
+		}, []messagetest.Operation{key}},
 		{"Update that fails", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			_, err := c.Update(ctx, "a", fails)
 			if err != errRefused { //nolint:errorlint // as it is
 				return fmt.Errorf("Update returned %w", err)
 			}
 			return nil
-		}, []operation{key}},
+		}, []messagetest.Operation{key}},
 		{"Update that panics", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			defer func() { _ = recover() }()
 			_, err := c.Update(ctx, "a", panics)
 			return err
-		}, []operation{key}},
+		}, []messagetest.Operation{key}},
 		{"Remove", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			return c.Remove(ctx, "a", "a")
-		}, []operation{key}},
+		}, []messagetest.Operation{key}},
 		{"ClearRegion", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			return c.ClearRegion(ctx, "r", "r")
-		}, []operation{{op: opClearRegions, cache: "p", values: []string{"r"}}}},
+		}, []messagetest.Operation{{Op: messagetest.ClearRegions, Cache: "p", Values: []string{"r"}}}},
 		{"Clear", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			return c.Clear(ctx)
-		}, []operation{{op: opClearCache, cache: "p"}}},
+		}, []messagetest.Operation{{Op: messagetest.ClearCache, Cache: "p"}}},
 		{"ClearAll", func(ctx context.Context, _ *Cache[string, string], bp *Backplane) error {
 			return bp.ClearAll(ctx)
-		}, []operation{{op: opClearAll}}},
+		}, []messagetest.Operation{{Op: messagetest.ClearAll}}},
 		{"Get, Peek, eviction and expiry", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			for _, k := range []string{"a", "b", "c"} {
 				_, _ = c.Get(ctx, k)
@@ -278,7 +280,7 @@ func TestKeysThatDoNotSurviveEncoding(t *testing.T) {
 					require.ErrorIs(t, err, ErrKey, name)
 					require.ErrorContains(t, err, "cleared", name)
 					require.Zero(t, cache.Len(), name)
-					require.Equal(t, []operation{{op: opClearCache, cache: "p"}}, redis.accepted, name)
+					require.Equal(t, []messagetest.Operation{{Op: messagetest.ClearCache, Cache: "p"}}, redis.accepted, name)
 				}
 
 				redis.refuse(errRefused)
@@ -356,7 +358,7 @@ func TestPanicInUnmarshalTextIsAnUndecodableKey(t *testing.T) {
 	require.NoError(t, err)
 	defer cache.Close()
 	require.NoError(t, cache.Set(t.Context(), 2, 1))
-	require.NoError(t, cache.backplane.apply(bodyOf(operation{op: opRemoveKeys, cache: "p", values: []string{""}})))
+	require.NoError(t, cache.backplane.apply(messagetest.Body(messagetest.Operation{Op: messagetest.RemoveKeys, Cache: "p", Values: []string{""}})))
 	require.Zero(t, cache.Len())
 }
 
@@ -392,8 +394,8 @@ func TestUndecodableKeyClearsTheCache(t *testing.T) {
 		{[]string{""}, 0, 3},
 	} {
 		fill()
-		require.NoError(t, bp.apply(bodyOf(operation{op: opRemoveKeys, cache: "numbers", values: test.keys})))
-		require.NoError(t, bp.apply(bodyOf(operation{op: opRemoveKeys, cache: "a cache that is not here", values: test.keys})))
+		require.NoError(t, bp.apply(messagetest.Body(messagetest.Operation{Op: messagetest.RemoveKeys, Cache: "numbers", Values: test.keys})))
+		require.NoError(t, bp.apply(messagetest.Body(messagetest.Operation{Op: messagetest.RemoveKeys, Cache: "a cache that is not here", Values: test.keys})))
 		require.Equal(t, test.numbers, numbers.Len(), "%q", test.keys)
 		require.Equal(t, test.word, words.Len(), "%q", test.keys)
 	}

@@ -1,4 +1,4 @@
-package nearcache
+package proof
 
 import (
 	"context"
@@ -11,47 +11,47 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sony/gobreaker/v2"
-
+	"github.com/nearcache/nearcache"
 	"github.com/nearcache/nearcache/internal/fakebus"
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// proofRun is one schedule: a fleet on a fake bus, a source, those who read and
+// schedule is one schedule: a fleet on a fake bus, a source, those who read and
 // write, and what goes wrong. All of it follows from the seed.
-type proofRun struct {
+type schedule struct {
 	seed    uint64
-	plan    proofPlan
-	journal *proofJournal
-	history *proofHistory
+	plan    plan
+	journal *journal
+	history *history
 	bus     *fakebus.Bus
-	fleet   []*proofInstance
+	fleet   []*instance
 	end     time.Duration // when readers, writers and faults end
-	totals  proofTotals
+	totals  totals
 }
 
-// proofInstance is one instance of the fleet.
-type proofInstance struct {
+// instance is one instance of the fleet.
+type instance struct {
 	number int
 	name   string
-	bus    *proofBus
-	bp     *Backplane
-	caches [2]*Cache[int, *proofValue]
-	tells  [2]*Invalidator[int] // for the same caches
+	bus    *bus
+	bp     *nearcache.Backplane
+	caches [2]*nearcache.Cache[int, *item]
+	tells  [2]*nearcache.Invalidator[int] // for the same caches
 
 	mu      sync.Mutex    // guards everything below
 	resumed chan struct{} // closed when a pause ends; nil: there is none
 }
 
-// proofTotals is what happened, added up over all schedules.
-type proofTotals struct {
+// totals is what happened, added up over all schedules.
+type totals struct {
 	schedules, reads, accepted                                uint64
 	hits, joins, warm, notFounds, updates, gaps, lost, paused uint64
-	stale, refreshes, bulk, events                            uint64
+	stale, refreshes, together, events                        uint64
 	sharedHits, sharedWaits, sharedStores, sharedOvertaken    uint64
 	listed, several, large, forged, astray, clones            uint64
 }
 
-func (t *proofTotals) add(o proofTotals) {
+func (t *totals) add(o totals) {
 	t.schedules += o.schedules
 	t.reads += o.reads
 	t.accepted += o.accepted
@@ -65,7 +65,7 @@ func (t *proofTotals) add(o proofTotals) {
 	t.paused += o.paused
 	t.stale += o.stale
 	t.refreshes += o.refreshes
-	t.bulk += o.bulk
+	t.together += o.together
 	t.events += o.events
 	t.sharedHits += o.sharedHits
 	t.sharedWaits += o.sharedWaits
@@ -79,23 +79,23 @@ func (t *proofTotals) add(o proofTotals) {
 	t.clones += o.clones
 }
 
-// runProof runs one schedule inside a bubble.
-func runProof(seed uint64, journal *proofJournal) *proofRun {
+// runSchedule runs one schedule inside a bubble.
+func runSchedule(seed uint64, journal *journal) *schedule {
 	r := rand.New(rand.NewPCG(seed, 0))
-	run := &proofRun{seed: seed, plan: planProof(r), journal: journal}
+	run := &schedule{seed: seed, plan: newPlan(r), journal: journal}
 	journal.start = time.Now()
 	p := &run.plan
-	if journal.hashed { // loads that come for a place at one instant get it in any order; see join as well
+	if journal.hashed { // loads that ask for a slot at one instant get it in any order; see NoBreaker in join, too
 		for c := range p.features {
 			p.features[c].concurrentLoads = 0
 		}
 	}
 	tolerated := p.maxStaleness
 	if p.calm {
-		tolerated = [2]time.Duration{proofRoundTrip, proofRoundTrip}
+		tolerated = [2]time.Duration{roundTrip, roundTrip}
 	}
 	journal.log("plan", "%+v", *p)
-	run.history = newProofHistory(journal, p.instances, p.keys, tolerated[:]...)
+	run.history = newHistory(journal, p.instances, p.keys, tolerated[:]...)
 	run.bus = fakebus.New(fakebus.Options{
 		Seed: seed, Instances: p.instances,
 		ConnectTimeout: p.commandTimeout, CommandTimeout: p.commandTimeout, OutputLimit: p.outputLimit,
@@ -120,103 +120,96 @@ func runProof(seed uint64, journal *proofJournal) *proofRun {
 }
 
 // join starts instance i.
-func (run *proofRun) join(i int) error {
-	in := &proofInstance{number: i, name: fmt.Sprintf("i%d", i)}
-	in.bus = newProofBus(run.bus.Instance(i), in.name+"/bus", run.journal)
-	seed := instanceID{byte(i + 1)}
-	if run.plan.clones { // they are resumed from one snapshot, with all their ids to come
-		seed = instanceID{}
+func (run *schedule) join(i int) error {
+	in := &instance{number: i, name: fmt.Sprintf("i%d", i)}
+	in.bus = newBus(run.bus.Instance(i), in.name+"/bus", run.journal)
+	standIn := transport.StandIn{
+		Bus: in.bus, Random: in.bus.in.Jitter,
+		FullStaleness: true,
+		NoBreaker:     run.journal.hashed,
 	}
-	o, err := BackplaneOptions{
+	if !run.plan.clones { // clones are resumed from one snapshot, with all their ids to come
+		standIn.Instance[0] = byte(i + 1)
+	}
+	var err error
+	in.bp, err = nearcache.Connect(transport.WithStandIn(context.Background(), standIn), nearcache.BackplaneOptions{
 		MaxStaleness:           run.plan.maxStaleness[0],
+		CloseTimeout:           closeTimeout,
 		Logger:                 slog.New(slog.DiscardHandler),
 		AllowDisconnectedStart: !run.plan.connectedStart,
-		OnEvent:                func(Event) { atomic.AddUint64(&run.totals.events, 1) },
-	}.withDefaults()
-	if err != nil {
-		return err
-	}
-	in.bp, err = joinBus(context.Background(), o, in.bus, simulatedIdentity(seed, in.bus.in.Jitter), in.bus.in.Jitter)
+		OnEvent:                func(nearcache.Event) { atomic.AddUint64(&run.totals.events, 1) },
+	})
 	if err != nil {
 		return err
 	}
 	run.fleet = append(run.fleet, in)
 	for c := range in.caches {
-		if in.caches[c], err = New(in.bp, run.cacheOptions(in, c)); err != nil {
+		if in.caches[c], err = nearcache.New(in.bp, run.cacheOptions(in, c)); err != nil {
 			return err
 		}
-		if s := in.caches[c].loader.shared; s != nil && run.journal.hashed {
-			// Of two requests at one instant it would let either through.
-			s.redis.breaker = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
-				ReadyToTrip: func(gobreaker.Counts) bool { return false },
-			})
-		}
-		if in.tells[c], err = NewInvalidator[int](in.bp, run.history.caches[c].name); err != nil {
+		if in.tells[c], err = nearcache.NewInvalidator[int](in.bp, run.history.caches[c].name); err != nil {
 			return err
 		}
-		// Up to all of MaxStaleness is used here: the part of it that is left out for
-		// some keys hangs on a hash that is another in each process.
-		in.caches[c].local.fresh = in.caches[c].local.staleness
 	}
 	return nil
 }
 
-func (run *proofRun) cacheOptions(in *proofInstance, c int) Options[int, *proofValue] {
+func (run *schedule) cacheOptions(in *instance, c int) nearcache.Options[int, *item] {
 	f := run.plan.features[c]
-	o := Options[int, *proofValue]{
+	o := nearcache.Options[int, *item]{
 		Name: run.history.caches[c].name, Capacity: 100, TTL: run.plan.ttl[c], Load: run.loader(in, c),
 		RefreshAfter: f.refreshAfter, StaleIfError: f.staleIfError, SoftTimeout: f.softTimeout,
 		ErrorTTL: f.errorTTL, IdleTTL: f.idleTTL, LoadTimeout: f.loadTimeout, MaxConcurrentLoads: f.concurrentLoads,
 	}
-	if f.bulk {
+	if f.batch {
 		o.LoadMany = run.loadMany(o.Load)
 		if f.only {
 			o.Load = nil
 		}
 	}
 	if f.shared {
-		o.Shared = &SharedOptions[*proofValue]{
-			Codec: proofCodec{}, TTL: f.sharedTTL, Timeout: f.sharedTimeout, LoadWait: f.sharedWait,
+		o.Shared = &nearcache.SharedOptions[*item]{
+			Codec: codec{}, TTL: f.sharedTTL, Timeout: f.sharedTimeout, LoadWait: f.sharedWait,
 		}
 	}
 	if c == 0 {
 		o.NotFoundTTL = run.plan.notFoundTTL
-		o.Regions = func(key int, v *proofValue) []string { return proofRegions(key, v.version) }
+		o.Regions = func(key int, v *item) []string { return regionsOf(key, v.version) }
 	} else {
 		o.MaxStaleness = run.plan.maxStaleness[1]
 	}
 	return o
 }
 
-// proofCodec has values in Redis say when they were loaded, too.
-type proofCodec struct{}
+// codec has values in Redis say when they were loaded, too.
+type codec struct{}
 
-func (proofCodec) Marshal(v *proofValue) ([]byte, error) {
+func (codec) Marshal(v *item) ([]byte, error) {
 	return fmt.Appendf(nil, "%d %s %d", v.version, v.by, v.began), nil
 }
 
-func (proofCodec) Unmarshal(data []byte) (*proofValue, error) {
-	v := &proofValue{}
+func (codec) Unmarshal(data []byte) (*item, error) {
+	v := &item{}
 	_, err := fmt.Sscanf(string(data), "%d %s %d", &v.version, &v.by, &v.began)
 	return v, err
 }
 
-var errProofLoad = errors.New("the source is not well")
+var errLoad = errors.New("the source is not well")
 
 // loadMany is a LoadMany that reads the source for one key after another.
-func (run *proofRun) loadMany(
-	load func(context.Context, int) (*proofValue, error),
-) func(context.Context, []int) (map[int]*proofValue, error) {
-	return func(ctx context.Context, keys []int) (map[int]*proofValue, error) {
+func (run *schedule) loadMany(
+	load func(context.Context, int) (*item, error),
+) func(context.Context, []int) (map[int]*item, error) {
+	return func(ctx context.Context, keys []int) (map[int]*item, error) {
 		slices.Sort(keys) // refreshes are gathered in any order, within one instant
-		got := map[int]*proofValue{}
+		got := map[int]*item{}
 		var failed error
 		for _, key := range keys {
 			value, err := load(ctx, key)
 			switch {
 			case err == nil:
 				got[key] = value
-			case !errors.Is(err, ErrNotFound):
+			case !errors.Is(err, nearcache.ErrNotFound):
 				failed = err
 			}
 		}
@@ -228,8 +221,8 @@ func (run *proofRun) loadMany(
 }
 
 // loader reads the source at some moment between its beginning and its end.
-func (run *proofRun) loader(in *proofInstance, c int) func(context.Context, int) (*proofValue, error) {
-	return func(ctx context.Context, key int) (*proofValue, error) {
+func (run *schedule) loader(in *instance, c int) func(context.Context, int) (*item, error) {
+	return func(ctx context.Context, key int) (*item, error) {
 		began := run.journal.now()
 		r := rand.New(rand.NewPCG(run.seed, mix(uint64(began)<<16+uint64(in.number)<<12+uint64(c)<<8+uint64(key))))
 		took := between(r, 0, 5*time.Millisecond)
@@ -251,11 +244,11 @@ func (run *proofRun) loader(in *proofInstance, c int) func(context.Context, int)
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case fails:
-			return nil, errProofLoad
+			return nil, errLoad
 		case deleted:
-			return nil, fmt.Errorf("%w: version %d", ErrNotFound, version)
+			return nil, fmt.Errorf("%w: version %d", nearcache.ErrNotFound, version)
 		}
-		return &proofValue{version: version, by: "load", began: began}, nil
+		return &item{version: version, by: "load", began: began}, nil
 	}
 }
 
@@ -270,10 +263,10 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // storm lets readers, writers and faults loose on the fleet, until the end.
-func (run *proofRun) storm(r *rand.Rand) {
-	run.end = run.journal.now() + proofLength
+func (run *schedule) storm(r *rand.Rand) {
+	run.end = run.journal.now() + stormLength
 	var actors sync.WaitGroup
-	start := func(in *proofInstance, name string, stream int, mean time.Duration, step func(*rand.Rand)) {
+	start := func(in *instance, name string, stream int, mean time.Duration, step func(*rand.Rand)) {
 		mine := rand.New(rand.NewPCG(run.seed, uint64(stream)))
 		actors.Go(func() {
 			for {
@@ -290,11 +283,11 @@ func (run *proofRun) storm(r *rand.Rand) {
 	}
 	for i, in := range run.fleet {
 		for n := range 2 {
-			a := &proofActor{run: run, in: in, name: fmt.Sprintf("%s/r%d", in.name, n)}
+			a := &actor{run: run, in: in, name: fmt.Sprintf("%s/r%d", in.name, n)}
 			start(in, a.name, 100*i+n+10, run.plan.readPause, a.read)
 		}
 		for n := range 2 {
-			a := &proofActor{run: run, in: in, name: fmt.Sprintf("%s/w%d", in.name, n)}
+			a := &actor{run: run, in: in, name: fmt.Sprintf("%s/w%d", in.name, n)}
 			start(in, a.name, 100*i+n+20, run.plan.writePause, a.write)
 		}
 	}
@@ -312,15 +305,15 @@ func (run *proofRun) storm(r *rand.Rand) {
 }
 
 // rest waits until the fleet is as it should be without faults, and checks it.
-func (run *proofRun) rest() {
+func (run *schedule) rest() {
 	if run.journal.failed() != "" {
 		return
 	}
-	time.Sleep(proofRoundTrip) // what was cut has been noticed by then
-	limit := run.journal.now() + proofSettle
+	time.Sleep(roundTrip) // what was cut has been noticed by then
+	limit := run.journal.now() + settleTime
 	for i := 0; i < len(run.fleet); i++ {
 		in := run.fleet[i]
-		if s := in.bp.Stats(); s.State == StateLive && s.Queued == 0 {
+		if s := in.bp.Stats(); s.State == nearcache.StateLive && s.Queued == 0 {
 			continue
 		} else if run.journal.now() > limit {
 			run.journal.fail("%s is %v with %d queued, long after all was healed", in.name, s.State, s.Queued)
@@ -330,10 +323,10 @@ func (run *proofRun) rest() {
 		i = -1 // all at one moment
 	}
 	// Whatever was accepted has arrived by now, or it is known that it has not.
-	time.Sleep(run.plan.maxStaleness[0] + proofRoundTrip)
+	time.Sleep(run.plan.maxStaleness[0] + roundTrip)
 	run.readAll()
 	for _, in := range run.fleet {
-		if state := in.bp.State(); state != StateLive {
+		if state := in.bp.State(); state != nearcache.StateLive {
 			run.journal.fail("%s is %v at rest", in.name, state)
 		}
 	}
@@ -345,12 +338,12 @@ func (run *proofRun) rest() {
 			run.journal.fail("Flush at rest returns %v", err)
 		}
 	}
-	time.Sleep(proofRoundTrip)
+	time.Sleep(roundTrip)
 	run.readAll()
 }
 
 // readAll reads every item on every instance, in a fleet at rest.
-func (run *proofRun) readAll() {
+func (run *schedule) readAll() {
 	for _, in := range run.fleet {
 		for c, cache := range in.caches {
 			for key := range run.plan.keys {
@@ -361,23 +354,23 @@ func (run *proofRun) readAll() {
 					began = run.journal.now()
 					value, err = cache.Get(context.Background(), key)
 				}
-				if err != nil && !errors.Is(err, ErrNotFound) {
+				if err != nil && !errors.Is(err, nearcache.ErrNotFound) {
 					run.journal.fail("Get at rest returns %v", err)
 				}
-				run.history.readWithin(proofRoundTrip, in.number, c, key, began, value, err == nil)
+				run.history.readWithin(roundTrip, in.number, c, key, began, value, err == nil)
 			}
 		}
 	}
 }
 
 // tolerates reports whether err is one that loads of cache c may end with.
-func (run *proofRun) tolerates(c int, err error) bool {
-	return errors.Is(err, errProofLoad) ||
+func (run *schedule) tolerates(c int, err error) bool {
+	return errors.Is(err, errLoad) ||
 		run.plan.features[c].loadTimeout > 0 && errors.Is(err, context.DeadlineExceeded)
 }
 
 // leave closes the fleet, sometimes while something is wrong again.
-func (run *proofRun) leave(r *rand.Rand) {
+func (run *schedule) leave(r *rand.Rand) {
 	for _, in := range run.fleet {
 		run.count(in)
 	}
@@ -400,26 +393,26 @@ func (run *proofRun) leave(r *rand.Rand) {
 		began := run.journal.now()
 		err := in.bp.Close()
 		took := run.journal.now() - began
-		if took > defaultCloseTimeout+time.Second {
+		if took > closeTimeout+time.Second {
 			run.journal.fail("%s took %v to close", in.name, took)
 		}
-		if wrong != (err != nil) || err != nil && !errors.Is(err, ErrUnconfirmed) {
+		if wrong != (err != nil) || err != nil && !errors.Is(err, nearcache.ErrUnconfirmed) {
 			run.journal.fail("%s closes with: %v", in.name, err)
 		}
 	}
 }
 
 // count adds up what an instance has seen.
-func (run *proofRun) count(in *proofInstance) {
+func (run *schedule) count(in *instance) {
 	t := &run.totals
 	s := in.bp.Stats()
 	t.gaps += s.Clears.Gaps()
 	t.lost += s.Lease.Lost
 	if uint64(in.bus.redials) < s.Lease.Lost {
-		run.journal.fail("%s lost its lease %d times and dialled anew %d times", in.name, s.Lease.Lost, in.bus.redials)
+		run.journal.fail("%s lost its lease %d times and redialled %d times", in.name, s.Lease.Lost, in.bus.redials)
 	}
 	if run.plan.calm && (s.Clears.Gaps() > 0 || s.Lease.Lost > 0 || s.Subscribed != 1) {
-		run.journal.fail("%s did not have peace: %+v", in.name, s)
+		run.journal.fail("%s met a fault in a calm schedule: %+v", in.name, s)
 	}
 	for _, c := range s.Caches {
 		t.hits += c.Hits
@@ -434,7 +427,7 @@ func (run *proofRun) count(in *proofInstance) {
 }
 
 // halt pauses the instance's actors; resume lets them go on.
-func (in *proofInstance) halt() {
+func (in *instance) halt() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.resumed == nil {
@@ -442,7 +435,7 @@ func (in *proofInstance) halt() {
 	}
 }
 
-func (in *proofInstance) resume() {
+func (in *instance) resume() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.resumed != nil {
@@ -452,7 +445,7 @@ func (in *proofInstance) resume() {
 }
 
 // awaitResume waits while the instance is paused, and then a little.
-func (in *proofInstance) awaitResume(r *rand.Rand) {
+func (in *instance) awaitResume(r *rand.Rand) {
 	in.mu.Lock()
 	resumed := in.resumed
 	in.mu.Unlock()

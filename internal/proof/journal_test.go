@@ -1,4 +1,4 @@
-package nearcache
+package proof
 
 import (
 	"fmt"
@@ -9,37 +9,37 @@ import (
 	"time"
 )
 
-// proofJournal is what happened in a schedule: the newest events, or all, and the
+// journal is what happened in a schedule: the newest events, or all, and the
 // first thing that was wrong.
-type proofJournal struct {
+type journal struct {
 	start  time.Time
 	keep   int  // events; 0: all
 	hashed bool // every event goes into a hash
 
 	mu      sync.Mutex // guards everything below
-	events  []proofEvent
+	events  []event
 	hashes  map[string]uint64 // by actor
 	failure string
 }
 
-type proofEvent struct {
+type event struct {
 	at     time.Duration
 	actor  string
 	format string
 	args   []any
 }
 
-func (e proofEvent) String() string {
+func (e event) String() string {
 	return fmt.Sprintf("%13v %-7s %s", e.at, e.actor, fmt.Sprintf(e.format, e.args...))
 }
 
 // now is the time since the schedule began.
-func (j *proofJournal) now() time.Duration { return time.Since(j.start) }
+func (j *journal) now() time.Duration { return time.Since(j.start) }
 
 // log notes what an actor does. At one instant actors come in any order, but each
 // does what it does in order.
-func (j *proofJournal) log(actor, format string, args ...any) {
-	e := proofEvent{at: j.now(), actor: actor, format: format, args: args}
+func (j *journal) log(actor, format string, args ...any) {
+	e := event{at: j.now(), actor: actor, format: format, args: args}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.failure != "" {
@@ -57,7 +57,7 @@ func (j *proofJournal) log(actor, format string, args ...any) {
 }
 
 // fail notes what is wrong. The first counts, and ends the schedule.
-func (j *proofJournal) fail(format string, args ...any) {
+func (j *journal) fail(format string, args ...any) {
 	j.log("PROOF", format, args...)
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -66,14 +66,14 @@ func (j *proofJournal) fail(format string, args ...any) {
 	}
 }
 
-func (j *proofJournal) failed() string {
+func (j *journal) failed() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.failure
 }
 
 // String lists the events.
-func (j *proofJournal) String() string {
+func (j *journal) String() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	events := j.events
@@ -88,7 +88,7 @@ func (j *proofJournal) String() string {
 }
 
 // hash is that of all actors' events.
-func (j *proofJournal) hash() string {
+func (j *journal) hash() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var actors []string

@@ -1,4 +1,4 @@
-package nearcache
+package proof
 
 import (
 	"context"
@@ -7,25 +7,26 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearcache/nearcache"
 )
 
-// proofActor is one goroutine that reads or writes on one instance, one thing
+// actor is one goroutine that reads or writes on one instance, one thing
 // after another.
-type proofActor struct {
-	run  *proofRun
-	in   *proofInstance
+type actor struct {
+	run  *schedule
+	in   *instance
 	name string
 }
 
-func (a *proofActor) log(format string, args ...any) { a.run.journal.log(a.name, format, args...) }
+func (a *actor) log(format string, args ...any) { a.run.journal.log(a.name, format, args...) }
 
 // read reads one item: with Get, with Peek, or with several Gets at about the same
 // time.
-func (a *proofActor) read(r *rand.Rand) {
+func (a *actor) read(r *rand.Rand) {
 	c, key := r.IntN(2), r.IntN(a.run.plan.keys)
 	switch n := r.IntN(20); {
 	case n < 1:
@@ -36,7 +37,7 @@ func (a *proofActor) read(r *rand.Rand) {
 		var readers sync.WaitGroup
 		for i := range 2 + r.IntN(2) {
 			after := between(r, 1, 10*time.Microsecond)
-			b := &proofActor{run: a.run, in: a.in, name: fmt.Sprintf("%s.%d", a.name, i)}
+			b := &actor{run: a.run, in: a.in, name: fmt.Sprintf("%s.%d", a.name, i)}
 			ctx, cancel := patient(r)
 			readers.Go(func() {
 				defer cancel()
@@ -77,14 +78,14 @@ func patient(r *rand.Rand) (context.Context, context.CancelFunc) {
 	return context.WithCancel(context.Background())
 }
 
-func (a *proofActor) get(ctx context.Context, c, key int) {
+func (a *actor) get(ctx context.Context, c, key int) {
 	began := a.run.journal.now()
 	value, err := a.in.caches[c].Get(ctx, key)
 	a.judge("gets", ctx, c, key, began, value, err)
 }
 
 // judge judges what a read returned, that began then.
-func (a *proofActor) judge(does string, ctx context.Context, c, key int, began time.Duration, value *proofValue, err error) {
+func (a *actor) judge(does string, ctx context.Context, c, key int, began time.Duration, value *item, err error) {
 	found := err == nil
 	said := fmt.Sprint(err)
 	if a.run.tolerates(c, err) {
@@ -92,9 +93,9 @@ func (a *proofActor) judge(does string, ctx context.Context, c, key int, began t
 	}
 	a.log("%s %s/%d, begun at %v: %v, %s", does, a.run.history.caches[c].name, key, began, value, said)
 	switch {
-	case found || errors.Is(err, ErrNotFound):
+	case found || errors.Is(err, nearcache.ErrNotFound):
 		a.run.history.read(a.in.number, c, key, began, value, found)
-		if err == ErrNotFound { // as it is: not the loader's
+		if err == nearcache.ErrNotFound { // as it is: not the loader's
 			atomic.AddUint64(&a.run.totals.notFounds, 1)
 		}
 	case a.run.tolerates(c, err), ctx.Err() != nil && errors.Is(err, ctx.Err()):
@@ -108,12 +109,12 @@ func (a *proofActor) judge(does string, ctx context.Context, c, key int, began t
 
 // getMany judges each of the keys: those that are not in the map do not exist, if
 // they are not in the error.
-func (a *proofActor) getMany(c int, keys []int) {
+func (a *actor) getMany(c int, keys []int) {
 	began := a.run.journal.now()
 	got, err := a.in.caches[c].GetMany(context.Background(), keys...)
 	failed := map[int]error{}
 	for _, err := range allErrors(err) {
-		var of *KeysError[int]
+		var of *nearcache.KeysError[int]
 		if !errors.As(err, &of) {
 			a.run.journal.fail("%s: GetMany returns %v", a.name, err)
 			return
@@ -125,10 +126,10 @@ func (a *proofActor) getMany(c int, keys []int) {
 	for _, key := range keys {
 		err := failed[key]
 		if err == nil && got[key] == nil {
-			err = fmt.Errorf("not in the map: %w", ErrNotFound)
+			err = fmt.Errorf("not in the map: %w", nearcache.ErrNotFound)
 		}
 		a.judge("gets with others", context.Background(), c, key, began, got[key], err)
-		atomic.AddUint64(&a.run.totals.bulk, 1)
+		atomic.AddUint64(&a.run.totals.together, 1)
 	}
 }
 
@@ -143,7 +144,7 @@ func allErrors(err error) []error {
 	return []error{err}
 }
 
-func (a *proofActor) peek(c, key int) {
+func (a *actor) peek(c, key int) {
 	began := a.run.journal.now()
 	value, held := a.in.caches[c].Peek(key)
 	a.log("peeks at %s/%d: %v, %t", a.run.history.caches[c].name, key, value, held)
@@ -155,7 +156,7 @@ func (a *proofActor) peek(c, key int) {
 
 // all judges each item that All yields, and Keys. Nothing comes in between, in simulated
 // time; TestReadsBeginWithTheLease has what may.
-func (a *proofActor) all(c int) {
+func (a *actor) all(c int) {
 	began := a.run.journal.now()
 	got := maps.Collect(a.in.caches[c].All())
 	keys := slices.Sorted(a.in.caches[c].Keys())
@@ -170,7 +171,7 @@ func (a *proofActor) all(c int) {
 	atomic.AddUint64(&a.run.totals.listed, uint64(len(got)))
 }
 
-func (a *proofActor) countRead(began time.Duration, value *proofValue) {
+func (a *actor) countRead(began time.Duration, value *item) {
 	t := &a.run.totals
 	if value.by == "update" {
 		atomic.AddUint64(&t.updates, 1)
@@ -181,7 +182,7 @@ func (a *proofActor) countRead(began time.Duration, value *proofValue) {
 }
 
 // write changes the source and says so, in one of the ways there are.
-func (a *proofActor) write(r *rand.Rand) {
+func (a *actor) write(r *rand.Rand) {
 	c, key := r.IntN(2), r.IntN(a.run.plan.keys)
 	name := a.run.history.caches[c].name
 	ctx, cancel := context.WithCancel(context.Background())
@@ -211,7 +212,7 @@ func (a *proofActor) write(r *rand.Rand) {
 	case n < 73:
 		a.set(ctx, r, c, key)
 	case n < 90: // the second cache has no regions
-		region := proofRegionNames[r.IntN(len(proofRegionNames))]
+		region := regionNames[r.IntN(len(regionNames))]
 		a.invalidate(r, 0, []int{key}, invalidation{cache: "a", regions: []string{region}}, func() error {
 			return a.in.caches[0].ClearRegion(ctx, region)
 		})
@@ -225,7 +226,7 @@ func (a *proofActor) write(r *rand.Rand) {
 }
 
 // removeAll removes keys, of which some are written at the source.
-func (a *proofActor) removeAll(ctx context.Context, r *rand.Rand, c int, written, keys []int) {
+func (a *actor) removeAll(ctx context.Context, r *rand.Rand, c int, written, keys []int) {
 	wires := make([]string, len(keys))
 	for i, k := range keys {
 		wires[i] = fmt.Sprint(k)
@@ -241,14 +242,14 @@ func (a *proofActor) removeAll(ctx context.Context, r *rand.Rand, c int, written
 
 // burst makes several writes at about the same time, on both caches. While one is on its
 // way the others gather, and go out as operations of one message.
-func (a *proofActor) burst(r *rand.Rand) {
+func (a *actor) burst(r *rand.Rand) {
 	ctx := context.Background()
-	region := proofRegionNames[r.IntN(len(proofRegionNames))]
+	region := regionNames[r.IntN(len(regionNames))]
 	var writers sync.WaitGroup
 	for i, what := range []int{0, 0, 1, -1, 1} { // the cache of a Remove, or a region of the first
 		key, after := r.IntN(a.run.plan.keys), between(r, 1, 10*time.Microsecond)
 		mine := rand.New(rand.NewPCG(a.run.seed, r.Uint64()))
-		b := &proofActor{run: a.run, in: a.in, name: fmt.Sprintf("%s.%d", a.name, i)}
+		b := &actor{run: a.run, in: a.in, name: fmt.Sprintf("%s.%d", a.name, i)}
 		writers.Go(func() {
 			time.Sleep(after)
 			if what >= 0 {
@@ -265,7 +266,7 @@ func (a *proofActor) burst(r *rand.Rand) {
 
 // invalidate writes keys at the source, or leaves them as they are, and then calls
 // tell.
-func (a *proofActor) invalidate(r *rand.Rand, c int, keys []int, inv invalidation, tell func() error) {
+func (a *actor) invalidate(r *rand.Rand, c int, keys []int, inv invalidation, tell func() error) {
 	h := a.run.history
 	if !h.claim(c, false, keys...) {
 		return
@@ -277,21 +278,21 @@ func (a *proofActor) invalidate(r *rand.Rand, c int, keys []int, inv invalidatio
 		}
 		time.Sleep(between(r, 1, 2*time.Millisecond))
 	}
-	a.log("begins %s %.200s", inv.describe(), strings.Join(append(inv.keys, inv.regions...), ","))
+	a.log("begins %v", inv)
 	h.queue(a.in.number, inv)
 	a.done(tell())
 }
 
 // done judges how a write ended.
-func (a *proofActor) done(err error) {
+func (a *actor) done(err error) {
 	a.log("is done: %t", err == nil)
-	if err != nil && !errors.Is(err, ErrUnconfirmed) {
+	if err != nil && !errors.Is(err, nearcache.ErrUnconfirmed) {
 		a.run.journal.fail("%s: a write returns %v", a.name, err)
 	}
 }
 
-// set writes an item and keeps it. It stays off if anybody else writes that item.
-func (a *proofActor) set(ctx context.Context, r *rand.Rand, c, key int) {
+// set writes an item and keeps it. It does nothing while another writer writes that item.
+func (a *actor) set(ctx context.Context, r *rand.Rand, c, key int) {
 	h := a.run.history
 	if !h.claim(c, true, key) {
 		return
@@ -301,14 +302,14 @@ func (a *proofActor) set(ctx context.Context, r *rand.Rand, c, key int) {
 	time.Sleep(between(r, 1, 2*time.Millisecond))
 	a.log("sets %s/%d: version %d", h.caches[c].name, key, version)
 	h.queue(a.in.number, invalidation{cache: h.caches[c].name, keys: []string{fmt.Sprint(key)}}, version)
-	a.done(a.in.caches[c].Set(ctx, key, &proofValue{version: version, by: "set", began: a.run.journal.now()}))
+	a.done(a.in.caches[c].Set(ctx, key, &item{version: version, by: "set", began: a.run.journal.now()}))
 }
 
-var errProofWrite = errors.New("the source refuses")
+var errWrite = errors.New("the source refuses")
 
-// update updates an item, whoever else does too. The source takes the new version
+// update updates an item, while others may do so too. The source takes the new version
 // at some moment in between.
-func (a *proofActor) update(ctx context.Context, r *rand.Rand, c, key int) {
+func (a *actor) update(ctx context.Context, r *rand.Rand, c, key int) {
 	h := a.run.history
 	if !h.claim(c, false, key) {
 		return
@@ -323,7 +324,7 @@ func (a *proofActor) update(ctx context.Context, r *rand.Rand, c, key int) {
 	began := a.run.journal.now()
 	inv := invalidation{cache: h.caches[c].name, keys: []string{fmt.Sprint(key)}}
 	a.log("updates %s/%d", inv.cache, key)
-	_, err := a.in.caches[c].Update(ctx, key, func(context.Context) (*proofValue, error) {
+	_, err := a.in.caches[c].Update(ctx, key, func(context.Context) (*item, error) {
 		time.Sleep(before)
 		version := 0
 		if !fails || takes {
@@ -333,13 +334,13 @@ func (a *proofActor) update(ctx context.Context, r *rand.Rand, c, key int) {
 		if fails {
 			a.log("fails to update %s/%d, version %d", inv.cache, key, version)
 			h.queue(a.in.number, inv)
-			return nil, errProofWrite
+			return nil, errWrite
 		}
 		a.log("has updated %s/%d: version %d", inv.cache, key, version)
 		h.queue(a.in.number, inv, version)
-		return &proofValue{version: version, by: "update", began: began}, nil
+		return &item{version: version, by: "update", began: began}, nil
 	})
-	if fails != errors.Is(err, errProofWrite) {
+	if fails != errors.Is(err, errWrite) {
 		a.run.journal.fail("%s: Update returns %v", a.name, err)
 	}
 	if !fails {

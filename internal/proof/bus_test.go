@@ -1,4 +1,4 @@
-package nearcache
+package proof
 
 import (
 	"context"
@@ -6,28 +6,30 @@ import (
 	"time"
 
 	"github.com/nearcache/nearcache/internal/fakebus"
+	"github.com/nearcache/nearcache/internal/messagetest"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// proofBus is one instance's way to the fake bus, and notes what goes by.
-type proofBus struct {
+// bus is one instance's way to the fake bus, and notes what goes by.
+type bus struct {
 	transport.Bus
 	in      *fakebus.Instance
 	actor   string
-	journal *proofJournal
+	journal *journal
 
 	mu         sync.Mutex // guards everything below
 	redials    int
 	subscribed int
+	id         [16]byte      // of the newest subscription, see identity
 	confirmed  time.Duration // when the newest subscription was
 	echoed     time.Duration // when the first echo came over it; 0: none yet
 }
 
-func newProofBus(in *fakebus.Instance, actor string, journal *proofJournal) *proofBus {
-	return &proofBus{Bus: in.Bus(), in: in, actor: actor, journal: journal}
+func newBus(in *fakebus.Instance, actor string, journal *journal) *bus {
+	return &bus{Bus: in.Bus(), in: in, actor: actor, journal: journal}
 }
 
-func (b *proofBus) Subscribe(ctx context.Context, as transport.Identity) (transport.Subscription, error) {
+func (b *bus) Subscribe(ctx context.Context, as transport.Identity) (transport.Subscription, error) {
 	s, err := b.Bus.Subscribe(ctx, as)
 	b.journal.log(b.actor, "subscribes: %t", err == nil)
 	if err != nil {
@@ -36,19 +38,20 @@ func (b *proofBus) Subscribe(ctx context.Context, as transport.Identity) (transp
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.subscribed++
+	b.id = as.ID
 	b.confirmed, b.echoed = b.journal.now(), 0
-	return &proofSubscription{s, b}, nil
+	return &subscription{s, b}, nil
 }
 
-func (b *proofBus) Publish(ctx context.Context, m transport.Message) error {
+func (b *bus) Publish(ctx context.Context, m transport.Message) error {
 	err := b.Bus.Publish(ctx, m)
 	if err != nil {
-		b.journal.log(b.actor+"/pub", "publishes in vain")
+		b.journal.log(b.actor+"/pub", "fails to publish")
 	}
 	return err
 }
 
-func (b *proofBus) Redial() {
+func (b *bus) Redial() {
 	b.journal.log(b.actor+"/redial", "redials") // beside what is received at that instant
 	b.mu.Lock()
 	b.redials++
@@ -56,39 +59,47 @@ func (b *proofBus) Redial() {
 	b.Bus.Redial()
 }
 
+// identity returns the id that everybody can see in the name of the instance's own
+// channel. It is zero until the first subscription.
+func (b *bus) identity() [16]byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.id
+}
+
 // warmSince reports whether, before a read, an echo had come over a second or later
 // subscription, and returns when that was confirmed: what is held from before then
 // was kept over a reconnect.
-func (b *proofBus) warmSince(read time.Duration) (confirmed time.Duration, warm bool) {
+func (b *bus) warmSince(read time.Duration) (confirmed time.Duration, warm bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.confirmed, b.subscribed > 1 && b.echoed > 0 && b.echoed < read
 }
 
-type proofSubscription struct {
+type subscription struct {
 	transport.Subscription
-	bus *proofBus
+	bus *bus
 }
 
-func (s *proofSubscription) Probe(ctx context.Context, nonce string) error {
+func (s *subscription) Probe(ctx context.Context, nonce string) error {
 	err := s.Subscription.Probe(ctx, nonce)
 	if err != nil {
-		s.bus.journal.log(s.bus.actor+"/probe", "probes in vain")
+		s.bus.journal.log(s.bus.actor+"/probe", "fails to probe")
 	}
 	return err
 }
 
-func (s *proofSubscription) Receive() (payload string, own bool, err error) {
+func (s *subscription) Receive() (payload string, own bool, err error) {
 	payload, own, err = s.Subscription.Receive()
 	b := s.bus
 	kind := byte('?')
-	if len(payload) > len(magic) {
-		kind = payload[len(magic)]
+	if len(payload) > len(messagetest.Magic) {
+		kind = payload[len(messagetest.Magic)]
 	}
 	b.journal.log(b.actor, "receives %c %v", kind, err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if own && kind == kindEcho && b.echoed == 0 {
+	if own && kind == messagetest.KindEcho && b.echoed == 0 {
 		b.echoed = b.journal.now()
 	}
 	return payload, own, err

@@ -1,4 +1,4 @@
-package nearcache
+package proof
 
 import (
 	"fmt"
@@ -6,9 +6,11 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/messagetest"
 )
 
-// proofHistory is the source of a simulated fleet, and the checker of what the
+// history is the source of a simulated fleet, and the checker of what the
 // fleet's caches say. What it checks of every read, as it happens:
 //
 //  1. A read that starts at t returns nothing older than an invalidation that was
@@ -18,11 +20,11 @@ import (
 //
 // And of every message that Redis accepts: that it holds every invalidation which
 // its instance queued before it was sent and which was not accepted before.
-type proofHistory struct {
-	journal *proofJournal
+type history struct {
+	journal *journal
 
 	mu       sync.Mutex // guards everything below
-	caches   []*proofCache
+	caches   []*cache
 	pending  [][]*announcement // by instance: queued and not yet accepted
 	accepted int
 	several  int // messages of more than two operations that were
@@ -30,16 +32,16 @@ type proofHistory struct {
 	reads    int
 }
 
-// proofCache is one cache of every instance, and its source.
-type proofCache struct {
+// cache is one cache of every instance, and its source.
+type cache struct {
 	name         string
 	maxStaleness time.Duration
-	keys         []proofKey
+	keys         []key
 }
 
-type proofKey struct {
-	versions []proofVersion // by version number; number 0 was there from the start
-	writers  int            // under way; -1: one that tolerates no other
+type key struct {
+	versions []version // by version number; number 0 was there from the start
+	writers  int       // under way; -1: one that tolerates no other
 
 	// What reads must not be older than, from which time on, both ascending.
 	everywhere []requirement
@@ -47,11 +49,11 @@ type proofKey struct {
 	regions    map[string][]requirement // for versions in that region
 }
 
-// proofVersion is what a key was at the source for a while.
-type proofVersion struct{ deleted bool }
+// version is what a key was at the source for a while.
+type version struct{ deleted bool }
 
-// proofValue is a version of an item as caches hold it.
-type proofValue struct {
+// item is a version of an item as caches hold it.
+type item struct {
 	version int
 	by      string        // load, update or set
 	began   time.Duration // when that did
@@ -64,6 +66,29 @@ type requirement struct {
 	by      *announcement
 }
 
+// invalidation is what one write has every instance evict: everything, a whole cache, or
+// keys or regions of one cache.
+type invalidation struct {
+	all     bool
+	cache   string
+	clear   bool
+	keys    []string
+	regions []string
+}
+
+func (i invalidation) String() string {
+	switch {
+	case i.all:
+		return "clear all"
+	case i.clear:
+		return "clear " + i.cache
+	case len(i.regions) > 0:
+		return fmt.Sprintf("clear regions %s %.200s", i.cache, strings.Join(i.regions, ","))
+	default:
+		return fmt.Sprintf("remove %s %.200s", i.cache, strings.Join(i.keys, ","))
+	}
+}
+
 // announcement is an invalidation that an instance has queued.
 type announcement struct {
 	invalidation
@@ -73,17 +98,16 @@ type announcement struct {
 }
 
 func (a *announcement) String() string {
-	return fmt.Sprintf("%s %.200s by i%d, queued at %v",
-		a.describe(), fmt.Sprint(a.keys, a.regions), a.instance, a.queued)
+	return fmt.Sprintf("%v by i%d, queued at %v", a.invalidation, a.instance, a.queued)
 }
 
-func newProofHistory(journal *proofJournal, instances, keys int, maxStaleness ...time.Duration) *proofHistory {
-	h := &proofHistory{journal: journal, pending: make([][]*announcement, instances)}
+func newHistory(journal *journal, instances, keys int, maxStaleness ...time.Duration) *history {
+	h := &history{journal: journal, pending: make([][]*announcement, instances)}
 	for i, limit := range maxStaleness {
-		c := &proofCache{name: string(rune('a' + i)), maxStaleness: limit, keys: make([]proofKey, keys)}
+		c := &cache{name: string(rune('a' + i)), maxStaleness: limit, keys: make([]key, keys)}
 		for k := range c.keys {
-			c.keys[k] = proofKey{
-				versions: []proofVersion{{deleted: k == keys-1}},
+			c.keys[k] = key{
+				versions: []version{{deleted: k == keys-1}},
 				locally:  make([][]requirement, instances),
 				regions:  map[string][]requirement{},
 			}
@@ -93,18 +117,18 @@ func newProofHistory(journal *proofJournal, instances, keys int, maxStaleness ..
 	return h
 }
 
-var proofRegionNames = []string{"red", "green", "blue"}
+var regionNames = []string{"red", "green", "blue"}
 
-// proofRegions returns the regions of a version, which change from one to the next.
-func proofRegions(key, version int) []string {
+// regionsOf returns the regions of a version, which change from one to the next.
+func regionsOf(key, version int) []string {
 	n := mix(uint64(key)<<32 + uint64(version))
 	switch n % 4 {
 	case 0:
 		return nil
 	case 1:
-		return proofRegionNames[n>>8%3:][:1]
+		return regionNames[n>>8%3:][:1]
 	default:
-		return []string{proofRegionNames[n>>8%3], proofRegionNames[(n>>8+1)%3]}
+		return []string{regionNames[n>>8%3], regionNames[(n>>8+1)%3]}
 	}
 }
 
@@ -118,7 +142,7 @@ func mix(n uint64) uint64 {
 
 // claim reports whether a writer may write keys now; release ends it. A Set must
 // not race with other writers of its key.
-func (h *proofHistory) claim(cache int, alone bool, keys ...int) bool {
+func (h *history) claim(cache int, alone bool, keys ...int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	all := h.caches[cache].keys
@@ -136,7 +160,7 @@ func (h *proofHistory) claim(cache int, alone bool, keys ...int) bool {
 	return true
 }
 
-func (h *proofHistory) release(cache int, keys ...int) {
+func (h *history) release(cache int, keys ...int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, k := range keys {
@@ -146,16 +170,16 @@ func (h *proofHistory) release(cache int, keys ...int) {
 }
 
 // write makes a new version at the source.
-func (h *proofHistory) write(cache, key int, deleted bool) int {
+func (h *history) write(cache, key int, deleted bool) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := &h.caches[cache].keys[key]
-	k.versions = append(k.versions, proofVersion{deleted: deleted})
+	k.versions = append(k.versions, version{deleted: deleted})
 	return len(k.versions) - 1
 }
 
 // source returns what the source says now.
-func (h *proofHistory) source(cache, key int) (version int, deleted bool) {
+func (h *history) source(cache, key int) (version int, deleted bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := &h.caches[cache].keys[key]
@@ -164,9 +188,9 @@ func (h *proofHistory) source(cache, key int) (version int, deleted bool) {
 }
 
 // queue notes an invalidation that is about to be queued: no read may return less
-// than what the source says now. But whoever keeps a value announces no more than
+// than what the source says now. But a write that keeps a value announces no more than
 // its version, since the source may have taken another since.
-func (h *proofHistory) queue(instance int, inv invalidation, kept ...int) {
+func (h *history) queue(instance int, inv invalidation, kept ...int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	a := &announcement{invalidation: inv, instance: instance, queued: h.journal.now()}
@@ -181,12 +205,12 @@ func (h *proofHistory) queue(instance int, inv invalidation, kept ...int) {
 		a.versions = append(a.versions, versions)
 	}
 	h.pending[instance] = append(h.pending[instance], a)
-	h.require(a, a.queued, func(k *proofKey) *[]requirement { return &k.locally[instance] })
+	h.require(a, a.queued, func(k *key) *[]requirement { return &k.locally[instance] })
 }
 
 // require makes what a announces a requirement, on one instance or everywhere. A
 // clear of regions is one everywhere only, which keeps things simple.
-func (h *proofHistory) require(a *announcement, from time.Duration, list func(*proofKey) *[]requirement) {
+func (h *history) require(a *announcement, from time.Duration, list func(*key) *[]requirement) {
 	for i, c := range h.caches {
 		if !a.all && a.cache != c.name {
 			continue
@@ -226,8 +250,8 @@ func before(list []requirement, at time.Duration) requirement {
 
 // accept notes that Redis has accepted a message. It announces all that was queued
 // before it was sent; of what was queued at the same instant, what is in it.
-func (h *proofHistory) accept(instance int, body string, sent time.Duration) {
-	ops, err := decodeBody(body)
+func (h *history) accept(instance int, body string, sent time.Duration) {
+	ops, err := messagetest.DecodeBody(body)
 	if err != nil {
 		h.journal.fail("i%d published an undecodable body %q: %v", instance, body, err)
 		return
@@ -239,7 +263,7 @@ func (h *proofHistory) accept(instance int, body string, sent time.Duration) {
 	if len(ops) > 2 {
 		h.several++
 	}
-	if slices.ContainsFunc(ops, func(o operation) bool { return len(o.values) > 1000 }) {
+	if slices.ContainsFunc(ops, func(o messagetest.Operation) bool { return len(o.Values) > 1000 }) {
 		h.large++
 	}
 	left := h.pending[instance][:0:0]
@@ -249,7 +273,7 @@ func (h *proofHistory) accept(instance int, body string, sent time.Duration) {
 		case a.queued < sent && !in:
 			h.journal.fail("%v, was dropped: the message that was sent at %v holds %v", a, sent, operations(ops))
 		case a.queued < sent, a.queued == sent && in:
-			h.require(a, now, func(k *proofKey) *[]requirement { return &k.everywhere })
+			h.require(a, now, func(k *key) *[]requirement { return &k.everywhere })
 		default:
 			left = append(left, a)
 		}
@@ -259,21 +283,21 @@ func (h *proofHistory) accept(instance int, body string, sent time.Duration) {
 }
 
 // in reports whether ops hold all of a.
-func (a *announcement) in(ops []operation) bool {
+func (a *announcement) in(ops []messagetest.Operation) bool {
 	missing := map[string]bool{}
 	for _, value := range append(slices.Clone(a.keys), a.regions...) {
 		missing[value] = true
 	}
-	op := byte(opRemoveKeys) // a has keys or regions, or neither
+	op := byte(messagetest.RemoveKeys) // a has keys or regions, or neither
 	if len(a.regions) > 0 {
-		op = opClearRegions
+		op = messagetest.ClearRegions
 	}
 	for _, o := range ops {
 		switch {
-		case o.op == opClearAll, o.op == opClearCache && o.cache == a.cache && !a.all:
+		case o.Op == messagetest.ClearAll, o.Op == messagetest.ClearCache && o.Cache == a.cache && !a.all:
 			return true
-		case o.op == op && o.cache == a.cache:
-			for _, value := range o.values {
+		case o.Op == op && o.Cache == a.cache:
+			for _, value := range o.Values {
 				delete(missing, value)
 			}
 		}
@@ -282,32 +306,33 @@ func (a *announcement) in(ops []operation) bool {
 }
 
 // operations is what a message holds, in an order that does not depend on maps.
-type operations []operation
+type operations []messagetest.Operation
 
 func (ops operations) String() string {
 	var parts []string
 	for _, o := range ops {
 		what := map[byte]string{
-			opRemoveKeys: "remove", opClearRegions: "clear regions", opClearCache: "clear", opClearAll: "clear all",
-		}[o.op]
-		values := slices.Sorted(slices.Values(o.values))
-		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %.200s", what, o.cache, strings.Join(values, ","))))
+			messagetest.RemoveKeys: "remove", messagetest.ClearRegions: "clear regions",
+			messagetest.ClearCache: "clear", messagetest.ClearAll: "clear all",
+		}[o.Op]
+		values := slices.Sorted(slices.Values(o.Values))
+		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%s %s %.200s", what, o.Cache, strings.Join(values, ","))))
 	}
 	slices.Sort(parts)
 	return "[" + strings.Join(parts, "; ") + "]"
 }
 
 // read checks one read that has just ended: a value, or that there is none.
-func (h *proofHistory) read(instance, cache, key int, began time.Duration, value *proofValue, found bool) {
+func (h *history) read(instance, cache, key int, began time.Duration, value *item, found bool) {
 	h.readWithin(h.caches[cache].maxStaleness, instance, cache, key, began, value, found)
 }
 
 // readWithin checks one read, for a staleness of less than MaxStaleness.
-func (h *proofHistory) readWithin(
-	staleness time.Duration, instance, cache, key int, began time.Duration, value *proofValue, found bool,
+func (h *history) readWithin(
+	staleness time.Duration, instance, cache, key int, began time.Duration, value *item, found bool,
 ) {
 	if value == nil {
-		value = &proofValue{}
+		value = &item{}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -317,11 +342,11 @@ func (h *proofHistory) readWithin(
 	limit := began - staleness
 	needed := []requirement{before(k.everywhere, limit), before(k.locally[instance], began)}
 	if found {
-		for _, region := range proofRegions(key, value.version) {
+		for _, region := range regionsOf(key, value.version) {
 			needed = append(needed, before(k.regions[region], limit))
 		}
 	} else { // a member of every region
-		for _, region := range proofRegionNames {
+		for _, region := range regionNames {
 			needed = append(needed, before(k.regions[region], limit))
 		}
 	}
@@ -333,7 +358,7 @@ func (h *proofHistory) readWithin(
 	}
 	legal := found && value.version >= least.version && !k.versions[value.version].deleted
 	if !found {
-		legal = slices.ContainsFunc(k.versions[least.version:], func(v proofVersion) bool { return v.deleted })
+		legal = slices.ContainsFunc(k.versions[least.version:], func(v version) bool { return v.deleted })
 	}
 	if legal {
 		return
@@ -344,7 +369,7 @@ func (h *proofHistory) readWithin(
 	}
 	var versions []string
 	for n := max(0, value.version-1); n < len(k.versions); n++ {
-		v := fmt.Sprintf("%d%v", n, proofRegions(key, n))
+		v := fmt.Sprintf("%d%v", n, regionsOf(key, n))
 		if k.versions[n].deleted {
 			v = fmt.Sprintf("%d deleted", n)
 		}

@@ -1,20 +1,24 @@
-package nearcache
+package proof
 
 import (
 	"math/rand/v2"
 	"time"
+
+	"github.com/nearcache/nearcache"
 )
 
 const (
-	proofLength = 10 * time.Second
-	proofSettle = time.Minute // for a fleet without faults to become live
+	stormLength = 10 * time.Second
+	settleTime  = time.Minute // for a fleet without faults to become live
 
-	// proofRoundTrip is longer than any message takes on a network that is well.
-	proofRoundTrip = 50 * time.Millisecond
+	closeTimeout = 5 * time.Second // of every backplane
+
+	// roundTrip is longer than any message takes on a network that is well.
+	roundTrip = 50 * time.Millisecond
 )
 
-// proofPlan is what a seed decides at the start.
-type proofPlan struct {
+// plan is what a seed decides at the start.
+type plan struct {
 	instances, keys int
 	maxStaleness    [2]time.Duration // of the first cache, and the backplane; of the second
 	ttl             [2]time.Duration
@@ -28,15 +32,15 @@ type proofPlan struct {
 	connectedStart  bool
 	info            bool
 	clones          bool // all instances have one identity
-	features        [2]proofFeatures
-	faults          []proofFault
+	features        [2]features
+	faults          []fault
 	faultPause      time.Duration
 	calm            bool // there are no faults, and hardly any staleness is tolerated
 }
 
-// proofFeatures are the options of a cache that have to do with loads and lifetimes.
-type proofFeatures struct {
-	bulk, only                              bool // there is a LoadMany, and no Load
+// features are the options of a cache that have to do with loads and lifetimes.
+type features struct {
+	batch, only                             bool // there is a LoadMany, and no Load
 	refreshAfter, staleIfError, softTimeout time.Duration
 	errorTTL, idleTTL, loadTimeout          time.Duration
 	concurrentLoads                         int
@@ -46,7 +50,7 @@ type proofFeatures struct {
 }
 
 // planFeatures has each of them every other time, or all of them at once.
-func planFeatures(r *rand.Rand, limit time.Duration) (f proofFeatures) {
+func planFeatures(r *rand.Rand, limit time.Duration) (f features) {
 	all := r.IntN(4) == 0
 	some := func(low, high time.Duration) time.Duration {
 		if d := between(r, low, high); r.IntN(2) == 0 || all {
@@ -54,7 +58,7 @@ func planFeatures(r *rand.Rand, limit time.Duration) (f proofFeatures) {
 		}
 		return 0
 	}
-	f.bulk, f.only = r.IntN(2) == 0 || all, r.IntN(3) == 0
+	f.batch, f.only = r.IntN(2) == 0 || all, r.IntN(3) == 0
 	f.refreshAfter = some(limit/10, limit)
 	f.staleIfError = some(limit/4, 10*limit)
 	f.softTimeout = some(time.Millisecond, limit/4)
@@ -72,9 +76,9 @@ func planFeatures(r *rand.Rand, limit time.Duration) (f proofFeatures) {
 	return f
 }
 
-func planProof(r *rand.Rand) proofPlan {
+func newPlan(r *rand.Rand) plan {
 	limit := between(r, 600*time.Millisecond, 1500*time.Millisecond)
-	p := proofPlan{
+	p := plan{
 		instances:      []int{2, 3, 3, 3, 4}[r.IntN(5)],
 		keys:           4 + r.IntN(5),
 		maxStaleness:   [2]time.Duration{limit, max(100*time.Millisecond, between(r, limit/4, limit*3/4))},
@@ -92,15 +96,15 @@ func planProof(r *rand.Rand) proofPlan {
 		calm:           r.IntN(20) == 0,
 	}
 	for i := range p.ttl {
-		p.ttl[i] = []time.Duration{NoExpiry, 20 * limit, between(r, limit/4, 2*limit)}[r.IntN(3)]
+		p.ttl[i] = []time.Duration{nearcache.NoExpiry, 20 * limit, between(r, limit/4, 2*limit)}[r.IntN(3)]
 	}
 	for i := range p.features {
 		p.features[i] = planFeatures(r, p.maxStaleness[i])
 	}
 	// A few kinds of faults at a time meet in more ways than all of them do.
-	some := 1 + r.IntN(len(proofFaults))
-	for _, i := range r.Perm(len(proofFaults))[:some] {
-		p.faults = append(p.faults, proofFaults[i])
+	some := 1 + r.IntN(len(faultKinds))
+	for _, i := range r.Perm(len(faultKinds))[:some] {
+		p.faults = append(p.faults, faultKinds[i])
 	}
 	if p.calm {
 		p.faults, p.connectedStart = nil, true
