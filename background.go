@@ -22,30 +22,30 @@ const longestRefresh = 5 * time.Minute
 // refreshes is free even if the loader does not heed its context. A Get that comes
 // before the timer has fired finds the load outlived, and begins another.
 type background struct {
-	until int64         // lease.now; never: the item does not expire
-	timer *time.Timer   // fires then; nil: never
-	place *refreshPlace // nil: it is no refresh
+	until int64        // lease.now; never: the item does not expire
+	timer *time.Timer  // fires then; nil: never
+	slot  *refreshSlot // nil: it is no refresh
 }
 
 // refreshPlace is one of the places of refreshesAtOnce.
-type refreshPlace struct {
+type refreshSlot struct {
 	taken *atomic.Int64 // places that are taken
 	users atomic.Int64  // refreshes in this one: several, if one call loads them
 }
 
 // newRefreshPlace takes a place for so many refreshes, or returns nil if there is none.
-func newRefreshPlace(taken *atomic.Int64, users int) *refreshPlace {
+func newRefreshSlot(taken *atomic.Int64, users int) *refreshSlot {
 	if taken.Add(1) > refreshesAtOnce {
 		taken.Add(-1)
 		return nil
 	}
-	p := &refreshPlace{taken: taken}
+	p := &refreshSlot{taken: taken}
 	p.users.Store(int64(users))
 	return p
 }
 
 // leave is called when one of the place's refreshes needs it no longer.
-func (p *refreshPlace) leave() {
+func (p *refreshSlot) leave() {
 	if p != nil && p.users.Add(-1) == 0 {
 		p.taken.Add(-1)
 	}
@@ -53,14 +53,14 @@ func (p *refreshPlace) leave() {
 
 // detachLocked has f go on in the background until a time, or until a later one if it is
 // there already.
-func (l *loader[K, V]) detachLocked(f *flight[K, V], until int64, place *refreshPlace) {
-	f.goesOn++
+func (l *loader[K, V]) detachLocked(f *flight[K, V], until int64, place *refreshSlot) {
+	f.detached++
 	x := f.extraLocked()
 	if b := x.background; b != nil {
 		b.until = max(b.until, until) // the timer finds out
 		return
 	}
-	b := &background{until: until, place: place}
+	b := &background{until: until, slot: place}
 	x.background = b
 	if until != never {
 		b.timer = time.AfterFunc(time.Duration(until-l.local.lease.now()), func() { l.lastMoment(f) })
@@ -86,7 +86,7 @@ func (f *flight[K, V]) attachLocked() {
 	if b.timer != nil {
 		b.timer.Stop()
 	}
-	b.place.leave()
+	b.slot.leave()
 }
 
 // lastMoment ends f's time in the background, when that is over.
@@ -109,16 +109,16 @@ func (l *loader[K, V]) lastMoment(f *flight[K, V]) {
 
 // outliveLocked ends the time in the background of f, which is registered.
 func (l *loader[K, V]) outliveLocked(sh *shard[K, V], f *flight[K, V]) {
-	if f.waiters > f.goesOn {
-		f.waiters -= f.goesOn
-		f.goesOn = 0
+	if f.waiters > f.detached {
+		f.waiters -= f.detached
+		f.detached = 0
 		f.attachLocked()
 		return
 	}
 	sh.unregisterLocked(f, f.older)
 	f.abandonLocked()
-	if f.ahead != nil {
-		l.local.disclaim(f.ahead) // which may be held still, if it never expires
+	if f.refreshOf != nil {
+		l.local.disclaim(f.refreshOf) // which may be held still, if it never expires
 	}
 }
 
@@ -126,7 +126,7 @@ func (l *loader[K, V]) outliveLocked(sh *shard[K, V], f *flight[K, V]) {
 // for it, and its last moment has come. What is held of the key has that fate.
 func (f *flight[K, V]) outlivedLocked(m moment, held fate) bool {
 	b := f.backgroundLocked()
-	return b != nil && f.waiters == f.goesOn && (held == absent || held.dead() || m.at >= b.until)
+	return b != nil && f.waiters == f.detached && (held == absent || held.dead() || m.at >= b.until)
 }
 
 // refreshUntil returns when a refresh of e ends that begins now.

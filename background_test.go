@@ -231,7 +231,7 @@ func TestRefreshAheadThatIsWaitedFor(t *testing.T) {
 		synctest.Wait()
 		key := "k"
 		from := calledWith(t.Context())
-		j := c.loader.join(from, key, launch{})
+		j := c.loader.join(from, key, startOptions{})
 		require.NotNil(t, j.entry)
 		f := c.local.shard(c.local.hash(key)).flights[key]
 		c.local.shard(c.local.hash(key)).mu.Lock()
@@ -293,7 +293,7 @@ func TestRefreshAheadThatHangsAndMaxConcurrentLoads(t *testing.T) {
 		if h.ignores.Load() {
 			want = 1
 		}
-		require.Len(t, c.loader.places, want)
+		require.Len(t, c.loader.slots, want)
 		require.Equal(t, 3, get(t, c))
 	})
 }

@@ -53,7 +53,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 		hints:     hints{logger: bp.logger, cache: o.Name},
 	}
 	if bp.fullStaleness {
-		c.local.fresh = c.local.staleness
+		c.local.freshLeaseAge = c.local.staleness
 	}
 	c.keeper = newKeeper(c)
 	c.loader = newLoader(c)
@@ -79,7 +79,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 // Get calls Load each time.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	if e, at := c.local.peek(key); e != nil {
-		value, err := c.hit(ctx, e, at)
+		value, err := c.serveHit(ctx, e, at)
 		if err != nil {
 			err = c.marked(ctx, err)
 		}
@@ -89,18 +89,18 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 		var zero V
 		return zero, err
 	}
-	key, held := c.holds(key)
+	key, held := c.keepable(key)
 	if !held {
 		value, err := c.options.Load(ctx, key)
 		return value, c.marked(ctx, err)
 	}
 	from := callerOf(ctx)
-	j := c.loader.join(&from, key, c.launch(&from.origin))
+	j := c.loader.join(&from, key, c.startOptions(&from.origin))
 	if j.conditional {
 		value, err := c.getAfter(&from, key, j)
 		return value, c.marked(ctx, err)
 	}
-	c.begin(&from, &j)
+	c.startLookup(&from, &j)
 	value, _, err := c.await(&from, key, &j, 0)
 	return value, c.marked(ctx, err)
 }
@@ -112,19 +112,19 @@ func (c *Cache[K, V]) getAfter(from *caller, key K, j lookup[K, V]) (V, error) {
 	if !again {
 		return value, err
 	}
-	c.loader.follow(from, key, &j, c.launch(&from.origin))
-	c.begin(from, &j)
+	c.loader.follow(from, key, &j, c.startOptions(&from.origin))
+	c.startLookup(from, &j)
 	value, _, err = c.await(from, key, &j, time.Since(began))
 	return value, err
 }
 
 // begin has the flight that a caller has found begin, if that is the caller's to do.
-func (c *Cache[K, V]) begin(from *caller, j *lookup[K, V]) {
+func (c *Cache[K, V]) startLookup(from *caller, j *lookup[K, V]) {
 	switch {
-	case j.launched && c.looksHere(from, j):
-		c.loader.lookHere(from.ctx, j.flight)
-	case j.launched || j.hurried:
-		c.fly(from, j.flight, j.fallback)
+	case j.mustStart && c.looksUpInline(from, j):
+		c.loader.lookUpInline(from.ctx, j.flight)
+	case j.mustStart || j.jumpsQueue:
+		c.startFlight(from, j.flight, j.fallback)
 	}
 }
 
@@ -133,31 +133,31 @@ func (c *Cache[K, V]) begin(from *caller, j *lookup[K, V]) {
 // can end his wait sooner he flies it himself, since to pass a load on and to be woken
 // takes several times as long as the rest of a miss; beside a look at the shared level
 // it is nothing.
-func (c *Cache[K, V]) fly(from *caller, f *flight[K, V], fallback bool) {
+func (c *Cache[K, V]) startFlight(from *caller, f *flight[K, V], fallback bool) {
 	leaves := from.done != nil || c.options.LoadTimeout > 0 || fallback && c.options.SoftTimeout > 0
 	if leaves || c.loader.shared != nil {
-		c.loader.fly(from, f)
+		c.loader.start(from, f)
 	} else {
-		c.loader.flyHere(from, f)
+		c.loader.startInline(from, f)
 	}
 }
 
 // looksHere reports whether the caller who has launched a flight looks himself for its
 // value at the shared level: if he has the time, and is to wait for nothing else.
-func (c *Cache[K, V]) looksHere(from *caller, j *lookup[K, V]) bool {
-	if j.flight.inTurn || !j.flight.sharing || j.fallback && c.options.SoftTimeout > 0 { // in this order: in its turn others write
+func (c *Cache[K, V]) looksUpInline(from *caller, j *lookup[K, V]) bool {
+	if j.flight.awaitsSlot || !j.flight.mayShare || j.fallback && c.options.SoftTimeout > 0 { // in this order: in its turn others write
 		return false
 	}
 	return !from.limited || time.Until(from.deadline) >= c.options.Shared.Timeout
 }
 
 // hit returns what a live entry stands for, to a read that began at that time.
-func (c *Cache[K, V]) hit(ctx context.Context, e *entry[K, V], at int64) (V, error) {
+func (c *Cache[K, V]) serveHit(ctx context.Context, e *entry[K, V], at int64) (V, error) {
 	c.local.use(e)
 	c.stats.hits.Inc()
-	if c.local.attentive {
+	if c.local.tracksHits {
 		value, err := c.local.result(e) // first: a refresh may replace it at once
-		c.attend(ctx, e, at)
+		c.afterHit(ctx, e, at)
 		return value, err
 	}
 	return c.local.result(e)
@@ -166,14 +166,14 @@ func (c *Cache[K, V]) hit(ctx context.Context, e *entry[K, V], at int64) (V, err
 // holds reports whether an item of that key may be in memory: if not, because no
 // message could evict it or the cache is closed, it is loaded every time. It returns
 // the key to go on with, which shares no memory with one that has a MarshalText.
-func (c *Cache[K, V]) holds(key K) (again K, held bool) {
+func (c *Cache[K, V]) keepable(key K) (again K, held bool) {
 	again, keepable := c.keys.keepable(key)
 	return again, keepable && !c.local.closed.Load()
 }
 
 // launch says how a load begins that a call from o begins.
-func (c *Cache[K, V]) launch(o *origin) launch {
-	return launch{inTurn: c.loader.places.needed(o.load)}
+func (c *Cache[K, V]) startOptions(o *origin) startOptions {
+	return startOptions{awaitsSlot: c.loader.slots.needed(o.load)}
 }
 
 // await returns what j came to: an entry, or the result of its flight, for which it
@@ -189,7 +189,7 @@ func (c *Cache[K, V]) await(
 		value, err = c.local.result(j.entry)
 		return value, false, err
 	case j.entry != nil:
-		value, err = c.standIn(j.entry)
+		value, err = c.serveStale(j.entry)
 		return value, false, err
 	}
 	var soft <-chan time.Time
@@ -201,8 +201,8 @@ func (c *Cache[K, V]) await(
 	ended, err := c.loader.waitFor(from, j, soft)
 	if !ended && err == nil { // the load goes on, as if this caller waited for it
 		if e := c.local.lastResort(key); e != nil {
-			c.loader.letGo(from, j, e)
-			value, err = c.standIn(e)
+			c.loader.leaveDetached(from, j, e)
+			value, err = c.serveStale(e)
 			return value, false, err
 		}
 		_, err = c.loader.waitFor(from, j, nil)
@@ -215,18 +215,18 @@ func (c *Cache[K, V]) await(
 		return value, true, nil
 	}
 	value, err, failed := j.flight.result(c.loader)
-	if failed && c.local.stale {
+	if failed && c.local.servesStale {
 		if e := c.local.lastResort(key); e != nil {
-			value, err = c.standIn(e)
+			value, err = c.serveStale(e)
 		}
 	}
 	return value, false, err
 }
 
 // standIn serves e in place of a load that fails or is slow.
-func (c *Cache[K, V]) standIn(e *entry[K, V]) (V, error) {
+func (c *Cache[K, V]) serveStale(e *entry[K, V]) (V, error) {
 	c.stats.stale.Add(1)
-	c.local.hit(e, c.local.lease.read().at)
+	c.local.noteHit(e, c.local.lease.read().at)
 	return c.local.result(e)
 }
 
@@ -267,8 +267,8 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	key = c.local.own(key)
 	hash := c.local.hash(key)
 	sh := c.local.shard(hash)
-	start := c.local.begin(sh)
-	defer c.local.end(sh)
+	start := c.local.beginWork(sh)
+	defer c.local.endWork(sh)
 	var o outcome[V]
 	if keyErr == nil {
 		decided := false
@@ -287,7 +287,7 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	defer c.backplane.leave()
 	switch {
 	case keyErr != nil:
-		return joined(keyErr, c.publish(ctx, inv, c.clearLocal))
+		return joinErrors(keyErr, c.publish(ctx, inv, c.clearLocal))
 	case c.alone():
 		c.local.put(hash, key, start, &o)
 		return nil
@@ -346,7 +346,7 @@ func (c *Cache[K, V]) Update(
 			return
 		}
 		if published := c.publish(ctx, inv, localPart); err == nil {
-			err = joined(keyErr, published)
+			err = joinErrors(keyErr, published)
 		}
 	}()
 	value, err = write(ctx)
@@ -385,7 +385,7 @@ func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	return joined(keyErr, c.publish(ctx, inv, func() {
+	return joinErrors(keyErr, c.publish(ctx, inv, func() {
 		if inv.clear {
 			c.clearLocal()
 		} else {

@@ -198,7 +198,7 @@ func TestContextThatDies(t *testing.T) {
 						ctx, cancel := context.WithTimeout(t.Context(), patience)
 						defer cancel()
 						v, err := c.Refresh(ctx, "k")
-						return err == nil && v == "loaded" && c.loader.refreshes.Load() == 0 && len(c.loader.places) == 0
+						return err == nil && v == "loaded" && c.loader.refreshes.Load() == 0 && len(c.loader.slots) == 0
 					}, patience, time.Millisecond)
 					e, _ := c.local.peek("k")
 					require.NotNil(t, e)
@@ -411,7 +411,7 @@ func testCallback(t *testing.T, callback string, together, shared bool, do func(
 		})
 	}
 	require.Eventually(t, func() bool {
-		return a.loader.refreshes.Load() == 0 && len(a.loader.places) == 0 && a.backplane.writers.Load() == 0
+		return a.loader.refreshes.Load() == 0 && len(a.loader.slots) == 0 && a.backplane.writers.Load() == 0
 	}, patience, time.Millisecond)
 	require.NoError(t, a.local.check(defaultCapacity))
 }

@@ -11,7 +11,7 @@ import (
 
 // candidate is a value in Redis that may answer a flight.
 type candidate[K comparable, V any] struct {
-	errand *errand[K, V]
+	lookup *sharedLookup[K, V]
 	label  label
 	life   time.Duration // that it has left
 	value  V
@@ -32,7 +32,7 @@ var errNoRoom = errors.New("too many large values are being unpacked")
 
 const (
 	invalid verdict = iota
-	valid
+	usable
 	doubted // something was cleared since: it depends on when its regions were
 )
 
@@ -41,7 +41,7 @@ const (
 func (c *candidate[K, V]) judge(
 	ctx context.Context, s *shared[K, V], v *transport.Value, r *transport.Reading, until time.Time,
 ) verdict {
-	e := c.errand
+	e := c.lookup
 	if !v.Found {
 		return invalid
 	}
@@ -50,16 +50,16 @@ func (c *candidate[K, V]) judge(
 		err = errTooLarge
 	}
 	if err != nil {
-		s.refuse(err)
+		s.noteRefused(err)
 		if len(v.Bytes) > transport.IDAt {
-			e.seen = string(v.Bytes[transport.IDAt:min(len(v.Bytes), transport.IDAt+transport.IDLength)])
+			e.seenID = string(v.Bytes[transport.IDAt:min(len(v.Bytes), transport.IDAt+transport.IDLength)])
 		}
 		return invalid
 	}
-	e.seen, c.label, c.life = l.id, l, min(v.Life, l.life)
+	e.seenID, c.label, c.life = l.id, l, min(v.Life, l.life)
 	if c.life <= 0 || l.epoch != r.Epoch || l.count > r.Count || l.count < r.Cleared ||
 		l.notFound && (l.count != r.Count && s.notFoundRegions == nil || s.notFounds <= 0) ||
-		e.flight.ahead != nil && !s.isNewer(c) {
+		e.flight.refreshOf != nil && !s.isNewer(c) {
 		return invalid
 	}
 	if l.kind != s.kind {
@@ -67,17 +67,17 @@ func (c *candidate[K, V]) judge(
 		return invalid
 	}
 	if c.value, err = s.decode(ctx, l, data, until); err != nil {
-		s.refuse(err)
+		s.noteRefused(err)
 		return invalid
 	}
 	if l.count == r.Count || s.regions == nil && !l.notFound {
-		return valid
+		return usable
 	}
 	if c.names, err = s.regionsOf(e.flight.key, c.value, l.notFound); err != nil {
 		return invalid // the load will show it
 	}
 	if len(c.names) == 0 {
-		return valid
+		return usable
 	}
 	return doubted
 }
@@ -99,7 +99,7 @@ func (s *shared[K, V]) decode(ctx context.Context, l label, data []byte, until t
 }
 
 // refuse counts a value that is a miss for what it is.
-func (s *shared[K, V]) refuse(err error) {
+func (s *shared[K, V]) noteRefused(err error) {
 	switch {
 	case errors.Is(err, errTooLarge):
 		s.stats.oversized.Add(1)
@@ -117,7 +117,7 @@ func (s *shared[K, V]) refuse(err error) {
 // isNewer reports whether a value is younger than the item that its flight is to
 // refresh.
 func (s *shared[K, V]) isNewer(c *candidate[K, V]) bool {
-	held := s.local.lease.now() - c.errand.flight.ahead.Item.started.Load()
+	held := s.local.lease.now() - c.lookup.flight.refreshOf.Item.started.Load()
 	return c.label.life-c.life < time.Duration(held)/2
 }
 
@@ -132,7 +132,7 @@ func (s *shared[K, V]) regionsOf(key K, value V, notFound bool) (names []string,
 
 // settleDoubts answers the flights of those candidates whose regions were not cleared
 // since their loads were claimed. It asks for the regions after the values were read.
-func (s *shared[K, V]) settleDoubts(ctx context.Context, history, epoch string, doubtful []candidate[K, V]) bool {
+func (s *shared[K, V]) resolveDoubts(ctx context.Context, history, epoch string, doubtful []candidate[K, V]) bool {
 	var names []string
 	for _, c := range doubtful {
 		names = append(names, c.names...)
@@ -159,10 +159,10 @@ func (s *shared[K, V]) settleDoubts(ctx context.Context, history, epoch string, 
 // answer gives a flight its value, and says how it is to be kept: for no longer than
 // it would live in Redis.
 func (s *shared[K, V]) answer(c *candidate[K, V]) {
-	e := c.errand
+	e := c.lookup
 	e.found = true
 	f := e.flight
-	defer f.catch()
+	defer f.recoverPanic()
 	f.value = c.value
 	if c.label.notFound {
 		f.err = ErrNotFound

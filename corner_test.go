@@ -151,11 +151,11 @@ func TestCornerLetGoAfterRemove(t *testing.T) {
 				require.NoError(t, err)
 				defer c.Close()
 				from := calledWith(t.Context())
-				j := c.loader.join(from, "k", launch{})
-				c.loader.fly(from, j.flight)
+				j := c.loader.join(from, "k", startOptions{})
+				c.loader.start(from, j.flight)
 				synctest.Wait()
 				during(c)
-				c.loader.letGo(from, &j, newEntry("k", 1, 0, never))
+				c.loader.leaveDetached(from, &j, newEntry("k", 1, 0, never))
 				assert.Error(t, j.flight.ctx.Err(), "cancelled")
 				j.flight.ctx.end()
 			})
@@ -264,9 +264,9 @@ func TestCornerJoinAfterClose(t *testing.T) {
 		require.Equal(t, 1, get(t, c)) // lets it go
 		require.NoError(t, c.Close())
 		from := calledWith(t.Context())
-		j := c.loader.join(from, "k", c.launch(&from.origin))
-		if j.launched {
-			c.loader.fly(from, j.flight)
+		j := c.loader.join(from, "k", c.startOptions(&from.origin))
+		if j.mustStart {
+			c.loader.start(from, j.flight)
 		}
 		v, _, err := c.await(from, "k", &j, 0)
 		assert.NoError(t, err)

@@ -29,7 +29,7 @@ func (l *local[K, V]) fate(e *entry[K, V], m moment) fate {
 			return stale
 		}
 		return expired
-	case m.leaseAge >= l.fresh && !l.covered(e, m):
+	case m.leaseAge >= l.freshLeaseAge && !l.covered(e, m):
 		return unleased
 	}
 	return alive
@@ -48,13 +48,13 @@ func (l *local[K, V]) covered(e *entry[K, V], m moment) bool {
 // Redis is lost the source is not asked for everything in one moment, nor for
 // everything at once again. A lease is renewed long before that matters.
 func (l *local[K, V]) stalenessOf(hash uint64) int64 {
-	return l.staleness - int64(float64(l.staleness-l.fresh)*float64(hash>>32)/(1<<32))
+	return l.staleness - int64(float64(l.staleness-l.freshLeaseAge)*float64(hash>>32)/(1<<32))
 }
 
 // servesOnError reports whether a read that began at m may have e, which is stale or
 // unleased, in place of an error. What was invalidated is neither.
 func (l *local[K, V]) servesOnError(e *entry[K, V], m moment) bool {
-	return l.stale && e.Item.scope.err == nil && (l.unleased || m.leaseAge < l.fresh || l.covered(e, m))
+	return l.servesStale && e.Item.scope.err == nil && (l.staleWithoutLease || m.leaseAge < l.freshLeaseAge || l.covered(e, m))
 }
 
 // lastResort returns the entry of key if it may be served in place of an error, or

@@ -24,15 +24,15 @@ type pendingWrite struct{ start start }
 
 // begin notes the start of a load or write of a key of that shard. Each is paired
 // with one l.end.
-func (l *local[K, V]) begin(sh *shard[K, V]) start {
+func (l *local[K, V]) beginWork(sh *shard[K, V]) start {
 	if l.regional {
 		l.clears.begin(&sh.underWay) // first, see there
 	}
-	return l.note()
+	return l.startNow()
 }
 
 // note notes the start of what is counted as under way.
-func (l *local[K, V]) note() start {
+func (l *local[K, V]) startNow() start {
 	at := l.lease.now()
 	return start{at: at, since: at, generation: l.current.Load(), clears: l.clears.count.Load()}
 }
@@ -45,23 +45,23 @@ func (l *local[K, V]) note() start {
 //     and takes no writes any more; another one accepts an invalidation   3. a load
 //     reads the old version from the former. It may be served for as long as under the
 //     lease, and not until MaxStaleness after 3.
-func (l *local[K, V]) noteShared(s *start) bool {
+func (l *local[K, V]) startFromLease(s *start) bool {
 	m := l.lease.read()
-	if m.leaseAge >= l.fresh {
+	if m.leaseAge >= l.freshLeaseAge {
 		return false
 	}
 	s.since = min(s.since, m.at-m.leaseAge)
 	return true
 }
 
-func (l *local[K, V]) end(sh *shard[K, V]) {
+func (l *local[K, V]) endWork(sh *shard[K, V]) {
 	if l.regional {
 		l.clears.end(&sh.underWay)
 	}
 }
 
 // holds reports whether nothing was cleared since s: not the cache, no region.
-func (l *local[K, V]) holds(s start) bool {
+func (l *local[K, V]) nothingClearedSince(s start) bool {
 	return s.generation == l.current.Load() && (!l.regional || s.clears == l.clears.count.Load())
 }
 
@@ -71,7 +71,7 @@ func (l *local[K, V]) holds(s start) bool {
 func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 	hash := l.hash(key)
 	sh := l.shard(hash)
-	w := &pendingWrite{start: l.begin(sh)}
+	w := &pendingWrite{start: l.beginWork(sh)}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.counters.keysInvalidated++
@@ -90,13 +90,13 @@ func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	hash := l.hash(key)
 	sh := l.shard(hash)
-	defer l.end(sh)
+	defer l.endWork(sh)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	undisturbed := sh.writes[key] == w
 	l.removeLocked(sh, hash, key)
 	if undisturbed {
-		l.keepLocked(sh, hash, l.lease.now(), key, &w.start, o, nil)
+		l.storeLocked(sh, hash, l.lease.now(), key, &w.start, o, nil)
 	}
 }
 
@@ -110,8 +110,8 @@ func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	defer sh.mu.Unlock()
 	sh.counters.keysInvalidated++
 	sh.overtakeLocked(key)
-	sh.forgetFailuresLocked(key)
-	if !l.keepLocked(sh, hash, s.at, key, &s, o, fresh) {
+	sh.forgetFailureLocked(key)
+	if !l.storeLocked(sh, hash, s.at, key, &s, o, fresh) {
 		l.removeLocked(sh, hash, key)
 	}
 }
@@ -119,7 +119,7 @@ func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 // prepare makes the entry that o will need, as far as can be told, before the
 // shard's lock is taken: what allocates may have to help the garbage collector.
 func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entry[K, V] {
-	if o.ttl <= 0 || l.place != fixed && l.table(hash).find(hash, key) != nil {
+	if o.ttl <= 0 || l.cell != fixed && l.table(hash).find(hash, key) != nil {
 		return nil
 	}
 	return newEntry(key, o.value, s.since, deadline(s.at, o.ttl))
@@ -129,7 +129,7 @@ func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entr
 // or one of its regions was cleared since; the caller has checked that key
 // itself was not invalidated. It reports whether o is in memory now. Fresh is what
 // prepare has made, or nil.
-func (l *local[K, V]) keepLocked(
+func (l *local[K, V]) storeLocked(
 	sh *shard[K, V], hash uint64, now int64, key K, s *start, o *outcome[V], fresh *entry[K, V],
 ) (kept bool) {
 	expires := deadline(s.at, o.ttl)
@@ -150,7 +150,7 @@ func (l *local[K, V]) keepLocked(
 	// The same for a region. A kept error is a member of all, unless NotFoundRegions names
 	// its own, and born dead if one is cleared from here on; other items are if their
 	// regions are marked.
-	if o.err != nil && !o.placed && s.clears != l.clears.count.Load() {
+	if o.err != nil && !o.hasRegions && s.clears != l.clears.count.Load() {
 		return false
 	}
 	e := sh.table.Load().find(hash, key)
@@ -178,7 +178,7 @@ func (l *local[K, V]) keepLocked(
 // scopeLocked returns the scope of what a load or write that began at s ended with,
 // unless one of its regions was cleared since. What is held of the key is e, or nil.
 func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s *start, e *entry[K, V]) (*scope, bool) {
-	if o.err != nil && !o.placed {
+	if o.err != nil && !o.hasRegions {
 		return &scope{generation: s.generation, err: o.err, every: true, clears: s.clears}, true
 	}
 	if o.err != nil {

@@ -23,28 +23,28 @@ import (
 // A flight that has not begun has read nothing. No invalidation concerns it, and
 // anyone may join it; it is always the newest of its key.
 type flight[K comparable, V any] struct {
-	key    K
-	hash   uint64
-	ctx    loadContext
-	ahead  *entry[K, V] // the entry that it is to refresh in time, or nil
-	inTurn bool         // it does not begin at once, see takeOff
-	ran    bool         // the loader was called; the flying goroutine's
+	key        K
+	hash       uint64
+	ctx        loadContext
+	refreshOf  *entry[K, V] // the entry that it is to refresh in time, or nil
+	awaitsSlot bool         // it does not begin at once, see takeOff
+	ran        bool         // the loader was called; the flying goroutine's
 
 	// Guarded by the shard's mu.
-	begun   bool
-	flown   bool // some goroutine runs the load, or has
-	anew    bool // it asks the source, and does not take a value from the shared level
-	sharing bool // it may ask the shared level, or has
-	queued  bool // it waits behind others of one GetMany
+	begun      bool
+	running    bool // some goroutine runs the load, or has
+	skipShared bool // it asks the source, and does not take a value from the shared level
+	mayShare   bool // it may ask the shared level, or has
+	queued     bool // it waits behind others of one GetMany
 
 	abandoned bool // it was cancelled since nobody waits for it
 
-	waiters int32 // those that wait, and those it goes on for though they do not
-	goesOn  int32 // the latter: a hit that had it begun, callers who waited for SoftTimeout
-	start   start
+	waiters  int32 // those that wait, and those it goes on for though they do not
+	detached int32 // the latter: a hit that had it begun, callers who waited for SoftTimeout
+	start    start
 
 	older *flight[K, V]
-	bulk  *bulk // the load of many keys that it is a part of, or nil; nil when it needs that no longer
+	batch *batchLoad // the load of many keys that it is a part of, or nil; nil when it needs that no longer
 	extra *extra[K, V]
 
 	// state is a set of the bits below. Landed says that everything below was set, by the
@@ -58,8 +58,8 @@ type flight[K comparable, V any] struct {
 
 // The states of a flight.
 const (
-	flightLanded   = 1 << iota
-	flightOverdue  // LoadTimeout has passed: callers wait no longer
+	flightDone     = 1 << iota
+	flightTimedOut // LoadTimeout has passed: callers wait no longer
 	flightPanicked // the loader, or one of the cache's functions
 	flightProven   // conditional waiters may have the result
 	flightUnheard  // it was cancelled, since everybody who waited had gone
@@ -70,10 +70,10 @@ const (
 type extra[K comparable, V any] struct {
 	background *background // of a load that goes on for others than its waiters; nil: it does not
 
-	conditional int32         // of waiters: those that have its result only if it is proven
-	overtaken   chan struct{} // closed when an invalidation takes it out; nil: no conditional waiter
-	next        *flight[K, V] // the load that its conditional waiters share after it
-	nextAnew    bool          // that is not to take a value from the shared level
+	conditional     int32         // of waiters: those that have its result only if it is proven
+	overtaken       chan struct{} // closed when an invalidation takes it out; nil: no conditional waiter
+	next            *flight[K, V] // the load that its conditional waiters share after it
+	nextSkipsShared bool          // that is not to take a value from the shared level
 }
 
 // extraLocked returns f's extra, which it makes if there is none.
@@ -87,7 +87,7 @@ func (f *flight[K, V]) extraLocked() *extra[K, V] {
 // unwantedLocked reports whether nobody waits for f but those that it goes on for and, if
 // its result cannot be proven any more, its conditional waiters.
 func (f *flight[K, V]) unwantedLocked() bool {
-	n := f.goesOn
+	n := f.detached
 	if f.extra != nil {
 		n += f.extra.conditional
 	}
@@ -95,7 +95,7 @@ func (f *flight[K, V]) unwantedLocked() bool {
 }
 
 // loads reports whether a caller is f's loader, or what that has called.
-func (f *flight[K, V]) loads(o *origin) bool { return o.load.begunBy(&f.ctx) }
+func (f *flight[K, V]) isOwnLoader(o *origin) bool { return o.load.begunBy(&f.ctx) }
 
 // lookup is what a caller that found no live entry goes on with.
 type lookup[K comparable, V any] struct {
@@ -103,12 +103,12 @@ type lookup[K comparable, V any] struct {
 	flight *flight[K, V] // its load
 	fate   fate          // of what is held
 
-	launched bool // the caller has to see to it that flight is flown
-	hurried  bool // the same, though somebody else does already, in its turn
-	fallback bool // what is held may be served in place of an error
+	mustStart  bool // the caller has to see to it that flight is flown
+	jumpsQueue bool // the same, though somebody else does already, in its turn
+	fallback   bool // what is held may be served in place of an error
 
 	conditional bool            // the caller is a conditional waiter of flight
-	refreshes   bool            // it is a Refresh, which never has flight's result then
+	forRefresh  bool            // it is a Refresh, which never has flight's result then
 	overtaken   <-chan struct{} // then: flight's
 }
 
@@ -121,16 +121,16 @@ func (j *lookup[K, V]) key() K {
 }
 
 // launch says how a new flight begins.
-type launch struct {
-	bulk   *bulk // which it is a part of, or nil
-	inTurn bool  // it does not begin yet, see takeOff
-	queued bool  // see flight
+type startOptions struct {
+	batch      *batchLoad // which it is a part of, or nil
+	awaitsSlot bool       // it does not begin yet, see takeOff
+	queued     bool       // see flight
 }
 
 // join returns the entry of key, if another caller has just put it there or if it is
 // to be served though its load fails, or else the flight to wait for: the one that is
 // registered, if this caller may have its result, or a new one.
-func (l *loader[K, V]) join(from *caller, key K, how launch) (j lookup[K, V]) {
+func (l *loader[K, V]) join(from *caller, key K, how startOptions) (j lookup[K, V]) {
 	hash := l.local.hash(key)
 	sh := l.local.shard(hash)
 	sh.mu.Lock()
@@ -149,7 +149,7 @@ func (l *loader[K, V]) join(from *caller, key K, how launch) (j lookup[K, V]) {
 		default:
 			j.fallback = l.local.servesOnError(e, m)
 		}
-		if j.fallback && (m.at < sh.failures[key].until || l.isSlowLocked(sh, key, m)) {
+		if j.fallback && (m.at < sh.failedLoads[key].until || l.isSlowLocked(sh, key, m)) {
 			j.entry = e
 			return j
 		}
@@ -164,16 +164,16 @@ func (l *loader[K, V]) join(from *caller, key K, how launch) (j lookup[K, V]) {
 	case l.joinableLocked(j.flight, m):
 		// A loader that asks for the key it is loading waits for its own context;
 		// were it counted as a waiter, that context would never be cancelled.
-		if !j.flight.loads(&from.origin) {
+		if !j.flight.isOwnLoader(&from.origin) {
 			j.flight.waiters++
 		}
-		j.hurried = j.flight.hurryLocked(&from.origin, l)
+		j.jumpsQueue = j.flight.jumpQueueLocked(&from.origin, l)
 		return j
-	case !j.flight.loads(&from.origin):
+	case !j.flight.isOwnLoader(&from.origin):
 		j.waitLocked()
 		return j
 	}
-	j.flight, j.launched = l.launchLocked(sh, &from.origin, hash, key, how), true
+	j.flight, j.mustStart = l.registerLocked(sh, &from.origin, hash, key, how), true
 	return j
 }
 
@@ -183,7 +183,7 @@ func (l *loader[K, V]) join(from *caller, key K, how launch) (j lookup[K, V]) {
 //     and a message is missed   3. a Get begins. It must not get what was read before
 //     2, so it joins the load only if it might have the entry that results.
 func (l *loader[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
-	return l.waitableLocked(f, m) && (!f.begun || l.local.holds(f.start))
+	return l.waitableLocked(f, m) && (!f.begun || l.local.nothingClearedSince(f.start))
 }
 
 // outlasts reports whether f has already lasted as long as a caller can wait, or
@@ -196,7 +196,7 @@ func (l *loader[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 // It begins another load, which later callers join. The older one is cancelled when its
 // last waiter leaves. The loader of f itself waits as it always does.
 func (f *flight[K, V]) outlasts(from *caller, m moment) bool {
-	return f.begun && from.limited && m.at-f.start.at >= int64(time.Until(from.deadline)) && !f.loads(&from.origin)
+	return f.begun && from.limited && m.at-f.start.at >= int64(time.Until(from.deadline)) && !f.isOwnLoader(&from.origin)
 }
 
 // hurryLocked reports whether a caller has f flown at once, or as soon
@@ -206,8 +206,8 @@ func (f *flight[K, V]) outlasts(from *caller, m moment) bool {
 //     would wait for ever for its own place.
 //
 // The same with the queue of a GetMany, where others need not wait either.
-func (f *flight[K, V]) hurryLocked(o *origin, ld *loader[K, V]) bool {
-	hurry := !f.begun && (f.queued || !ld.places.needed(o.load))
+func (f *flight[K, V]) jumpQueueLocked(o *origin, ld *loader[K, V]) bool {
+	hurry := !f.begun && (f.queued || !ld.slots.needed(o.load))
 	f.queued = f.queued && !hurry
 	return hurry
 }
@@ -219,13 +219,13 @@ func (l *loader[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 	if !l.waitableLocked(f, m) || f.outlivedLocked(m, stale) {
 		return false
 	}
-	return f.goesOn > 1 || f.goesOn == 1 && f.ahead == nil // a refresh goes on for the hit
+	return f.detached > 1 || f.detached == 1 && f.refreshOf == nil // a refresh goes on for the hit
 }
 
 // launchLocked registers a new flight with one caller, who has to see to it that it
 // is flown.
-func (l *loader[K, V]) launchLocked(
-	sh *shard[K, V], o *origin, hash uint64, key K, how launch,
+func (l *loader[K, V]) registerLocked(
+	sh *shard[K, V], o *origin, hash uint64, key K, how startOptions,
 ) *flight[K, V] {
 	f := l.newFlight(sh, o, hash, key, how)
 	f.older = sh.flights[key]
@@ -236,42 +236,42 @@ func (l *loader[K, V]) launchLocked(
 // newFlight returns a flight with one caller. Unless it is registered, nobody joins
 // it and its result is not kept.
 func (l *loader[K, V]) newFlight(
-	sh *shard[K, V], o *origin, hash uint64, key K, how launch,
+	sh *shard[K, V], o *origin, hash uint64, key K, how startOptions,
 ) *flight[K, V] {
-	f := &flight[K, V]{key: l.local.own(key), hash: hash, ctx: loadContext{values: o.ctx, parent: o.load, placed: placed(o.load, l.places != nil)},
-		start: l.local.begin(sh), waiters: 1, inTurn: how.inTurn, begun: !how.inTurn, queued: how.queued, bulk: how.bulk}
-	f.sharing = l.shared != nil && f.begun && l.local.noteShared(&f.start)
-	if how.bulk != nil {
-		f.ctx.many = &how.bulk.ctx
-		how.bulk.wanted.Add(1)
+	f := &flight[K, V]{key: l.local.own(key), hash: hash, ctx: loadContext{values: o.ctx, parent: o.load, hasSlot: hasSlot(o.load, l.slots != nil)},
+		start: l.local.beginWork(sh), waiters: 1, awaitsSlot: how.awaitsSlot, begun: !how.awaitsSlot, queued: how.queued, batch: how.batch}
+	f.mayShare = l.shared != nil && f.begun && l.local.startFromLease(&f.start)
+	if how.batch != nil {
+		f.ctx.batch = &how.batch.ctx
+		how.batch.wanted.Add(1)
 	}
 	return f
 }
 
 // anew returns a flight that has not begun before the call, or one that has, to be
 // waited for as a conditional waiter.
-func (l *loader[K, V]) anew(from *caller, key K, how launch) lookup[K, V] {
+func (l *loader[K, V]) joinForRefresh(from *caller, key K, how startOptions) lookup[K, V] {
 	hash := l.local.hash(key)
 	sh := l.local.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	m := l.local.lease.read()
 	f := sh.flights[key]
-	j := lookup[K, V]{flight: f, refreshes: true}
+	j := lookup[K, V]{flight: f, forRefresh: true}
 	switch {
-	case f == nil || f.loads(&from.origin):
+	case f == nil || f.isOwnLoader(&from.origin):
 	case !f.begun:
 		f.waiters++
-		f.anew = true
-		j.hurried = f.hurryLocked(&from.origin, l)
+		f.skipShared = true
+		j.jumpsQueue = f.jumpQueueLocked(&from.origin, l)
 		return j
 	case l.waitableLocked(f, m) && !f.outlasts(from, m):
 		j.waitLocked()
-		f.extra.nextAnew = true
+		f.extra.nextSkipsShared = true
 		return j
 	}
-	j.flight, j.launched = l.launchLocked(sh, &from.origin, hash, key, how), true
-	j.flight.anew = true
+	j.flight, j.mustStart = l.registerLocked(sh, &from.origin, hash, key, how), true
+	j.flight.skipShared = true
 	return j
 }
 
@@ -289,9 +289,9 @@ func (l *loader[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time
 		}
 	}
 	switch state := f.state.Load(); {
-	case state&flightLanded == 0 && state&flightOverdue != 0:
+	case state&flightDone == 0 && state&flightTimedOut != 0:
 		return true, nil
-	case state&flightLanded == 0:
+	case state&flightDone == 0:
 		// Everyone who was counted has gone; this is the loader, which asked for its own
 		// key, or who has its context.
 		return false, context.Canceled
@@ -303,7 +303,7 @@ func (l *loader[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time
 
 // result returns what a flight ended with, and whether it failed.
 func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool) {
-	if f.state.Load()&flightLanded == 0 {
+	if f.state.Load()&flightDone == 0 {
 		return value, ld.errTimeout, true
 	}
 	return f.value, f.err, !f.outcome.known
@@ -316,9 +316,9 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 //  1. a caller has waited for SoftTimeout, and finds what to serve   2. the item is
 //     removed, or the cache closed: the caller is still counted   3. it lets the load
 //     go, which will not be kept.
-func (l *loader[K, V]) letGo(from *caller, j *lookup[K, V], e *entry[K, V]) {
+func (l *loader[K, V]) leaveDetached(from *caller, j *lookup[K, V], e *entry[K, V]) {
 	f := j.flight
-	if f.loads(&from.origin) {
+	if f.isOwnLoader(&from.origin) {
 		return // it was not counted
 	}
 	sh := l.local.shard(f.hash)
@@ -327,11 +327,11 @@ func (l *loader[K, V]) letGo(from *caller, j *lookup[K, V], e *entry[K, V]) {
 	if j.conditional {
 		f.extra.conditional--
 	}
-	if sh.registeredLocked(f) {
+	if sh.isRegisteredLocked(f) {
 		l.detachLocked(f, l.lastUse(e), nil)
 		return
 	}
-	f.goesOn++
+	f.detached++
 	if f.unwantedLocked() {
 		f.abandonLocked()
 	}
@@ -356,22 +356,22 @@ func (f *flight[K, V]) overtakenLocked() {
 func (f *flight[K, V]) abandonLocked() {
 	f.abandoned = true
 	f.ctx.end()
-	f.leaveBulkLocked()
+	f.leaveBatchLocked()
 	f.attachLocked()
 }
 
 // leaveBulkLocked is called when nobody waits for f as a part of a load of many keys any
 // more, or f has its result.
-func (f *flight[K, V]) leaveBulkLocked() {
-	f.bulk.leave()
-	f.bulk = nil
+func (f *flight[K, V]) leaveBatchLocked() {
+	f.batch.leave()
+	f.batch = nil
 }
 
 // leave takes a caller off the flight. The last one out cancels the load, and
 // a Get from here on starts a new one.
 func (l *loader[K, V]) leave(from *caller, j *lookup[K, V]) {
 	f := j.flight
-	if f.loads(&from.origin) {
+	if f.isOwnLoader(&from.origin) {
 		return // it was not counted
 	}
 	sh := l.local.shard(f.hash)
@@ -381,8 +381,8 @@ func (l *loader[K, V]) leave(from *caller, j *lookup[K, V]) {
 	if j.conditional {
 		f.extra.conditional--
 	}
-	registered := sh.registeredLocked(f)
-	if f.waiters > f.goesOn || f.goesOn > 0 && registered && !l.local.closed.Load() {
+	registered := sh.isRegisteredLocked(f)
+	if f.waiters > f.detached || f.detached > 0 && registered && !l.local.closed.Load() {
 		return
 	}
 	if registered {
@@ -392,7 +392,7 @@ func (l *loader[K, V]) leave(from *caller, j *lookup[K, V]) {
 }
 
 // registeredLocked reports whether f is one of its key's flights.
-func (sh *shard[K, V]) registeredLocked(f *flight[K, V]) bool {
+func (sh *shard[K, V]) isRegisteredLocked(f *flight[K, V]) bool {
 	at := sh.flights[f.key]
 	for at != nil && at != f {
 		at = at.older
@@ -421,21 +421,21 @@ func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 // takeOff begins a flight whose turn has come, as a part of b or alone, and reports
 // whether it has not taken off before. All that was invalidated before is no concern
 // of its.
-func (l *loader[K, V]) takeOff(f *flight[K, V], b *bulk) bool {
-	if !f.inTurn {
+func (l *loader[K, V]) begin(f *flight[K, V], b *batchLoad) bool {
+	if !f.awaitsSlot {
 		return true // nobody else flies it
 	}
 	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if f.flown {
+	if f.running {
 		return false
 	}
-	f.flown = true
-	f.start, f.begun = l.local.note(), true
-	f.sharing = l.shared != nil && l.local.noteShared(&f.start)
-	if f.bulk != b {
-		f.leaveBulkLocked() // whose turn has not come
+	f.running = true
+	f.start, f.begun = l.local.startNow(), true
+	f.mayShare = l.shared != nil && l.local.startFromLease(&f.start)
+	if f.batch != b {
+		f.leaveBatchLocked() // whose turn has not come
 	}
 	return true
 }
@@ -450,17 +450,17 @@ func (l *loader[K, V]) leaveShared(f *flight[K, V]) {
 
 // giveUp ends the wait for f, whose time is over. What it may still bring is not
 // kept.
-func (l *loader[K, V]) giveUp(f *flight[K, V]) {
+func (l *loader[K, V]) timeOut(f *flight[K, V]) {
 	var o outcome[V]
 	defer func() { // also if WeighNotFound ends the goroutine
 		sh := l.local.shard(f.hash)
 		sh.mu.Lock()
-		if sh.registeredLocked(f) {
-			l.settleLocked(f, sh, l.local.lease.read().at, &o, nil)
+		if sh.isRegisteredLocked(f) {
+			l.commitLocked(f, sh, l.local.lease.read().at, &o, nil)
 		}
 		f.attachLocked()
 		sh.mu.Unlock()
-		f.state.Or(flightOverdue)
+		f.state.Or(flightTimedOut)
 		f.ctx.end()
 	}()
 	o = l.keeper.ofTimeout(f.key, l.errTimeout)
@@ -469,19 +469,19 @@ func (l *loader[K, V]) giveUp(f *flight[K, V]) {
 // land takes the flight out of its shard, keeps its outcome if nothing overtook it,
 // counts it, and lets the callers go. So many flights share the time that the load
 // took.
-func (l *loader[K, V]) land(f *flight[K, V], share int) {
+func (l *loader[K, V]) finish(f *flight[K, V], share int) {
 	o := &f.outcome
 	now := l.local.lease.read().at
 	fresh := l.local.prepare(o, f.hash, f.key, &f.start)
-	kept, pause, state := false, time.Duration(0), uint32(flightLanded)
+	kept, pause, state := false, time.Duration(0), uint32(flightDone)
 
 	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
-	if sh.registeredLocked(f) {
+	if sh.isRegisteredLocked(f) {
 		if f.extra != nil && f.extra.conditional > 0 && l.provenLocked(f) {
 			state |= flightProven
 		}
-		kept, pause = l.settleLocked(f, sh, now, o, fresh)
+		kept, pause = l.commitLocked(f, sh, now, o, fresh)
 	}
 	if f.ran {
 		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(share), !o.known, !kept && o.known && o.ttl > 0)
@@ -489,12 +489,12 @@ func (l *loader[K, V]) land(f *flight[K, V], share int) {
 	if f.abandoned {
 		state |= flightUnheard
 	}
-	heard := f.waiters > f.goesOn
+	heard := f.waiters > f.detached
 	f.attachLocked()
-	f.leaveBulkLocked()
+	f.leaveBatchLocked()
 	sh.mu.Unlock()
 
-	l.local.end(sh)
+	l.local.endWork(sh)
 	f.state.Or(state)
 	f.ctx.end()
 	if f.ran && o.ttl > 0 && deadline(f.start.at, o.ttl) <= now {
@@ -503,25 +503,25 @@ func (l *loader[K, V]) land(f *flight[K, V], share int) {
 	if !heard && (f.state.Load()&flightPanicked != 0 || f.err == errGoexit) {
 		l.keeper.hints.unheard(f.err)
 	}
-	if f.ahead != nil {
-		l.refreshed(f, pause)
+	if f.refreshOf != nil {
+		l.endRefresh(f, pause)
 	}
 }
 
 // settleLocked takes f, which is registered, out of its key's flights, and does to
 // what is held what o says. It returns whether o was kept, and how long the next load
 // should wait, if this one failed and there is something to serve meanwhile.
-func (l *loader[K, V]) settleLocked(
+func (l *loader[K, V]) commitLocked(
 	f *flight[K, V], sh *shard[K, V], now int64, o *outcome[V], fresh *entry[K, V],
 ) (kept bool, pause time.Duration) {
 	older := f.older
 	held := sh.table.Load().find(f.hash, f.key)
 	switch {
 	case !o.known && held != nil && !l.local.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
-		pause = sh.failedLocked(f.key, now, l.random) // the item says more than the error
-	case l.local.keepLocked(sh, f.hash, now, f.key, &f.start, o, fresh):
+		pause = sh.noteFailureLocked(f.key, now, l.random) // the item says more than the error
+	case l.local.storeLocked(sh, f.hash, now, f.key, &f.start, o, fresh):
 		kept = true
-		sh.forgetFailuresLocked(f.key)
+		sh.forgetFailureLocked(f.key)
 		// 1. load A begins   2. a region is cleared that turns out to be none of its
 		// own, or the lease is lost   3. load B of the same key begins, since A may not be
 		// joined   4. B is kept   5. A ends, and may be older.

@@ -145,7 +145,7 @@ func TestMapsGiveTheirMemoryBack(t *testing.T) {
 			got = nil
 			require.NoError(t, c.Remove(context.Background(), keys...))
 			for i := range c.local.shards {
-				require.Empty(t, c.local.shards[i].failures)
+				require.Empty(t, c.local.shards[i].failedLoads)
 			}
 			require.Less(t, int64(heapInUse())-int64(before), int64(4<<20)) // the policy remembers hashes
 			runtime.KeepAlive(c)

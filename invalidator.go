@@ -60,7 +60,7 @@ func (i *Invalidator[K]) Remove(ctx context.Context, keys ...K) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	return joined(keyErr, i.publish(ctx, inv))
+	return joinErrors(keyErr, i.publish(ctx, inv))
 }
 
 // ClearRegion evicts every item of the regions, in every instance. The errors are
@@ -161,7 +161,7 @@ func (a *announcer[K]) unnamed(key K, cause error) (invalidation, error) {
 }
 
 // joined returns one error that wraps those of its two that are not nil.
-func joined(keyErr, published error) error {
+func joinErrors(keyErr, published error) error {
 	if keyErr != nil && published != nil {
 		return fmt.Errorf("%w: %w", keyErr, published)
 	}

@@ -9,14 +9,14 @@ import (
 
 // lifetimes are the times in an item's life other than its deadline.
 type lifetimes struct {
-	refreshAfter int64 // from an item's start until a hit has it loaded anew; 0: none does
-	idle         int64 // without a hit; 0: for any time
-	idleShift    uint  // logarithm of a tick
-	staleIfError time.Duration
-	stale        bool // items may be served while their load fails
-	unleased     bool // also without a lease
+	refreshAfter      int64 // from an item's start until a hit has it loaded anew; 0: none does
+	idle              int64 // without a hit; 0: for any time
+	idleShift         uint  // logarithm of a tick
+	staleIfError      time.Duration
+	servesStale       bool // items may be served while their load fails
+	staleWithoutLease bool // also without a lease
 
-	attentive bool // hits have to do with these times
+	tracksHits bool // hits have to do with these times
 }
 
 // An entry's note has, lowest, whether a refresh of it was begun, and above that
@@ -33,13 +33,13 @@ const (
 
 func newLifetimes[K comparable, V any](o Options[K, V]) lifetimes {
 	return lifetimes{
-		refreshAfter: int64(o.RefreshAfter),
-		idle:         int64(o.IdleTTL),
-		idleShift:    uint(max(1, bits.Len64(uint64(o.IdleTTL/ticksPerIdle))) - 1),
-		staleIfError: o.StaleIfError,
-		stale:        o.StaleIfError > 0 || o.StaleWithoutLease,
-		unleased:     o.StaleWithoutLease,
-		attentive:    o.RefreshAfter > 0 || o.IdleTTL > 0,
+		refreshAfter:      int64(o.RefreshAfter),
+		idle:              int64(o.IdleTTL),
+		idleShift:         uint(max(1, bits.Len64(uint64(o.IdleTTL/ticksPerIdle))) - 1),
+		staleIfError:      o.StaleIfError,
+		servesStale:       o.StaleIfError > 0 || o.StaleWithoutLease,
+		staleWithoutLease: o.StaleWithoutLease,
+		tracksHits:        o.RefreshAfter > 0 || o.IdleTTL > 0,
 	}
 }
 
@@ -60,7 +60,7 @@ func (t *lifetimes) isIdle(note uint32, at int64) bool {
 }
 
 // hit notes a hit on e.
-func (l *local[K, V]) hit(e *entry[K, V], at int64) {
+func (l *local[K, V]) noteHit(e *entry[K, V], at int64) {
 	if l.idle == 0 {
 		return
 	}
@@ -72,7 +72,7 @@ func (l *local[K, V]) hit(e *entry[K, V], at int64) {
 
 // renew makes e an entry that has just been asked for, and that nobody refreshes.
 func (l *local[K, V]) renew(e *entry[K, V], now int64) {
-	if !l.attentive {
+	if !l.tracksHits {
 		return
 	}
 	tick := uint32(0)
@@ -102,7 +102,7 @@ func (l *local[K, V]) due(e *entry[K, V], at int64) bool {
 
 // failures says how often the load of an item failed that is still held, since one
 // did not, and when the next may begin for its own sake.
-type failures struct {
+type failedLoad struct {
 	count int
 	until int64
 }
@@ -114,18 +114,18 @@ const (
 
 // failedLocked counts a failure of the load of key, and returns how long to wait for
 // the next.
-func (sh *shard[K, V]) failedLocked(key K, now int64, random backoff.Random) time.Duration {
-	f := sh.failures[key]
+func (sh *shard[K, V]) noteFailureLocked(key K, now int64, random backoff.Random) time.Duration {
+	f := sh.failedLoads[key]
 	pause := backoff.Less(random, backoff.Ceiling(failurePause, mostFailurePause, f.count), 2) // so that not all come at once again
-	if sh.failures == nil {
-		sh.failures = map[K]failures{}
+	if sh.failedLoads == nil {
+		sh.failedLoads = map[K]failedLoad{}
 	}
-	sh.failures[key] = failures{count: f.count + 1, until: deadline(now, pause)}
+	sh.failedLoads[key] = failedLoad{count: f.count + 1, until: deadline(now, pause)}
 	return pause
 }
 
-func (sh *shard[K, V]) forgetFailuresLocked(key K) {
-	if len(sh.failures) > 0 {
-		forget(&sh.failures, &sh.mostFailures, key)
+func (sh *shard[K, V]) forgetFailureLocked(key K) {
+	if len(sh.failedLoads) > 0 {
+		forget(&sh.failedLoads, &sh.mostFailedLoads, key)
 	}
 }

@@ -45,7 +45,7 @@ type loader[K comparable, V any] struct {
 
 	shared *shared[K, V] // nil: there is none
 
-	places    places
+	slots     slots
 	refreshes atomic.Int64 // calls in the background, under way
 	due       gathering[K, V]
 }
@@ -54,7 +54,7 @@ func newLoader[K comparable, V any](c *Cache[K, V]) *loader[K, V] {
 	o := c.options
 	return &loader[K, V]{
 		local: c.local, load: o.Load, loadMany: o.LoadMany, keeper: c.keeper,
-		random: c.backplane.random, places: newPlaces(o.MaxConcurrentLoads), timeout: o.LoadTimeout,
+		random: c.backplane.random, slots: newSlots(o.MaxConcurrentLoads), timeout: o.LoadTimeout,
 		errTimeout: fmt.Errorf("nearcache: cache %q: the load took longer than LoadTimeout, %v: %w",
 			o.Name, o.LoadTimeout, context.DeadlineExceeded),
 	}
@@ -74,25 +74,25 @@ func (bp *Backplane) jittered(ttl time.Duration) time.Duration {
 // A load that another one waits for, which has a place in this cache or in any other,
 // needs none of its own: if all places were taken by loads that wait for others, none
 // would ever be free.
-type places chan struct{}
+type slots chan struct{}
 
-func newPlaces(n int) places {
+func newSlots(n int) slots {
 	if n == 0 {
 		return nil
 	}
-	return make(places, n)
+	return make(slots, n)
 }
 
 // needed reports whether a load that the loader of parent begins, or that none does, has
 // to take a place.
-func (p places) needed(parent *loadContext) bool { return p != nil && !placed(parent, false) }
+func (p slots) needed(parent *loadContext) bool { return p != nil && !hasSlot(parent, false) }
 
 // placed reports whether a load that the loader of parent begins has a place, or needs
 // none, if that is what own says of the load itself.
-func placed(parent *loadContext, own bool) bool { return own || parent != nil && parent.placed }
+func hasSlot(parent *loadContext, own bool) bool { return own || parent != nil && parent.hasSlot }
 
 // take waits for a place, and reports whether there was one before ctx ended.
-func (p places) take(ctx context.Context) bool {
+func (p slots) acquire(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return false
 	}
@@ -105,7 +105,7 @@ func (p places) take(ctx context.Context) bool {
 }
 
 // tryTake reports whether there was a place.
-func (p places) tryTake() bool {
+func (p slots) tryAcquire() bool {
 	select {
 	case p <- struct{}{}:
 		return true
@@ -115,118 +115,118 @@ func (p places) tryTake() bool {
 }
 
 // give gives a place back.
-func (p places) give() { <-p }
+func (p slots) release() { <-p }
 
 // fly runs a load in a goroutine of its own, when there is a place if one that a caller
 // begins needs it.
-func (l *loader[K, V]) fly(from *caller, f *flight[K, V]) {
-	if l.places.needed(from.load) {
-		go l.flyInPlace(f)
+func (l *loader[K, V]) start(from *caller, f *flight[K, V]) {
+	if l.slots.needed(from.load) {
+		go l.runInSlot(f)
 	} else {
-		go l.flyNow(f) // no deeper than needs be, see Cache.outcome
+		go l.run(f) // no deeper than needs be, see Cache.outcome
 	}
 }
 
 // flyHere is fly in the caller's goroutine.
-func (l *loader[K, V]) flyHere(from *caller, f *flight[K, V]) {
-	if l.places.needed(from.load) {
-		l.flyInPlace(f)
+func (l *loader[K, V]) startInline(from *caller, f *flight[K, V]) {
+	if l.slots.needed(from.load) {
+		l.runInSlot(f)
 	} else {
-		l.flyNow(f)
+		l.run(f)
 	}
 }
 
 // flyInPlace is flyNow as soon as there is a place.
-func (l *loader[K, V]) flyInPlace(f *flight[K, V]) {
-	if l.places.take(&f.ctx) {
-		l.flyPlaced(f)
+func (l *loader[K, V]) runInSlot(f *flight[K, V]) {
+	if l.slots.acquire(&f.ctx) {
+		l.runHoldingSlot(f)
 	} else {
-		l.flyNow(f) // nobody waits for it any more
+		l.run(f) // nobody waits for it any more
 	}
 }
 
 // flyPlaced is flyNow with a place, and gives it back.
-func (l *loader[K, V]) flyPlaced(f *flight[K, V]) {
-	defer l.places.give()
-	l.flyNow(f)
+func (l *loader[K, V]) runHoldingSlot(f *flight[K, V]) {
+	defer l.slots.release()
+	l.run(f)
 }
 
 // flyNow runs a load that nobody else has run, keeps its result if nothing overtook
 // it, and hands it to the callers.
-func (l *loader[K, V]) flyNow(f *flight[K, V]) {
-	if !l.takeOff(f, nil) {
+func (l *loader[K, V]) run(f *flight[K, V]) {
+	if !l.begin(f, nil) {
 		return
 	}
 	if f.ctx.Err() != nil {
-		l.landUnwanted(f)
+		l.finishUnwanted(f)
 		return
 	}
 	if l.shared != nil {
-		l.flyToShared(f)
+		l.runSharedLookup(f)
 		return
 	}
-	l.runAndLand(f)
+	l.runLoad(f)
 }
 
 // lookHere has a flight's first caller look for its value in Redis, in its own
 // goroutine: another one would take as long as the rest of it. If it is not there,
 // the flight goes on in one.
-func (l *loader[K, V]) lookHere(ctx context.Context, f *flight[K, V]) {
-	var e *errand[K, V]
+func (l *loader[K, V]) lookUpInline(ctx context.Context, f *flight[K, V]) {
+	var e *sharedLookup[K, V]
 	landed := false
 	defer func() { // a codec can end the goroutine
 		if !landed {
-			go l.flyShared(f, e)
+			go l.runShared(f, e)
 		}
 	}()
-	e = l.shared.errand(f)
-	if e != nil && !l.shared.look(ctx, e) {
+	e = l.shared.lookup(f)
+	if e != nil && !l.shared.lookOnce(ctx, e) {
 		e = nil
 	}
 	if landed = e != nil && e.found; landed {
-		l.land(f, 1)
+		l.finish(f, 1)
 	}
 }
 
 // flyToShared is flyNow, for a flight that may ask the shared level.
-func (l *loader[K, V]) flyToShared(f *flight[K, V]) {
+func (l *loader[K, V]) runSharedLookup(f *flight[K, V]) {
 	named := false
 	defer func() { // MarshalText can end the goroutine
 		if !named {
-			l.landEnded(f, 1)
+			l.finishGoexit(f, 1)
 		}
 	}()
-	e := l.shared.errand(f)
+	e := l.shared.lookup(f)
 	named = true
-	l.flyShared(f, e)
+	l.runShared(f, e)
 }
 
 // flyShared is flyNow from where the shared level is asked, for e; nil: it is not.
-func (l *loader[K, V]) flyShared(f *flight[K, V], e *errand[K, V]) {
+func (l *loader[K, V]) runShared(f *flight[K, V], e *sharedLookup[K, V]) {
 	if e != nil {
-		defer l.shared.settle([]*errand[K, V]{e})
+		defer l.shared.endClaims([]*sharedLookup[K, V]{e})
 		fetched := false
 		defer func() { // a codec can end the goroutine
 			if !fetched {
-				l.landEnded(f, 1)
+				l.finishGoexit(f, 1)
 			}
 		}()
-		l.shared.fetch(&f.ctx, e)
+		l.shared.resolve(&f.ctx, e)
 		fetched = true
 	}
-	if !l.landSought(f, e) {
-		l.runAndLand(f)
+	if !l.finishLookup(f, e) {
+		l.runLoad(f)
 	}
 }
 
 // landSought lands a flight whose value e has found at the shared level, or that nobody
 // waits for any more. It reports whether it did; else the flight goes on to the source.
-func (l *loader[K, V]) landSought(f *flight[K, V], e *errand[K, V]) bool {
+func (l *loader[K, V]) finishLookup(f *flight[K, V], e *sharedLookup[K, V]) bool {
 	switch {
 	case e != nil && e.found:
-		l.land(f, 1)
+		l.finish(f, 1)
 	case f.ctx.Err() != nil:
-		l.landUnwanted(f)
+		l.finishUnwanted(f)
 	default:
 		l.leaveShared(f)
 		return false
@@ -235,41 +235,41 @@ func (l *loader[K, V]) landSought(f *flight[K, V], e *errand[K, V]) bool {
 }
 
 // runAndLand calls the loader, whatever becomes of it.
-func (l *loader[K, V]) runAndLand(f *flight[K, V]) {
+func (l *loader[K, V]) runLoad(f *flight[K, V]) {
 	f.ran = true
 	returned := false
 	defer func() {
 		if !returned {
-			l.landEnded(f, 1)
+			l.finishGoexit(f, 1)
 		}
 	}()
-	l.run(f)
+	l.callLoad(f)
 	returned = true
-	l.land(f, 1)
+	l.finish(f, 1)
 }
 
 // landEnded lands a flight whose goroutine was ended by runtime.Goexit. So many flights
 // share the time that it took.
-func (l *loader[K, V]) landEnded(f *flight[K, V], share int) {
+func (l *loader[K, V]) finishGoexit(f *flight[K, V], share int) {
 	var zero V
 	f.value, f.err, f.outcome = zero, errGoexit, outcome[V]{}
 	f.state.And(^uint32(flightPanicked))
-	l.land(f, share)
+	l.finish(f, share)
 }
 
 // landUnwanted lands a flight that nobody waits for any more.
-func (l *loader[K, V]) landUnwanted(f *flight[K, V]) {
+func (l *loader[K, V]) finishUnwanted(f *flight[K, V]) {
 	f.err = context.Canceled
-	l.land(f, 1)
+	l.finish(f, 1)
 }
 
 // run calls the loader.
-func (l *loader[K, V]) run(f *flight[K, V]) {
-	defer f.catch()
+func (l *loader[K, V]) callLoad(f *flight[K, V]) {
+	defer f.recoverPanic()
 	if l.timeout == 0 {
 		f.value, f.err = l.load(&f.ctx, f.key)
 	} else {
-		l.runInTime(f)
+		l.callLoadInTime(f)
 	}
 	l.local.noteCleared(f)
 	l.keeper.of(f.key, f.value, f.err, &f.outcome)
@@ -277,15 +277,15 @@ func (l *loader[K, V]) run(f *flight[K, V]) {
 
 // runInTime calls the loader, and does not have callers wait for it longer than
 // LoadTimeout.
-func (l *loader[K, V]) runInTime(f *flight[K, V]) {
+func (l *loader[K, V]) callLoadInTime(f *flight[K, V]) {
 	ctx, cancel := context.WithTimeoutCause(&f.ctx, l.timeout, l.errTimeout)
 	defer cancel()
-	defer onTimeout(ctx, func() { l.giveUp(f) })()
+	defer onTimeout(ctx, func() { l.timeOut(f) })()
 	f.value, f.err = l.load(ctx, f.key)
 }
 
 // catch turns a panic into the flight's result. It is deferred.
-func (f *flight[K, V]) catch() {
+func (f *flight[K, V]) recoverPanic() {
 	if r := recover(); r != nil {
 		f.fail(&loaderPanic{value: r, stack: debug.Stack()})
 	}

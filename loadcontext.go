@@ -17,11 +17,11 @@ import (
 // It is made for a loader that looks at nothing but Err: what can be waited for, and
 // looked up in, is only made when somebody asks for it, as it costs a third of a miss.
 type loadContext struct {
-	values context.Context
-	parent *loadContext // of the load whose loader began this one; nil: none did
-	many   *loadContext // of the call of LoadMany that the load is a part of; nil: of none
-	placed bool         // the load has a place, or its parent has: see places
-	ended  atomic.Bool  // written under mu
+	values  context.Context
+	parent  *loadContext // of the load whose loader began this one; nil: none did
+	batch   *loadContext // of the call of LoadMany that the load is a part of; nil: of none
+	hasSlot bool         // the load has a place, or its parent has: see places
+	ended   atomic.Bool  // written under mu
 
 	mu       sync.Mutex
 	over     chan struct{}      // closed at the end; nil: no caller has waited
@@ -105,8 +105,8 @@ func (c *loadContext) begunBy(load *loadContext) bool {
 
 // call returns the context of the call of LoadMany that the load is a part of, or c.
 func (c *loadContext) call() *loadContext {
-	if c.many != nil {
-		return c.many
+	if c.batch != nil {
+		return c.batch
 	}
 	return c
 }

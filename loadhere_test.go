@@ -194,7 +194,7 @@ func TestLoadInTheCallersGoroutineWaitsForItsTurn(t *testing.T) {
 		close(ask)
 		callers.Wait()
 		require.Equal(t, 3, loads)
-		require.Empty(t, c.loader.places)
+		require.Empty(t, c.loader.slots)
 	})
 }
 
@@ -214,7 +214,7 @@ func TestLoadInTheCallersGoroutineThatLoads(t *testing.T) {
 		v, err := c.Get(endless(t), 0)
 		require.NoError(t, err)
 		require.Equal(t, 3, v)
-		require.Empty(t, c.loader.places)
+		require.Empty(t, c.loader.slots)
 	})
 }
 

@@ -37,7 +37,7 @@ type local[K comparable, V any] struct {
 	// are of no concern to loads and writes.
 	regional bool
 
-	place place // of the values
+	cell cellKind // of the values
 
 	// ownsStrings says that keys are of a string kind, see own.
 	ownsStrings bool
@@ -46,8 +46,8 @@ type local[K comparable, V any] struct {
 
 	// lease and staleness are the serving rule's, see lease. A lease younger than
 	// fresh covers whatever is held, see covered.
-	lease            *lease
-	staleness, fresh int64
+	lease                    *lease
+	staleness, freshLeaseAge int64
 
 	// current is the generation that is served.
 	current atomic.Pointer[generation]
@@ -89,19 +89,19 @@ type shard[K comparable, V any] struct {
 	underWay atomic.Int64 // loads and writes of its keys, between clearLog.begin and end
 
 	// mu guards everything below, and all changes to the shard's table.
-	mu         sync.Mutex
-	expiring   atomic.Int64 // entries that have a deadline; read without mu
-	counters   shardCounters
-	table      *atomic.Pointer[table[K, V]]
-	limits     eviction.Limits
-	generation *generation // of all its entries
-	regions    map[string]*region
-	policy     eviction.Policy[item[K, V]]
-	flights    map[K]*flight[K, V] // the newest of each key
-	writes     map[K]*pendingWrite
-	failures   map[K]failures // of items that are held
+	mu          sync.Mutex
+	expiring    atomic.Int64 // entries that have a deadline; read without mu
+	counters    shardCounters
+	table       *atomic.Pointer[table[K, V]]
+	limits      eviction.Limits
+	generation  *generation // of all its entries
+	regions     map[string]*region
+	policy      eviction.Policy[item[K, V]]
+	flights     map[K]*flight[K, V] // the newest of each key
+	writes      map[K]*pendingWrite
+	failedLoads map[K]failedLoad // of items that are held
 
-	mostFlights, mostWrites, mostFailures, mostRegions int // see forget
+	mostFlights, mostWrites, mostFailedLoads, mostRegions int // see forget
 
 	_ [48]byte // shards share no cache line, and all lie alike
 }
@@ -139,17 +139,17 @@ func shardsFor(capacity int, maxWeight int64) int {
 func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 	shards := shardsFor(o.Capacity, o.MaxWeight)
 	l := &local[K, V]{
-		tables:      make([]atomic.Pointer[table[K, V]], shards),
-		shards:      make([]shard[K, V], shards),
-		seed:        maphash.MakeSeed(),
-		lockedHits:  o.Eviction == LRU,
-		regional:    o.Regions != nil || o.NotFoundRegions != nil || o.NotFoundTTL > 0 || o.ErrorTTL > 0,
-		place:       placeOf[V](),
-		ownsStrings: reflect.TypeFor[K]().Kind() == reflect.String,
-		lifetimes:   newLifetimes(o),
-		lease:       lease,
-		staleness:   int64(o.MaxStaleness),
-		fresh:       int64(o.MaxStaleness - o.MaxStaleness/lapseSpread),
+		tables:        make([]atomic.Pointer[table[K, V]], shards),
+		shards:        make([]shard[K, V], shards),
+		seed:          maphash.MakeSeed(),
+		lockedHits:    o.Eviction == LRU,
+		regional:      o.Regions != nil || o.NotFoundRegions != nil || o.NotFoundTTL > 0 || o.ErrorTTL > 0,
+		cell:          cellKindOf[V](),
+		ownsStrings:   reflect.TypeFor[K]().Kind() == reflect.String,
+		lifetimes:     newLifetimes(o),
+		lease:         lease,
+		staleness:     int64(o.MaxStaleness),
+		freshLeaseAge: int64(o.MaxStaleness - o.MaxStaleness/lapseSpread),
 	}
 	l.current.Store(newGeneration())
 	l.clears.underWay = l.underWay
@@ -170,7 +170,7 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 
 // emptyLocked drops whatever the shard holds; from here on it is g's.
 func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
-	sh.generation, sh.regions, sh.failures = g, nil, nil
+	sh.generation, sh.regions, sh.failedLoads = g, nil, nil
 	sh.expiring.Store(0)
 	sh.table.Store(newTable[K, V](0))
 	if l.lockedHits {
@@ -226,7 +226,7 @@ func (l *local[K, V]) result(e *entry[K, V]) (V, error) {
 	if err := e.Item.scope.err; err != nil {
 		return e.Item.value, err // the zero value, never replaced
 	}
-	return load(l.place, &e.Item.value), nil
+	return loadValue(l.cell, &e.Item.value), nil
 }
 
 // own returns the key to keep for key, whose bytes may be the caller's. Whatever outlives
@@ -266,7 +266,7 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 			sh.counters.evictions[l.fate(victim, vouched(now))]++
 			t.delete(victimHash, victim)
 			expiring -= l.uncountLocked(sh, victim)
-			sh.forgetFailuresLocked(victim.Item.key)
+			sh.forgetFailureLocked(victim.Item.key)
 		}
 		sh.policy.Add(e, hash, weight)
 	}
@@ -297,10 +297,10 @@ func (l *local[K, V]) replaceLocked(
 	sh *shard[K, V], e *entry[K, V], s *scope, o *outcome[V], started, expires, now int64,
 ) bool {
 	it := &e.Item
-	if l.place == fixed || it.scope != s || e.Weight() != o.weight || started < it.started.Load() {
+	if l.cell == fixed || it.scope != s || e.Weight() != o.weight || started < it.started.Load() {
 		return false
 	}
-	store(l.place, &it.value, o.value)
+	storeValue(l.cell, &it.value, o.value)
 	l.countExpiringLocked(sh, l.expiring(expires)-l.expiring(it.expires.Swap(expires)))
 	it.started.Store(started)
 	l.renew(e, now)
@@ -333,7 +333,7 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	sh.policy.Remove(e)
 	sh.table.Load().delete(hash, e)
 	l.countExpiringLocked(sh, -l.uncountLocked(sh, e))
-	sh.forgetFailuresLocked(e.Item.key)
+	sh.forgetFailureLocked(e.Item.key)
 	held := sh.policy.Len()
 	if t := sh.table.Load(); t.room() > 8*max(held, bucketFill) {
 		sh.table.Store(t.resized(2*held, l.hash))

@@ -545,13 +545,13 @@ func TestRegionsTrackedAreBounded(t *testing.T) {
 
 	// With a load under way the names cleared since are remembered, up to a bound.
 	sh := &cache.local.shards[0]
-	s := cache.local.begin(sh)
+	s := cache.local.beginWork(sh)
 	for i := range 10 * maxClearLog {
 		cache.local.clearRegions([]string{fmt.Sprint(i)})
 	}
 	require.LessOrEqual(t, cache.Stats().Regions, 10+maxClearLog)
 	require.True(t, cache.local.clears.overtook(s.clears, namesOf([]string{"untouched"})), "too long ago to know: not kept")
-	cache.local.end(sh)
+	cache.local.endWork(sh)
 	require.Equal(t, 10, cache.Stats().Regions)
 }
 

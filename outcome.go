@@ -10,15 +10,15 @@ import (
 
 // outcome is what a load or write ended with, as far as keeping it goes.
 type outcome[V any] struct {
-	known   bool // there is the item, or there is none: no failure
-	value   V
-	err     error         // is kept in place of a value
-	ttl     time.Duration // zero or less: not to be kept
-	life    time.Duration // the same, but for what is too heavy to be kept here
-	weight  uint32
-	placed  bool // regions says which it belongs to: else it may be any
-	cleared bool // regions were cleared since it began: say which are its own, kept or not
-	regions regionNames
+	known        bool // there is the item, or there is none: no failure
+	value        V
+	err          error         // is kept in place of a value
+	ttl          time.Duration // zero or less: not to be kept
+	life         time.Duration // the same, but for what is too heavy to be kept here
+	weight       uint32
+	hasRegions   bool // regions says which it belongs to: else it may be any
+	needsRegions bool // regions were cleared since it began: say which are its own, kept or not
+	regions      regionNames
 }
 
 // keeper decides what is kept of the result of a load or a write, and for how long.
@@ -58,10 +58,10 @@ func (k *keeper[K, V]) of(key K, value V, err error, o *outcome[V]) {
 	if o.ttl > 0 && k.options.Weigh != nil {
 		k.weighed(o, k.options.Weigh(key, value))
 	}
-	if o.ttl <= 0 && !o.cleared {
+	if o.ttl <= 0 && !o.needsRegions {
 		return
 	}
-	o.placed = true
+	o.hasRegions = true
 	if k.options.Regions != nil {
 		o.regions = namesOf(k.options.Regions(key, value))
 	}
@@ -71,8 +71,8 @@ func (k *keeper[K, V]) ofError(key K, err error, o *outcome[V]) {
 	switch {
 	case k.isNotFound(err):
 		o.known, o.err, o.ttl, o.life = true, ErrNotFound, k.options.NotFoundTTL, k.options.NotFoundTTL
-		if k.options.NotFoundRegions != nil && (o.ttl > 0 || o.cleared) {
-			o.placed, o.regions = true, namesOf(k.options.NotFoundRegions(key))
+		if k.options.NotFoundRegions != nil && (o.ttl > 0 || o.needsRegions) {
+			o.hasRegions, o.regions = true, namesOf(k.options.NotFoundRegions(key))
 		}
 	default:
 		// Also context.DeadlineExceeded and context.Canceled: a load's context has no

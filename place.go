@@ -10,16 +10,16 @@ import (
 // lock, so only what the processor reads and writes in one go can be replaced under
 // their eyes: a value that is one pointer, or one number of eight bytes. Of other
 // types a new entry takes the old one's place, for readers to find in one go.
-type place int8
+type cellKind int8
 
 const (
-	fixed place = iota
+	fixed cellKind = iota
 	pointerWord
 	numberWord
 )
 
 // placeOf returns the place of values of type V.
-func placeOf[V any]() place {
+func cellKindOf[V any]() cellKind {
 	switch t := reflect.TypeFor[V](); t.Kind() {
 	case reflect.Pointer, reflect.Map, reflect.Chan, reflect.Func, reflect.UnsafePointer:
 		return pointerWord
@@ -32,7 +32,7 @@ func placeOf[V any]() place {
 }
 
 // load returns the value at v, which lies in a published entry.
-func load[V any](p place, v *V) V {
+func loadValue[V any](p cellKind, v *V) V {
 	switch p {
 	case pointerWord:
 		word := atomic.LoadPointer((*unsafe.Pointer)(unsafe.Pointer(v)))
@@ -45,7 +45,7 @@ func load[V any](p place, v *V) V {
 }
 
 // store replaces the value at v, in a published entry whose place is not fixed.
-func store[V any](p place, v *V, value V) {
+func storeValue[V any](p cellKind, v *V, value V) {
 	if p == pointerWord {
 		atomic.StorePointer((*unsafe.Pointer)(unsafe.Pointer(v)), *(*unsafe.Pointer)(unsafe.Pointer(&value)))
 	} else {

@@ -20,20 +20,20 @@ func TestPlaceOfAValue(t *testing.T) {
 	if unsafe.Alignof(int64(0)) != 8 { // on a processor of 32 bits
 		number = fixed
 	}
-	assert.Equal(t, pointerWord, placeOf[*string]())
-	assert.Equal(t, pointerWord, placeOf[map[string]int]())
-	assert.Equal(t, pointerWord, placeOf[chan int]())
-	assert.Equal(t, pointerWord, placeOf[func()]())
-	assert.Equal(t, number, placeOf[int64]())
-	assert.Equal(t, number, placeOf[named]())
-	assert.Equal(t, number, placeOf[float64]())
-	assert.Equal(t, fixed, placeOf[int32]())
-	assert.Equal(t, fixed, placeOf[bool]())
-	assert.Equal(t, fixed, placeOf[string]())
-	assert.Equal(t, fixed, placeOf[[]byte]())
-	assert.Equal(t, fixed, placeOf[error]())
-	assert.Equal(t, fixed, placeOf[[2]int32]())
-	assert.Equal(t, fixed, placeOf[struct{}]())
+	assert.Equal(t, pointerWord, cellKindOf[*string]())
+	assert.Equal(t, pointerWord, cellKindOf[map[string]int]())
+	assert.Equal(t, pointerWord, cellKindOf[chan int]())
+	assert.Equal(t, pointerWord, cellKindOf[func()]())
+	assert.Equal(t, number, cellKindOf[int64]())
+	assert.Equal(t, number, cellKindOf[named]())
+	assert.Equal(t, number, cellKindOf[float64]())
+	assert.Equal(t, fixed, cellKindOf[int32]())
+	assert.Equal(t, fixed, cellKindOf[bool]())
+	assert.Equal(t, fixed, cellKindOf[string]())
+	assert.Equal(t, fixed, cellKindOf[[]byte]())
+	assert.Equal(t, fixed, cellKindOf[error]())
+	assert.Equal(t, fixed, cellKindOf[[2]int32]())
+	assert.Equal(t, fixed, cellKindOf[struct{}]())
 }
 
 func TestAValueInItsPlace(t *testing.T) {
@@ -102,13 +102,13 @@ func TestValuesAreReplacedInPlace(t *testing.T) {
 					time.Sleep(2 * time.Second)
 					hash := l.hash("k")
 					sh := l.shard(hash)
-					s := l.begin(sh)
+					s := l.beginWork(sh)
 					if before != nil {
 						before(&s)
 					}
 					o.value = value
 					l.put(hash, "k", s, &o)
-					l.end(sh)
+					l.endWork(sh)
 					require.NoError(t, l.check(defaultCapacity))
 					got, held := cache.Peek("k")
 					require.True(t, held)
@@ -118,7 +118,7 @@ func TestValuesAreReplacedInPlace(t *testing.T) {
 				first := outcome[int64]{ttl: time.Hour, weight: 1, regions: namesOf([]string{"a"})}
 				old := write(1, first, nil)
 				entry := write(2, test.second, test.before)
-				assert.Equal(t, test.inPlace && placeOf[int64]() != fixed, entry == old)
+				assert.Equal(t, test.inPlace && cellKindOf[int64]() != fixed, entry == old)
 
 				for _, region := range []string{"c", "b", "a"} {
 					require.NoError(t, cache.ClearRegion(t.Context(), region))

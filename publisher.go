@@ -318,7 +318,7 @@ func (p *publisher) round(ctx context.Context, g *group) error {
 // whether the publisher's time is over; then it is for close to say what that
 // means.
 func (p *publisher) finish(g *group, err error, ended bool) {
-	fallen, wasDown := p.settle(g, err, ended)
+	fallen, wasDown := p.requeueOrAccept(g, err, ended)
 	for _, cache := range fallen {
 		p.target.collapsed(cache)
 	}
@@ -329,7 +329,7 @@ func (p *publisher) finish(g *group, err error, ended bool) {
 
 // settle is finish without telling, and returns what there is to tell: which
 // caches have collapsed, and what was wrong before this round.
-func (p *publisher) settle(g *group, err error, ended bool) (fallen []string, wasDown error) {
+func (p *publisher) requeueOrAccept(g *group, err error, ended bool) (fallen []string, wasDown error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wasDown = p.down

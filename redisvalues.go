@@ -443,7 +443,7 @@ func putArgument(p *transport.Put) any {
 		return milliseconds(p.Life)
 	case p.Forget:
 		return "forget"
-	case p.Vain:
+	case p.Bypass:
 		return "vain"
 	}
 	return "release"

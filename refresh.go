@@ -32,23 +32,23 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		var zero V
 		return zero, err
 	}
-	key, held := c.holds(key)
+	key, held := c.keepable(key)
 	if !held {
 		value, err := c.options.Load(ctx, key)
 		return value, c.marked(ctx, err)
 	}
 	from := callerOf(ctx)
-	j := c.loader.anew(&from, key, c.launch(&from.origin))
+	j := c.loader.joinForRefresh(&from, key, c.startOptions(&from.origin))
 	if j.conditional {
 		if _, err := c.loader.waitFor(&from, &j, nil); err != nil {
 			var zero V
 			return zero, err
 		}
 		c.loader.leave(&from, &j)
-		c.loader.follow(&from, key, &j, c.launch(&from.origin))
+		c.loader.follow(&from, key, &j, c.startOptions(&from.origin))
 	}
-	if j.launched || j.hurried {
-		c.fly(&from, j.flight, false)
+	if j.mustStart || j.jumpsQueue {
+		c.startFlight(&from, j.flight, false)
 	}
 	if _, err := c.loader.wait(&from, j.flight, nil); err != nil {
 		var zero V
@@ -60,9 +60,9 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 
 // attend does what a hit on e has to do with the item's times: it notes the hit, and
 // has the item loaded anew if that is due.
-func (c *Cache[K, V]) attend(ctx context.Context, e *entry[K, V], at int64) {
+func (c *Cache[K, V]) afterHit(ctx context.Context, e *entry[K, V], at int64) {
 	l := c.local
-	l.hit(e, at)
+	l.noteHit(e, at)
 	if l.due(e, at) && l.claim(e) {
 		c.refreshDue(ctx, e)
 	}
@@ -89,16 +89,16 @@ func (c *Cache[K, V]) refreshDue(ctx context.Context, e *entry[K, V]) {
 // there is room.
 func (c *Cache[K, V]) refresh(d *due[K, V]) {
 	l, e := c.local, d.entry
-	f, placed := c.loader.ahead(&d.origin, e)
+	f, placed := c.loader.newRefresh(&d.origin, e)
 	if f == nil {
 		l.disclaim(e) // for a later hit
 		return
 	}
 	c.stats.refreshes.Add(1)
 	if placed {
-		go c.loader.flyPlaced(f)
+		go c.loader.runHoldingSlot(f)
 	} else {
-		go c.loader.flyNow(f)
+		go c.loader.run(f)
 	}
 }
 
@@ -131,12 +131,12 @@ func (c *Cache[K, V]) gather(d due[K, V]) {
 	case first:
 		time.AfterFunc(gatherPause, c.refreshGathered)
 	case full != nil:
-		go c.refreshTogether(full)
+		go c.refreshBatch(full)
 	}
 }
 
 // gathered has what was gathered refreshed at once.
-func (c *Cache[K, V]) gathered() {
+func (c *Cache[K, V]) refreshGatheredNow() {
 	g := &c.loader.due
 	if c.local.refreshAfter == 0 || c.options.LoadMany == nil {
 		return
@@ -162,29 +162,29 @@ func (c *Cache[K, V]) refreshGathered() {
 	case 1:
 		c.refresh(&items[0])
 	default:
-		c.refreshTogether(items)
+		c.refreshBatch(items)
 	}
 }
 
 // refreshTogether has LoadMany load items in the background, if there is room for one
 // call more.
-func (c *Cache[K, V]) refreshTogether(items []due[K, V]) {
+func (c *Cache[K, V]) refreshBatch(items []due[K, V]) {
 	l, ld := c.local, c.loader
-	place := newRefreshPlace(&ld.refreshes, 1) // for this function, as long as it lasts
+	place := newRefreshSlot(&ld.refreshes, 1) // for this function, as long as it lasts
 	defer place.leave()
-	placed := place != nil && ld.places != nil && ld.places.tryTake()
-	if place == nil || ld.places != nil && !placed {
+	placed := place != nil && ld.slots != nil && ld.slots.tryAcquire()
+	if place == nil || ld.slots != nil && !placed {
 		for _, d := range items {
 			l.disclaim(d.entry) // for later hits
 		}
 		return
 	}
-	b := newBulk(&items[0].origin, placed)
+	b := newBatchLoad(&items[0].origin, placed)
 	b.wanted.Add(1) // for this function too: the first flight may be overtaken before the second is there
 	var flights []*flight[K, V]
 	for _, d := range items {
 		place.users.Add(1)
-		if f := ld.launchAhead(&d.origin, d.entry, launch{bulk: b}, place); f != nil {
+		if f := ld.registerRefresh(&d.origin, d.entry, startOptions{batch: b}, place); f != nil {
 			flights = append(flights, f)
 		} else {
 			place.leave()
@@ -194,9 +194,9 @@ func (c *Cache[K, V]) refreshTogether(items []due[K, V]) {
 	b.leave()
 	c.stats.refreshes.Add(uint64(len(flights)))
 	if placed {
-		go ld.flyTogetherPlaced(flights, b)
+		go ld.runBatchHoldingSlot(flights, b)
 	} else {
-		go ld.flyTogetherNow(flights, b)
+		go ld.runBatchNow(flights, b)
 	}
 }
 
@@ -204,20 +204,20 @@ func (c *Cache[K, V]) refreshTogether(items []due[K, V]) {
 // no room for one. Loads that callers wait for have precedence: it takes a place only
 // if there is one, and reports whether it has. A loader's hit needs one for it, too:
 // unlike what a loader waits for, it goes on when the loader has ended.
-func (l *loader[K, V]) ahead(o *origin, e *entry[K, V]) (f *flight[K, V], placed bool) {
-	place := newRefreshPlace(&l.refreshes, 1)
+func (l *loader[K, V]) newRefresh(o *origin, e *entry[K, V]) (f *flight[K, V], placed bool) {
+	place := newRefreshSlot(&l.refreshes, 1)
 	if place == nil {
 		return nil, false
 	}
-	placed = l.places != nil
-	if placed && !l.places.tryTake() {
+	placed = l.slots != nil
+	if placed && !l.slots.tryAcquire() {
 		place.leave()
 		return nil, false
 	}
-	if f = l.launchAhead(o, e, launch{}, place); f == nil {
+	if f = l.registerRefresh(o, e, startOptions{}, place); f == nil {
 		place.leave()
 		if placed {
-			l.places.give()
+			l.slots.release()
 		}
 		return nil, false
 	}
@@ -226,8 +226,8 @@ func (l *loader[K, V]) ahead(o *origin, e *entry[K, V]) (f *flight[K, V], placed
 
 // launchAhead registers a flight that is to replace e in time, or returns nil if there is
 // no need for one.
-func (l *loader[K, V]) launchAhead(
-	o *origin, e *entry[K, V], how launch, place *refreshPlace,
+func (l *loader[K, V]) registerRefresh(
+	o *origin, e *entry[K, V], how startOptions, place *refreshSlot,
 ) *flight[K, V] {
 	hash := l.local.hash(e.Item.key)
 	sh := l.local.shard(hash)
@@ -235,21 +235,21 @@ func (l *loader[K, V]) launchAhead(
 	defer sh.mu.Unlock()
 	m := l.local.lease.read()
 	if l.local.closed.Load() || sh.table.Load().find(hash, e.Item.key) != e || m.at >= e.Item.expires.Load() ||
-		l.waitableLocked(sh.flights[e.Item.key], m) || m.at < sh.failures[e.Item.key].until {
+		l.waitableLocked(sh.flights[e.Item.key], m) || m.at < sh.failedLoads[e.Item.key].until {
 		return nil
 	}
-	f := l.launchLocked(sh, o, hash, e.Item.key, how)
-	f.ahead = e
+	f := l.registerLocked(sh, o, hash, e.Item.key, how)
+	f.refreshOf = e
 	l.detachLocked(f, l.refreshUntil(e, m.at), place)
 	return f
 }
 
 // refreshed ends a refresh. If it failed, the next one waits.
-func (l *loader[K, V]) refreshed(f *flight[K, V], pause time.Duration) {
+func (l *loader[K, V]) endRefresh(f *flight[K, V], pause time.Duration) {
 	if pause > 0 {
 		// It keeps the entry alive for as long, at most, which we accept.
-		time.AfterFunc(pause, func() { l.local.disclaim(f.ahead) })
+		time.AfterFunc(pause, func() { l.local.disclaim(f.refreshOf) })
 	} else {
-		l.local.disclaim(f.ahead)
+		l.local.disclaim(f.refreshOf)
 	}
 }

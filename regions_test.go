@@ -190,14 +190,14 @@ func TestManyRegionsOfOneItem(t *testing.T) {
 		return fastest(3, func() {
 			require.Zero(t, cache.local.clears.size()) // nothing is under way
 			sh := cache.local.shard(cache.local.hash(count))
-			s := cache.local.begin(sh)
+			s := cache.local.beginWork(sh)
 			for i := range 500 {
 				require.NoError(t, cache.ClearRegion(t.Context(), fmt.Sprint("another ", i)))
 			}
 			var o outcome[int]
 			cache.keeper.of(count, 1, nil, &o)
 			cache.local.put(cache.local.hash(count), count, s, &o)
-			cache.local.end(sh)
+			cache.local.endWork(sh)
 			_, held := cache.Peek(count)
 			require.True(t, held)
 		})
@@ -220,8 +220,8 @@ func TestManyRegionsInManyShards(t *testing.T) {
 			require.NoError(t, err)
 		}
 		sh := &cache.local.shards[0] // a load is under way
-		cache.local.begin(sh)
-		defer cache.local.end(sh)
+		cache.local.beginWork(sh)
+		defer cache.local.endWork(sh)
 		return fastest(3, func() { cache.local.clearRegions(names) }), len(cache.local.shards)
 	}
 	one, shards := clear(1)

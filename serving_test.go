@@ -390,11 +390,11 @@ func testReadsHaveNothingOfBefore(
 		if message {
 			c.local.remove(0) // it comes
 		}
-		s := c.local.begin(sh)
+		s := c.local.beginWork(sh)
 		sh.mu.Lock()
-		c.local.keepLocked(sh, hash, 0, 0, &s, &outcome[int64]{value: version, ttl: NoExpiry}, nil)
+		c.local.storeLocked(sh, hash, 0, 0, &s, &outcome[int64]{value: version, ttl: NoExpiry}, nil)
 		sh.mu.Unlock()
-		c.local.end(sh)
+		c.local.endWork(sh)
 		bp.lease.sent.Store(bp.lease.now()) // and so does an echo
 		linger()
 	}

@@ -84,16 +84,16 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 	}
 }
 
-// errand is a flight's business with the shared level.
-type errand[K comparable, V any] struct {
+// lookup is a flight's business with the shared level.
+type sharedLookup[K comparable, V any] struct {
 	flight *flight[K, V]
 	wire   string
 
-	seen  string // the id of the value that was seen, and was no good
-	read  bool   // it is to be looked at
-	busy  bool   // somebody else's load is under way
-	vain  bool   // somebody else's load has left nothing: no claim is made
-	found bool   // the flight has its value
+	seenID           string // the id of the value that was seen, and was no good
+	toRead           bool   // it is to be looked at
+	claimedElsewhere bool   // somebody else's load is under way
+	bypass           bool   // somebody else's load has left nothing: no claim is made
+	found            bool   // the flight has its value
 
 	// Of the claim, if there is a token: how the value will be labelled.
 	token string
@@ -101,44 +101,44 @@ type errand[K comparable, V any] struct {
 	count uint64
 }
 
-// errand returns what a flight that has begun has to do with the shared level; nil:
+// lookup returns what a flight that has begun has to do with the shared level; nil:
 // nothing.
-func (s *shared[K, V]) errand(f *flight[K, V]) *errand[K, V] {
-	if errands := s.errands([]*flight[K, V]{f}); len(errands) > 0 {
-		return errands[0]
+func (s *shared[K, V]) lookup(f *flight[K, V]) *sharedLookup[K, V] {
+	if lookups := s.lookups([]*flight[K, V]{f}); len(lookups) > 0 {
+		return lookups[0]
 	}
 	return nil
 }
 
-// fetch answers an errand's flight from the shared level, or returns with the claim of
+// fetch answers an lookup's flight from the shared level, or returns with the claim of
 // its load, if it could get one.
-func (s *shared[K, V]) fetch(ctx context.Context, e *errand[K, V]) {
-	errands := []*errand[K, V]{e}
+func (s *shared[K, V]) resolve(ctx context.Context, e *sharedLookup[K, V]) {
+	lookups := []*sharedLookup[K, V]{e}
 	began := time.Now()
-	for busy := s.seek(ctx, errands); busy; {
-		busy = s.again(ctx, errands, began)
+	for busy := s.readAndClaim(ctx, lookups); busy; {
+		busy = s.retry(ctx, lookups, began)
 	}
 }
 
 // look looks for a value, and claims nothing. It reports whether that is to be gone on
 // with: Redis has answered, or ctx has ended, which is a caller's and none of its
 // business.
-func (s *shared[K, V]) look(ctx context.Context, e *errand[K, V]) (goOn bool) {
-	if !e.read {
+func (s *shared[K, V]) lookOnce(ctx context.Context, e *sharedLookup[K, V]) (goOn bool) {
+	if !e.toRead {
 		return true
 	}
 	history := s.redis.history(1)
 	if history == "" {
 		return false
 	}
-	if s.read(ctx, history, []*errand[K, V]{e}) {
+	if s.read(ctx, history, []*sharedLookup[K, V]{e}) {
 		return true
 	}
-	e.read = true
+	e.toRead = true
 	return ctx.Err() != nil
 }
 
-// errands returns those of flights that have begun and may use the shared level. The
+// lookups returns those of flights that have begun and may use the shared level. The
 // others load.
 //
 //  1. this instance invalidates a key   2. a Get begins, and reads the old value in
@@ -147,20 +147,20 @@ func (s *shared[K, V]) look(ctx context.Context, e *errand[K, V]) (goOn bool) {
 //
 // So from before the local part until Redis has accepted the message no flight may. One
 // that began before the local part is overtaken by that.
-func (s *shared[K, V]) errands(flights []*flight[K, V]) []*errand[K, V] {
-	errands := make([]*errand[K, V], 0, len(flights))
+func (s *shared[K, V]) lookups(flights []*flight[K, V]) []*sharedLookup[K, V] {
+	lookups := make([]*sharedLookup[K, V], 0, len(flights))
 	for _, f := range flights {
 		wire, err := s.wire(f.key)
 		switch {
-		case err != nil || !f.sharing || s.local.closed.Load():
+		case err != nil || !f.mayShare || s.local.closed.Load():
 			s.stats.noLease.Add(1)
 		case s.backplane.publisher.pending(s.cache, wire):
 			s.stats.ownWrite.Add(1)
 		default:
-			errands = append(errands, &errand[K, V]{flight: f, wire: wire, read: !f.anew})
+			lookups = append(lookups, &sharedLookup[K, V]{flight: f, wire: wire, toRead: !f.skipShared})
 		}
 	}
-	return errands
+	return lookups
 }
 
 // wire returns a key's form in Redis. MarshalText may panic, and nobody is there to be
@@ -172,27 +172,27 @@ func (s *shared[K, V]) wire(key K) (wire string, err error) {
 
 // seek looks for values, and claims the loads of those that it does not find. It
 // reports whether there are any to wait for.
-func (s *shared[K, V]) seek(ctx context.Context, errands []*errand[K, V]) (busy bool) {
-	history := s.redis.history(len(errands))
+func (s *shared[K, V]) readAndClaim(ctx context.Context, lookups []*sharedLookup[K, V]) (busy bool) {
+	history := s.redis.history(len(lookups))
 	if history == "" {
 		return false
 	}
-	for part := range slices.Chunk(errands, s.together()) {
+	for part := range slices.Chunk(lookups, s.together()) {
 		// A value may come between the two steps, to be looked at once more. It does not go
 		// on for ever: the last is taken as it is.
 		for range 3 {
 			if !s.read(ctx, history, part) || !s.claim(ctx, history, part) {
-				for _, e := range errands { // nobody waits for a value through a Redis that fails
-					e.busy = false
+				for _, e := range lookups { // nobody waits for a value through a Redis that fails
+					e.claimedElsewhere = false
 				}
 				return false
 			}
-			if !slices.ContainsFunc(part, func(e *errand[K, V]) bool { return e.read }) {
+			if !slices.ContainsFunc(part, func(e *sharedLookup[K, V]) bool { return e.toRead }) {
 				break
 			}
 		}
 	}
-	return slices.ContainsFunc(errands, func(e *errand[K, V]) bool { return e.busy })
+	return slices.ContainsFunc(lookups, func(e *sharedLookup[K, V]) bool { return e.claimedElsewhere })
 }
 
 // together returns how many values are read in one exchange.
@@ -204,18 +204,18 @@ func (s *shared[K, V]) together() int {
 // whether there are any to wait for still: not when ctx has ended, nor when the longest
 // claim that was there at a time would have ended. So nobody waits for several loads that
 // hang, one after the other.
-func (s *shared[K, V]) again(ctx context.Context, errands []*errand[K, V], began time.Time) (busy bool) {
-	var sought []*errand[K, V]
-	for _, e := range errands {
-		if e.busy {
-			e.busy = false
+func (s *shared[K, V]) retry(ctx context.Context, lookups []*sharedLookup[K, V], began time.Time) (busy bool) {
+	var sought []*sharedLookup[K, V]
+	for _, e := range lookups {
+		if e.claimedElsewhere {
+			e.claimedElsewhere = false
 			sought = append(sought, e)
 		}
 	}
 	if waited := time.Since(began); waited >= s.claimed+s.options.LoadWait || !s.pause(ctx, waited) {
 		return false
 	}
-	busy = s.seek(ctx, sought)
+	busy = s.readAndClaim(ctx, sought)
 	for _, e := range sought {
 		if e.found {
 			s.stats.waited.Add(1)
@@ -231,14 +231,14 @@ func (s *shared[K, V]) pause(ctx context.Context, waited time.Duration) bool {
 	return backoff.Wait(ctx, backoff.Less(s.backplane.random, d+d/4, 5), nil)
 }
 
-// read looks at the values of those errands that are to be read, and answers the
+// read looks at the values of those lookups that are to be read, and answers the
 // flights of those that are valid. It reports whether Redis answered.
-func (s *shared[K, V]) read(ctx context.Context, history string, errands []*errand[K, V]) bool {
-	var sought []*errand[K, V]
+func (s *shared[K, V]) read(ctx context.Context, history string, lookups []*sharedLookup[K, V]) bool {
+	var sought []*sharedLookup[K, V]
 	var wires []string
-	for _, e := range errands {
-		if e.read {
-			e.read = false
+	for _, e := range lookups {
+		if e.toRead {
+			e.toRead = false
 			sought, wires = append(sought, e), append(wires, e.wire)
 		}
 	}
@@ -252,15 +252,15 @@ func (s *shared[K, V]) read(ctx context.Context, history string, errands []*erra
 	var doubtful []candidate[K, V] // since something was cleared meanwhile
 	until := time.Now().Add(s.options.Timeout)
 	for i, e := range sought {
-		c := candidate[K, V]{errand: e}
+		c := candidate[K, V]{lookup: e}
 		switch c.judge(ctx, s, &reading.Values[i], &reading, until) {
-		case valid:
+		case usable:
 			s.answer(&c)
 		case doubted:
 			doubtful = append(doubtful, c)
 		}
 	}
-	if len(doubtful) > 0 && !s.settleDoubts(ctx, history, reading.Epoch, doubtful) {
+	if len(doubtful) > 0 && !s.resolveDoubts(ctx, history, reading.Epoch, doubtful) {
 		return false
 	}
 	for _, e := range sought {
@@ -273,19 +273,19 @@ func (s *shared[K, V]) read(ctx context.Context, history string, errands []*erra
 	return true
 }
 
-// claim claims the loads of errands that have found nothing. It reports whether Redis
+// claim claims the loads of lookups that have found nothing. It reports whether Redis
 // answered.
-func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*errand[K, V]) bool {
-	var sought []*errand[K, V]
+func (s *shared[K, V]) claim(ctx context.Context, history string, lookups []*sharedLookup[K, V]) bool {
+	var sought []*sharedLookup[K, V]
 	var claims []transport.Claim
 	own := s.backplane.claims
-	for _, e := range errands {
-		if e.found || e.token != "" || e.busy || e.vain {
+	for _, e := range lookups {
+		if e.found || e.token != "" || e.claimedElsewhere || e.bypass {
 			continue
 		}
 		sought = append(sought, e)
 		claims = append(claims, transport.Claim{
-			Key: e.wire, Token: tokenNonce(), Seen: e.seen, Any: e.flight.anew, Life: s.options.LoadWait,
+			Key: e.wire, Token: tokenNonce(), Seen: e.seenID, Any: e.flight.skipShared, Life: s.options.LoadWait,
 			Own: own.token(claimed{s.stats, e.wire}),
 		})
 	}
@@ -312,13 +312,13 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, errands []*err
 				e.token, e.epoch, e.count = h.token, h.epoch, h.count
 				continue
 			}
-			e.busy = !e.flight.anew // it has just ended, and is about to end in Redis
+			e.claimedElsewhere = !e.flight.skipShared // it has just ended, and is about to end in Redis
 		case transport.ClaimBusy:
-			e.busy = !e.flight.anew // which takes nobody else's
+			e.claimedElsewhere = !e.flight.skipShared // which takes nobody else's
 		case transport.ClaimChanged:
-			e.read = true
-		case transport.ClaimVain:
-			e.vain = true
+			e.toRead = true
+		case transport.ClaimBypass:
+			e.bypass = true
 		}
 	}
 	return true
@@ -330,14 +330,14 @@ func tokenNonce() string { return string(nonce()) }
 // longestLife is how long a value of this cache can stand in Redis after its claim.
 func (s *shared[K, V]) longestLife() time.Duration { return s.options.TTL + s.options.LoadWait }
 
-// settle ends the claims of errands whose flights have landed: it stores what was
+// settle ends the claims of lookups whose flights have landed: it stores what was
 // loaded, if it is to be kept at all.
-func (s *shared[K, V]) settle(errands []*errand[K, V]) {
+func (s *shared[K, V]) endClaims(lookups []*sharedLookup[K, V]) {
 	var puts []transport.Put
 	check := nothing
 	defer func() { check() }() // last: nobody waits for it
 	defer func() {             // a codec can end the goroutine: the rest is let go
-		for _, e := range errands {
+		for _, e := range lookups {
 			if e.token != "" {
 				puts = append(puts, transport.Put{Key: e.wire, Token: e.token})
 				e.token = ""
@@ -346,7 +346,7 @@ func (s *shared[K, V]) settle(errands []*errand[K, V]) {
 		s.storeInParts(puts)
 	}()
 	size := 0
-	for _, e := range errands {
+	for _, e := range lookups {
 		if e.token == "" {
 			continue
 		}
@@ -389,11 +389,11 @@ func (s *shared[K, V]) store(puts []transport.Put) {
 }
 
 // put returns what ends the claim of a flight that has landed.
-func (s *shared[K, V]) put(e *errand[K, V]) transport.Put {
+func (s *shared[K, V]) put(e *sharedLookup[K, V]) transport.Put {
 	p := transport.Put{Key: e.wire, Token: e.token}
 	f := e.flight
 	o := &f.outcome
-	p.Vain = f.ran && f.state.Load()&flightUnheard == 0
+	p.Bypass = f.ran && f.state.Load()&flightUnheard == 0
 	if p.Forget = o.known; !o.known || o.life <= 0 {
 		return p
 	}

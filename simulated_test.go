@@ -70,14 +70,14 @@ func (w *twin) epoch(name string) int {
 	return len(w.epochs)
 }
 
-// outlastVain waits until no claim in vain is remembered any more: how long it takes to
+// outlastBypass waits until no claim in vain is remembered any more: how long it takes to
 // the next step differs. It may take a token that is never put.
-func (w *twin) outlastVain(t *testing.T, cache, key string) {
+func (w *twin) outlastBypass(t *testing.T, cache, key string) {
 	claims := []transport.Claim{{Key: key, Token: "nobody's", Life: time.Hour}}
 	require.Eventually(t, func() bool {
 		got, err := w.bus.Values().Claim(t.Context(), cache, "h", time.Hour, claims)
 		require.NoError(t, err)
-		return got.States[0] != transport.ClaimVain
+		return got.States[0] != transport.ClaimBypass
 	}, 10*time.Second, 10*time.Millisecond)
 }
 
@@ -135,7 +135,7 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 				p.Bytes = []byte(("\x00" + p.Token + "the value, with \x00 in it")[:size])
 			}
 			p.Forget = r.IntN(20) == 0
-			p.Vain = p.Forget || r.IntN(20) == 0
+			p.Bypass = p.Forget || r.IntN(20) == 0
 			puts = append(puts, p)
 		}
 		return fmt.Sprintf("put %s %+v", cache, puts), func(t *testing.T, w *twin) string {
@@ -146,8 +146,8 @@ func anything(r *rand.Rand) (what string, do func(*testing.T, *twin) string) {
 			got, err := w.bus.Values().Put(t.Context(), cache, puts)
 			require.NoError(t, err)
 			for _, p := range puts {
-				if p.Vain {
-					w.outlastVain(t, cache, p.Key)
+				if p.Bypass {
+					w.outlastBypass(t, cache, p.Key)
 				}
 			}
 			return fmt.Sprint(got)

@@ -26,7 +26,7 @@ func TestStandIn(t *testing.T) {
 				require.NoError(t, err)
 				defer bp.Close()
 				c := sharedNumbers(t, bp, itself)
-				require.Equal(t, asks, c.local.fresh == c.local.staleness)
+				require.Equal(t, asks, c.local.freshLeaseAge == c.local.staleness)
 
 				var attempts int
 				for range 2 * mostFailures {

@@ -63,7 +63,7 @@ func (l *loader[K, V]) waitFor(from *caller, j *lookup[K, V], soft <-chan time.T
 
 // proven reports whether a conditional waiter may have its flight's result.
 func (j *lookup[K, V]) proven() bool {
-	return !j.refreshes && j.flight.state.Load()&flightProven != 0
+	return !j.forRefresh && j.flight.state.Load()&flightProven != 0
 }
 
 // provenLocked reports whether the result of f, which is registered and ends, was
@@ -74,25 +74,25 @@ func (j *lookup[K, V]) proven() bool {
 func (l *loader[K, V]) provenLocked(f *flight[K, V]) bool {
 	o := &f.outcome
 	return o.known && f.start.generation == l.local.current.Load() &&
-		(f.start.clears == l.local.clears.count.Load() || o.placed && !l.local.clears.overtook(f.start.clears, o.regions))
+		(f.start.clears == l.local.clears.count.Load() || o.hasRegions && !l.local.clears.overtook(f.start.clears, o.regions))
 }
 
 // noteCleared is called before the loader's outcome is decided: if regions were cleared
 // since f began its own are to be known, even if it is not to be kept.
 func (l *local[K, V]) noteCleared(f *flight[K, V]) {
-	f.outcome.cleared = l.regional && f.start.clears != l.clears.count.Load()
+	f.outcome.needsRegions = l.regional && f.start.clears != l.clears.count.Load()
 }
 
 // follow looks up what j's caller gets that was a conditional waiter and has left its
 // flight: what is in memory now, or the load that all such waiters share.
-func (l *loader[K, V]) follow(from *caller, key K, j *lookup[K, V], how launch) {
+func (l *loader[K, V]) follow(from *caller, key K, j *lookup[K, V], how startOptions) {
 	f := j.flight
 	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	j.conditional = false
 	m := l.local.lease.read() // first
-	if e := sh.table.Load().find(f.hash, key); e != nil && !j.refreshes && l.local.fate(e, m) == alive {
+	if e := sh.table.Load().find(f.hash, key); e != nil && !j.forRefresh && l.local.fate(e, m) == alive {
 		j.entry, j.fate = e, alive
 		return
 	}
@@ -101,18 +101,18 @@ func (l *loader[K, V]) follow(from *caller, key K, j *lookup[K, V], how launch) 
 		// A load that was registered after f began after all who wait for f began to wait.
 		// What is older than f may be registered still.
 		if next = sh.flights[key]; f.hasOlderLocked(next) || !j.mayShareLocked(next, l) {
-			next = l.launchLocked(sh, &from.origin, f.hash, key, how)
-			next.anew = f.extra.nextAnew
-			next.waiters, j.launched = 0, true
+			next = l.registerLocked(sh, &from.origin, f.hash, key, how)
+			next.skipShared = f.extra.nextSkipsShared
+			next.waiters, j.mustStart = 0, true
 		}
 		f.extra.next = next
 	}
 	next.waiters++
-	if j.refreshes && !next.begun {
-		next.anew = true
+	if j.forRefresh && !next.begun {
+		next.skipShared = true
 	}
-	if !j.launched {
-		j.hurried = next.hurryLocked(&from.origin, l)
+	if !j.mustStart {
+		j.jumpsQueue = next.jumpQueueLocked(&from.origin, l)
 	}
 	j.flight = next
 }
@@ -129,5 +129,5 @@ func (f *flight[K, V]) hasOlderLocked(o *flight[K, V]) bool {
 // mayShareLocked reports whether next, which may be nil or have landed, began after
 // j's caller and may answer it.
 func (j *lookup[K, V]) mayShareLocked(next *flight[K, V], ld *loader[K, V]) bool {
-	return next != nil && !next.abandoned && (!j.refreshes || next.anew || !next.begun || ld.shared == nil)
+	return next != nil && !next.abandoned && (!j.forRefresh || next.skipShared || !next.begun || ld.shared == nil)
 }

@@ -190,7 +190,7 @@ func (d *data) claimOne(of item, c transport.Claim) transport.ClaimState {
 	held, _, claimed := lookUp(d.tokens, of)
 	switch {
 	case held.text == vain && !c.Any:
-		return transport.ClaimVain
+		return transport.ClaimBypass
 	case claimed && held.text != vain && held.epoch == d.clears.epoch && held.count >= d.clears.fields["c:"+of.cache]:
 		if held.text == c.Own {
 			return transport.ClaimOwn

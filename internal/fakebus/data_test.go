@@ -61,7 +61,7 @@ func TestClaims(t *testing.T) {
 		{"of somebody else's", transport.Claim{Key: "busy", Any: true}, transport.ClaimBusy},
 		{"of somebody else's before a clear", transport.Claim{Key: "cleared"}, transport.ClaimTaken},
 		{"of somebody else's, and Redis has lost the counts", transport.Claim{Key: "lost"}, transport.ClaimTaken},
-		{"after one in vain", transport.Claim{Key: "vain"}, transport.ClaimVain},
+		{"after one in vain", transport.Claim{Key: "vain"}, transport.ClaimBypass},
 		{"of any value, after one in vain", transport.Claim{Key: "vain", Any: true}, transport.ClaimTaken},
 	}
 	for _, test := range tests {
@@ -139,7 +139,7 @@ func TestPutsWithoutAValue(t *testing.T) {
 			claims[i].Seen = id(i + 1)
 		}
 		again := d.claim("c", "h", "e", time.Hour, claims)
-		require.Equal(t, []transport.ClaimState{transport.ClaimTaken, transport.ClaimVain, transport.ClaimVain}, again.States)
+		require.Equal(t, []transport.ClaimState{transport.ClaimTaken, transport.ClaimBypass, transport.ClaimBypass}, again.States)
 		time.Sleep(transport.VainFor + time.Millisecond)
 		again = d.claim("c", "h", "e", time.Hour, claims[1:])
 		require.Equal(t, []transport.ClaimState{transport.ClaimTaken, transport.ClaimTaken}, again.States)

@@ -117,7 +117,7 @@ func (v *values) Put(ctx context.Context, cache string, puts []transport.Put) ([
 	var sent []put
 	for _, p := range puts {
 		keys = append(keys, p.Key)
-		sent = append(sent, put{p.Key, p.Token, string(p.Bytes), p.Life, p.Vain, p.Forget})
+		sent = append(sent, put{p.Key, p.Token, string(p.Bytes), p.Life, p.Bypass, p.Forget})
 	}
 	stored := new([]bool)
 	err := v.script(ctx, asking("put", cache, keys, nil), func(d *data) { *stored = d.put(cache, sent) })

@@ -122,7 +122,7 @@ const (
 	ClaimBusy    ClaimState = 'b' // somebody else's
 	ClaimOwn     ClaimState = 'o' // this instance has it already, for another load
 	ClaimChanged ClaimState = 'c' // there is another value than the one that was seen
-	ClaimVain    ClaimState = 'v' // a load has just ended and left nothing: nobody need wait for the next
+	ClaimBypass  ClaimState = 'v' // a load has just ended and left nothing: nobody need wait for the next
 )
 
 // Put is the end of a claim.
@@ -133,7 +133,7 @@ type Put struct {
 	Life  time.Duration // of the value
 
 	// Without bytes:
-	Vain   bool // nor will there be one soon, so others need not wait: they load, and claim nothing
+	Bypass bool // nor will there be one soon, so others need not wait: they load, and claim nothing
 	Forget bool // and what value there is is older than what is known now
 }
 

@@ -37,19 +37,19 @@ func (e *KeysError[K]) Unwrap() error { return e.Err }
 // same way; [errors.Is] finds each. A loader that panics makes GetMany panic as Get does.
 // The map is never nil, and the caller's own.
 func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
-	m := many[K, V]{cache: c, got: make(map[K]V, len(keys))}
+	m := getMany[K, V]{cache: c, got: make(map[K]V, len(keys))}
 	var missing []K
 	asked := map[K]struct{}{} // what is missing
 	for _, key := range keys {
 		if e, at := c.local.peek(key); e != nil {
-			value, err := c.hit(ctx, e, at)
+			value, err := c.serveHit(ctx, e, at)
 			m.add(e.Item.key, value, err)
 		} else if _, again := asked[key]; !again {
 			asked[key] = struct{}{}
 			missing = append(missing, key)
 		}
 	}
-	c.gathered() // what is due of the hits is loaded together, and need not wait for more
+	c.refreshGatheredNow() // what is due of the hits is loaded together, and need not wait for more
 	if len(missing) > 0 {
 		m.load(ctx, missing)
 	}
@@ -57,7 +57,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
 }
 
 // many is a GetMany under way.
-type many[K comparable, V any] struct {
+type getMany[K comparable, V any] struct {
 	cache  *Cache[K, V]
 	got    map[K]V
 	failed keyFailures[K]
@@ -65,7 +65,7 @@ type many[K comparable, V any] struct {
 
 // add takes in what became of a key. The key is one of the cache's own: both the map and
 // the error outlive the call.
-func (m *many[K, V]) add(key K, value V, err error) {
+func (m *getMany[K, V]) add(key K, value V, err error) {
 	switch {
 	case err == nil:
 		m.got[key] = value
@@ -76,28 +76,28 @@ func (m *many[K, V]) add(key K, value V, err error) {
 }
 
 // load gets what is not in memory.
-func (m *many[K, V]) load(ctx context.Context, keys []K) {
+func (m *getMany[K, V]) load(ctx context.Context, keys []K) {
 	c := m.cache
 	if err := ctx.Err(); err != nil {
 		for _, key := range keys {
-			key, _ = c.holds(key)
+			key, _ = c.keepable(key)
 			m.failed.add(c.local.own(key), err)
 		}
 		return
 	}
 	began := time.Now()
 	from := callerOf(ctx)
-	how := m.launch(&from.origin)
+	how := m.startOptions(&from.origin)
 	held := make([]bool, len(keys))
 	for i, key := range keys {
-		keys[i], held[i] = c.holds(key) // of all first: a MarshalText may panic, and whoever joins a load relies on it
+		keys[i], held[i] = c.keepable(key) // of all first: a MarshalText may panic, and whoever joins a load relies on it
 	}
 	found := make([]lookup[K, V], len(keys))
 	for i, key := range keys {
 		if held[i] {
 			found[i] = c.loader.join(&from, key, how)
 		} else {
-			found[i] = lookup[K, V]{flight: c.loader.apart(&from.origin, key, how), launched: true}
+			found[i] = lookup[K, V]{flight: c.loader.newUnsharedFlight(&from.origin, key, how), mustStart: true}
 		}
 	}
 	again, waited := m.round(&from, keys, found, how, began)
@@ -105,7 +105,7 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 		return
 	}
 	// What was waited for and may not be had is loaded together, too, and waited for once.
-	how = m.launch(&from.origin)
+	how = m.startOptions(&from.origin)
 	for i := range waited {
 		c.loader.follow(&from, again[i], &waited[i], how)
 	}
@@ -113,38 +113,38 @@ func (m *many[K, V]) load(ctx context.Context, keys []K) {
 }
 
 // launch says how the loads begin.
-func (m *many[K, V]) launch(o *origin) launch {
+func (m *getMany[K, V]) startOptions(o *origin) startOptions {
 	c := m.cache
-	how := c.launch(o)
+	how := c.startOptions(o)
 	if c.options.LoadMany != nil {
-		how.bulk = newBulk(o, c.loader.places != nil)
+		how.batch = newBatchLoad(o, c.loader.slots != nil)
 	} else {
-		how.inTurn, how.queued = true, true
+		how.awaitsSlot, how.queued = true, true
 	}
 	return how
 }
 
 // round begins what was launched and takes in what becomes of all, which have been waited
 // for since began. It returns the keys that have to be looked up once more, see follow.
-func (m *many[K, V]) round(
-	from *caller, keys []K, found []lookup[K, V], how launch, began time.Time,
+func (m *getMany[K, V]) round(
+	from *caller, keys []K, found []lookup[K, V], how startOptions, began time.Time,
 ) (again []K, waited []lookup[K, V]) {
 	c := m.cache
 	var launched []*flight[K, V]
 	for i := range found {
 		switch {
-		case found[i].launched:
+		case found[i].mustStart:
 			launched = append(launched, found[i].flight)
-		case found[i].hurried:
-			c.loader.fly(from, found[i].flight)
+		case found[i].jumpsQueue:
+			c.loader.start(from, found[i].flight)
 		}
 	}
 	switch {
 	case len(launched) == 0:
-	case how.bulk != nil:
-		go c.loader.flyTogether(launched, how.bulk)
+	case how.batch != nil:
+		go c.loader.runBatch(launched, how.batch)
 	default:
-		go c.loader.flyInTurn(launched)
+		go c.loader.runQueue(launched)
 	}
 	awaited := 0
 	defer func() { // if a loader has panicked, the others are no longer waited for
@@ -167,40 +167,40 @@ func (m *many[K, V]) round(
 }
 
 // apart returns a flight that nobody else joins, and whose result is not kept.
-func (l *loader[K, V]) apart(o *origin, key K, how launch) *flight[K, V] {
+func (l *loader[K, V]) newUnsharedFlight(o *origin, key K, how startOptions) *flight[K, V] {
 	hash := l.local.hash(key)
 	return l.newFlight(l.local.shard(hash), o, hash, key, how)
 }
 
 // flyInTurn flies flights, some at a time, in their order.
-func (l *loader[K, V]) flyInTurn(flights []*flight[K, V]) {
-	atOnce := newPlaces(loadsAtOnce)
+func (l *loader[K, V]) runQueue(flights []*flight[K, V]) {
+	atOnce := newSlots(loadsAtOnce)
 	for _, f := range flights {
 		atOnce <- struct{}{}
-		placed := l.places.needed(f.ctx.parent) && l.places.take(&f.ctx)
+		placed := l.slots.needed(f.ctx.parent) && l.slots.acquire(&f.ctx)
 		go func() {
-			defer atOnce.give()
+			defer atOnce.release()
 			if placed {
-				l.flyPlaced(f)
+				l.runHoldingSlot(f)
 			} else {
-				l.flyNow(f)
+				l.run(f)
 			}
 		}()
 	}
 }
 
 // bulk is one call of LoadMany, for several flights.
-type bulk struct {
+type batchLoad struct {
 	ctx    loadContext  // the loader's
 	wanted atomic.Int64 // flights that someone waits for
 }
 
-func newBulk(o *origin, hasPlace bool) *bulk {
-	return &bulk{ctx: loadContext{values: o.ctx, parent: o.load, placed: placed(o.load, hasPlace)}}
+func newBatchLoad(o *origin, hasPlace bool) *batchLoad {
+	return &batchLoad{ctx: loadContext{values: o.ctx, parent: o.load, hasSlot: hasSlot(o.load, hasPlace)}}
 }
 
 // leave is called when nobody waits for one of the flights any longer.
-func (b *bulk) leave() {
+func (b *batchLoad) leave() {
 	if b != nil && b.wanted.Add(-1) == 0 {
 		b.ctx.end()
 	}
@@ -208,80 +208,80 @@ func (b *bulk) leave() {
 
 // flyTogether has LoadMany load all flights of a bulk, when there is a place if it needs
 // one.
-func (l *loader[K, V]) flyTogether(flights []*flight[K, V], b *bulk) {
-	if l.places.needed(b.ctx.parent) && l.places.take(&b.ctx) {
-		defer l.places.give()
+func (l *loader[K, V]) runBatch(flights []*flight[K, V], b *batchLoad) {
+	if l.slots.needed(b.ctx.parent) && l.slots.acquire(&b.ctx) {
+		defer l.slots.release()
 	}
-	l.flyTogetherNow(flights, b)
+	l.runBatchNow(flights, b)
 }
 
 // flyTogetherPlaced is flyTogether with a place, and gives it back.
-func (l *loader[K, V]) flyTogetherPlaced(flights []*flight[K, V], b *bulk) {
-	defer l.places.give()
-	l.flyTogetherNow(flights, b)
+func (l *loader[K, V]) runBatchHoldingSlot(flights []*flight[K, V], b *batchLoad) {
+	defer l.slots.release()
+	l.runBatchNow(flights, b)
 }
 
-func (l *loader[K, V]) flyTogetherNow(flights []*flight[K, V], b *bulk) {
+func (l *loader[K, V]) runBatchNow(flights []*flight[K, V], b *batchLoad) {
 	defer b.ctx.end()
 	var wanted []*flight[K, V]
 	for _, f := range flights {
-		if !l.takeOff(f, b) {
+		if !l.begin(f, b) {
 			continue // somebody was in a hurry
 		}
 		if f.ctx.Err() != nil {
-			l.landUnwanted(f)
+			l.finishUnwanted(f)
 			continue
 		}
 		wanted = append(wanted, f)
 	}
 	if l.shared != nil {
-		l.flySharedTogether(wanted, b)
+		l.runBatchShared(wanted, b)
 	} else {
-		l.runTogether(wanted, b)
+		l.callLoadMany(wanted, b)
 	}
 }
 
 // flySharedTogether is flyTogether from where the shared level is asked first. What is
 // found lands at once, and what nobody else loads is loaded; the others are waited for.
-func (l *loader[K, V]) flySharedTogether(flights []*flight[K, V], b *bulk) {
+func (l *loader[K, V]) runBatchShared(flights []*flight[K, V], b *batchLoad) {
 	s := l.shared
 	left := flights // that have not landed
-	var errands []*errand[K, V]
+	var lookups []*sharedLookup[K, V]
 	defer func() {
 		for _, f := range left { // the goroutine has ended in the middle
-			l.landEnded(f, 1)
+			l.finishGoexit(f, 1)
 		}
-		s.settle(errands)
+		s.endClaims(lookups)
 	}()
-	errands = s.errands(flights)
-	of := make(map[*flight[K, V]]*errand[K, V], len(errands))
-	for _, e := range errands {
+	lookups = s.lookups(flights)
+	of := make(map[*flight[K, V]]*sharedLookup[K, V], len(lookups))
+	for _, e := range lookups {
 		of[e.flight] = e
 	}
 	began := time.Now()
-	s.seek(&b.ctx, errands)
+	s.readAndClaim(&b.ctx, lookups)
 	for {
 		var wanted []*flight[K, V]
 		sought := left
 		left = nil
 		for _, f := range sought {
-			if e := of[f]; e != nil && e.busy {
+			if e := of[f]; e != nil && e.claimedElsewhere {
 				left = append(left, f)
-			} else if !l.landSought(f, e) {
+			} else if !l.finishLookup(f, e) {
 				wanted = append(wanted, f)
 			}
 		}
-		l.runTogether(wanted, b)
-		s.settle(errands) // those that others load have no claim
+		l.callLoadMany(wanted, b)
+		s.endClaims(lookups) // those that others load have no claim
 		if len(left) == 0 {
 			return
 		}
-		s.again(&b.ctx, errands, began)
+		s.retry(&b.ctx, lookups, began)
 	}
 }
 
 // runTogether calls LoadMany, whatever becomes of it.
-func (l *loader[K, V]) runTogether(wanted []*flight[K, V], b *bulk) {
+func (l *loader[K, V]) callLoadMany(wanted []*flight[K, V], b *batchLoad) {
 	if len(wanted) == 0 {
 		return
 	}
@@ -291,24 +291,24 @@ func (l *loader[K, V]) runTogether(wanted []*flight[K, V], b *bulk) {
 		keys[i] = f.key
 	}
 	r := results[K, V]{err: errGoexit}
-	defer forEach(wanted, func(f *flight[K, V]) { l.landPart(f, &r, len(wanted)) }) // also after runtime.Goexit
+	defer forEach(wanted, func(f *flight[K, V]) { l.finishPart(f, &r, len(wanted)) }) // also after runtime.Goexit
 	r.load(b, l, keys, func() {
-		forEach(wanted, func(f *flight[K, V]) { l.giveUp(f) })
+		forEach(wanted, func(f *flight[K, V]) { l.timeOut(f) })
 	})
 }
 
 // landPart lands a flight with its part of the results, of which there are so many.
-func (l *loader[K, V]) landPart(f *flight[K, V], r *results[K, V], parts int) {
+func (l *loader[K, V]) finishPart(f *flight[K, V], r *results[K, V], parts int) {
 	given := false
 	defer func() { // Expiry, for instance, can end the goroutine: the other flights are not concerned
 		if !given {
-			l.landEnded(f, parts)
+			l.finishGoexit(f, parts)
 		}
 	}()
 	l.local.noteCleared(f)
 	r.give(f, l)
 	given = true
-	l.land(f, parts)
+	l.finish(f, parts)
 }
 
 // results is what LoadMany returned, or how it ended else.
@@ -318,7 +318,7 @@ type results[K comparable, V any] struct {
 	panic  *loaderPanic
 }
 
-func (r *results[K, V]) load(b *bulk, ld *loader[K, V], keys []K, giveUp func()) {
+func (r *results[K, V]) load(b *batchLoad, ld *loader[K, V], keys []K, giveUp func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.panic = &loaderPanic{value: p, stack: debug.Stack()}
@@ -337,7 +337,7 @@ func (r *results[K, V]) load(b *bulk, ld *loader[K, V], keys []K, giveUp func())
 // give makes a flight's part of the results its own. A key that is not there is not
 // found, if nothing else was wrong.
 func (r *results[K, V]) give(f *flight[K, V], ld *loader[K, V]) {
-	defer f.catch()
+	defer f.recoverPanic()
 	value, found := r.values[f.key]
 	switch {
 	case r.panic != nil:
