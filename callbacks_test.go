@@ -40,7 +40,7 @@ func returns(t *testing.T, what string, f func()) {
 // everything calls every method of a cache and its backplane, but for Close, on its own
 // keys and on what the caller is busy with. Waits for Redis end soon.
 func everything[K comparable](c *Cache[K, string], own, busy K) {
-	soon, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	soon, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
 	c.Peek(busy)
 	for range c.All() {
@@ -370,7 +370,7 @@ func testCallback(t *testing.T, callback string, together, shared bool, do func(
 	hook.Store(nil)
 	backplanes := []*Backplane{Local(), Local()}
 	if shared {
-		bus := fakebus.New(fakebus.Options{Instances: 2})
+		bus := fakebus.New(fakebus.Options{Instances: 2, MinLatency: 10 * time.Microsecond, MaxLatency: 100 * time.Microsecond})
 		defer bus.Close()
 		backplanes = []*Backplane{joinSimulated(t, bus, 0), joinSimulated(t, bus, 1)}
 	}
@@ -390,7 +390,11 @@ func testCallback(t *testing.T, callback string, together, shared bool, do func(
 				h()
 			}
 		}
-		for _, ctx := range []context.Context{t.Context(), context.Background()} {
+		contexts := []context.Context{t.Context(), context.Background()} // with the latter, callers run loads themselves
+		if shared {
+			contexts = contexts[:1] // which they do not do then
+		}
+		for _, ctx := range contexts {
 			returns(t, call.name, func() {
 				defer func() { _ = recover() }()
 				hook.Store(&f)
@@ -568,7 +572,7 @@ func TestCloseFromCallbacks(t *testing.T) {
 			}
 			t.Run(callback+", "+call.name, func(t *testing.T) {
 				hook.Store(nil)
-				bus := fakebus.New(fakebus.Options{Instances: 2})
+				bus := fakebus.New(fakebus.Options{Instances: 2, MinLatency: 10 * time.Microsecond, MaxLatency: 100 * time.Microsecond})
 				defer bus.Close()
 				backplanes := []*Backplane{joinSimulated(t, bus, 0), joinSimulated(t, bus, 1)}
 				a, b := hookedCache(t, backplanes[0], true), hookedCache(t, backplanes[1], true)
@@ -633,7 +637,7 @@ func TestCloseFromWhatItWaitsFor(t *testing.T) {
 			hook.Store(nil)
 			onLog.Store(nil)
 			onEvent.Store(nil)
-			bus := fakebus.New(fakebus.Options{Instances: 2})
+			bus := fakebus.New(fakebus.Options{Instances: 2, MinLatency: 10 * time.Microsecond, MaxLatency: 100 * time.Microsecond})
 			defer bus.Close()
 			bp := joinSimulatedWith(t, bus, 0, BackplaneOptions{
 				Logger:       slog.New(handlerFunc(func(string) { do(&onLog) })),
@@ -661,7 +665,7 @@ func TestCloseFromWhatItWaitsFor(t *testing.T) {
 // OnEvent and UnmarshalText may end the goroutine that they are called in: others follow.
 func TestGoexitInOurGoroutines(t *testing.T) {
 	defer hook.Store(nil)
-	bus := fakebus.New(fakebus.Options{Instances: 2})
+	bus := fakebus.New(fakebus.Options{Instances: 2, MinLatency: 10 * time.Microsecond, MaxLatency: 100 * time.Microsecond})
 	defer bus.Close()
 	var events atomic.Int64
 	backplanes := []*Backplane{joinSimulatedWith(t, bus, 0, BackplaneOptions{
