@@ -30,7 +30,7 @@ type Cache[K comparable, V any] struct {
 // key that does not survive being encoded and decoded, such as a time.Time with a
 // monotonic part, is never kept, and a write to it clears the whole cache.
 //
-// The error wraps ErrOptions, and names every field that is wrong, or ErrClosed
+// The error wraps ErrInvalidOptions, and names every field that is wrong, or ErrClosed
 // if the backplane is closed.
 func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V], error) {
 	o, err := options.withDefaults()
@@ -70,7 +70,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 
 // Get returns the item of key: from memory, or from Load, once for all callers
 // that ask meanwhile. It returns the loader's own error, ErrNotFound for a kept
-// not-found (to a loader, an error that wraps it: see Options.NotFound), or ctx's error
+// not-found (to a loader, an error that wraps it: see Options.IsNotFound), or ctx's error
 // if ctx ends first; a hit ignores ctx. While a load fails,
 // or is slow, an expired item may be returned, see Options.StaleIfError. If the loader
 // panics, Get panics in every caller, with an error that has the panic's value
@@ -316,7 +316,7 @@ func (c *Cache[K, V]) Update(
 	ctx context.Context, key K, write func(context.Context) (V, error),
 ) (value V, err error) {
 	if write == nil {
-		return value, fmt.Errorf("%w: cache %q: Update's write is nil", ErrOptions, c.options.Name)
+		return value, fmt.Errorf("%w: cache %q: Update's write is nil", ErrInvalidOptions, c.options.Name)
 	}
 	if c.isClosed() {
 		return value, c.refusal()
@@ -370,7 +370,7 @@ func (c *Cache[K, V]) Update(
 //
 // It returns nil when Redis has accepted the message, an error that wraps
 // ErrUnconfirmed when it has not yet (nothing is to be repeated: it is queued),
-// ErrKey if a key does not survive encoding (the cache is cleared everywhere
+// ErrInvalidKey if a key does not survive encoding (the cache is cleared everywhere
 // instead), or ErrClosed. No keys: nothing happens. More than 65 536 keys are told
 // to other instances as a clear of the cache.
 func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
@@ -529,7 +529,7 @@ func (c *Cache[K, V]) removeWire(wire string) bool {
 	if err != nil {
 		c.stats.undecodable.Add(1)
 		c.clearLocal() // which key was meant is unknown
-		c.backplane.note(Event{Kind: EventCleared, Cause: CauseUndecodable, Cache: c.options.Name, Err: errForeignKey})
+		c.backplane.note(Event{Kind: EventCleared, Cause: ClearCauseUndecodable, Cache: c.options.Name, Err: errForeignKey})
 		return false
 	}
 	c.removeLocal(key)

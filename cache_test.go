@@ -165,7 +165,7 @@ func TestNotFoundIsKept(t *testing.T) {
 		loads := 0
 		cache := newCache(t, nearcache.Options[string, string]{
 			NotFoundTTL: time.Minute,
-			NotFound:    func(err error) bool { return errors.Is(err, errNoRows) },
+			IsNotFound:  func(err error) bool { return errors.Is(err, errNoRows) },
 			Regions:     func(string, string) []string { return []string{"a region"} },
 			Load: func(context.Context, string) (string, error) {
 				loads++
@@ -558,8 +558,8 @@ func TestPanicsInCallbacksCountAsTheLoaders(t *testing.T) {
 		{"Expiry", func(o *nearcache.Options[string, string]) {
 			o.Expiry = func(string, string) time.Duration { panic("in a callback") }
 		}, func() (string, error) { return "value", nil }},
-		{"NotFound", func(o *nearcache.Options[string, string]) {
-			o.NotFound = func(error) bool { panic("in a callback") }
+		{"IsNotFound", func(o *nearcache.Options[string, string]) {
+			o.IsNotFound = func(error) bool { panic("in a callback") }
 		}, func() (string, error) { return "", errSource }},
 	}
 	for _, test := range tests {
@@ -572,7 +572,7 @@ func TestPanicsInCallbacksCountAsTheLoaders(t *testing.T) {
 			cache := newCache(t, o)
 			g := <-get(t.Context(), cache, "a")
 			require.ErrorContains(t, g.panic.(error), "in a callback")
-			if test.name != "NotFound" {
+			if test.name != "IsNotFound" {
 				require.Panics(t, func() { _ = cache.Set(t.Context(), "a", "value") })
 			}
 			require.Zero(t, cache.Len())
@@ -943,7 +943,7 @@ func TestBadInput(t *testing.T) {
 			o := valid
 			row.set(&o)
 			cache, err := nearcache.New(bp, o)
-			require.ErrorIs(t, err, nearcache.ErrOptions)
+			require.ErrorIs(t, err, nearcache.ErrInvalidOptions)
 			require.ErrorContains(t, err, row.names)
 			require.Nil(t, cache)
 			require.Len(t, bp.Stats().Caches, 1, "nothing was made")
@@ -959,9 +959,9 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("New: zero and nil backplane", func(t *testing.T) {
 		_, err := nearcache.New(&nearcache.Backplane{}, valid)
-		require.ErrorIs(t, err, nearcache.ErrOptions)
+		require.ErrorIs(t, err, nearcache.ErrInvalidOptions)
 		_, err = nearcache.New(nil, valid)
-		require.ErrorIs(t, err, nearcache.ErrOptions)
+		require.ErrorIs(t, err, nearcache.ErrInvalidOptions)
 		require.ErrorContains(t, err, "Local")
 	})
 
@@ -969,7 +969,7 @@ func TestBadInput(t *testing.T) {
 		cache := newCache(t, valid)
 		require.NoError(t, cache.Set(t.Context(), "a", "value"))
 		_, err := cache.Update(t.Context(), "a", nil)
-		require.ErrorIs(t, err, nearcache.ErrOptions)
+		require.ErrorIs(t, err, nearcache.ErrInvalidOptions)
 		_, ok := cache.Peek("a")
 		require.True(t, ok, "nothing was done")
 	})
@@ -1005,7 +1005,7 @@ func TestBadInput(t *testing.T) {
 			bp := nearcache.Local()
 			defer bp.Close()
 			err := row.make(bp)
-			require.ErrorIs(t, err, nearcache.ErrOptions)
+			require.ErrorIs(t, err, nearcache.ErrInvalidOptions)
 			require.ErrorContains(t, err, row.names)
 		})
 	}
@@ -1036,7 +1036,7 @@ func TestBadInput(t *testing.T) {
 		t.Run("Connect: "+row.condition, func(t *testing.T) {
 			row.options.Logger = slog.New(slog.DiscardHandler)
 			bp, err := nearcache.Connect(t.Context(), row.options)
-			require.ErrorIs(t, err, nearcache.ErrOptions)
+			require.ErrorIs(t, err, nearcache.ErrInvalidOptions)
 			require.ErrorContains(t, err, row.names)
 			require.Nil(t, bp)
 		})

@@ -266,7 +266,7 @@ func hookedCache(t *testing.T, bp *Backplane, together bool) *Cache[hookedKey, s
 	o := Options[hookedKey, string]{
 		Name:            "p",
 		Load:            func(_ context.Context, key hookedKey) (string, error) { return load(key) },
-		NotFound:        func(err error) bool { call("NotFound"); return errors.Is(err, ErrNotFound) },
+		IsNotFound:      func(err error) bool { call("NotFound"); return errors.Is(err, ErrNotFound) },
 		NotFoundTTL:     time.Hour,
 		NotFoundRegions: func(hookedKey) []string { call("NotFoundRegions"); return []string{"r"} },
 		ErrorTTL:        time.Hour,

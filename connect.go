@@ -27,7 +27,7 @@ import (
 // With neither RedisConnectionString nor Redis set the backplane is
 // process-local, as from Local, and a warning is logged.
 //
-// The error wraps ErrOptions if the options cannot be used.
+// The error wraps ErrInvalidOptions if the options cannot be used.
 func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) {
 	o, err := options.withDefaults()
 	if err != nil {
@@ -46,7 +46,7 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 	}
 	server, err := newRedisServer(o)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
 	label := drawNonce() // not an identity: of these there are more than one
 	o.Logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", label[:4]))

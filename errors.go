@@ -9,7 +9,7 @@ var (
 	// or an error that wraps it, to say so; a hit on a kept not-found
 	// (Options.NotFoundTTL) returns it bare, whatever error the loader had. A loader that
 	// asks a cache for another item, with its own context, gets an error that wraps it:
-	// passed on, that says nothing of the item being loaded, see Options.NotFound.
+	// passed on, that says nothing of the item being loaded, see Options.IsNotFound.
 	ErrNotFound = errors.New("nearcache: not found")
 
 	// ErrClosed reports a write to a cache or backplane that has been closed, or a
@@ -25,11 +25,11 @@ var (
 	// Flush waits for it. The error also wraps the cause.
 	ErrUnconfirmed = errors.New("nearcache: invalidation not confirmed")
 
-	// ErrKey reports a write to a key that does not survive encoding and decoding,
+	// ErrInvalidKey reports a write to a key that does not survive encoding and decoding,
 	// so that other instances could not tell which item is meant. The whole cache
 	// was cleared instead, here and everywhere.
-	ErrKey = errors.New("nearcache: key does not survive encoding")
+	ErrInvalidKey = errors.New("nearcache: key does not survive encoding")
 
-	// ErrOptions reports options that cannot be used. Nothing was started.
-	ErrOptions = errors.New("nearcache: invalid options")
+	// ErrInvalidOptions reports options that cannot be used. Nothing was started.
+	ErrInvalidOptions = errors.New("nearcache: invalid options")
 )

@@ -20,7 +20,7 @@ type Event struct {
 	// backplane is in.
 	State State
 
-	// Cause is why something was cleared, with EventCleared. Otherwise CauseNone.
+	// Cause is why something was cleared, with EventCleared. Otherwise ClearCauseNone.
 	Cause ClearCause
 
 	// Cache is the cache that an event is about: with EventCleared the one that was
@@ -105,56 +105,62 @@ func (k EventKind) String() string {
 	return "unknown"
 }
 
+// MarshalText returns the kind's name, for logs and JSON. Its error is nil.
+func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // ClearCause is why an instance cleared its caches without having been asked to.
 // [ClearStats] counts clears by cause.
 type ClearCause int
 
 const (
-	CauseNone        ClearCause = iota // nothing was cleared
-	CauseStart                         // the first echo: what was loaded before is not vouched for
-	CauseMessage                       // a message did not follow the last one
-	CausePosition                      // an echo showed that messages were missed, or that the position was lost
-	CauseHistory                       // an echo showed another server history: a failover, or a restart
-	CauseNoHistory                     // a reconnect to a Redis that does not tell its history
-	CauseUndecodable                   // a message, or a key in it, could not be understood
-	causes                             // how many there are
+	ClearCauseNone        ClearCause = iota // nothing was cleared
+	ClearCauseStart                         // the first echo: what was loaded before is not vouched for
+	ClearCauseMessage                       // a message did not follow the last one
+	ClearCausePosition                      // an echo showed that messages were missed, or that the position was lost
+	ClearCauseHistory                       // an echo showed another server history: a failover, or a restart
+	ClearCauseNoHistory                     // a reconnect to a Redis that does not tell its history
+	ClearCauseUndecodable                   // a message, or a key in it, could not be understood
+	causes                                  // how many there are
 )
 
 // String returns the cause's name in lower case.
 func (c ClearCause) String() string {
 	switch c {
-	case CauseNone:
+	case ClearCauseNone:
 		return "none"
-	case CauseStart:
+	case ClearCauseStart:
 		return "start"
-	case CauseMessage:
+	case ClearCauseMessage:
 		return "message"
-	case CausePosition:
+	case ClearCausePosition:
 		return "position"
-	case CauseHistory:
+	case ClearCauseHistory:
 		return "history"
-	case CauseNoHistory:
+	case ClearCauseNoHistory:
 		return "no history"
-	case CauseUndecodable:
+	case ClearCauseUndecodable:
 		return "undecodable"
 	}
 	return "unknown"
 }
 
+// MarshalText returns the cause's name, for logs and JSON. Its error is nil.
+func (c ClearCause) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
 // sentence says it to a reader of the log.
 func (c ClearCause) sentence() string {
 	switch c {
-	case CauseStart:
+	case ClearCauseStart:
 		return "this is the first echo"
-	case CauseMessage:
+	case ClearCauseMessage:
 		return "a message did not follow the last one"
-	case CausePosition:
+	case ClearCausePosition:
 		return "an echo showed messages that were missed"
-	case CauseHistory:
+	case ClearCauseHistory:
 		return "Redis has another history: it failed over or restarted"
-	case CauseNoHistory:
+	case ClearCauseNoHistory:
 		return "Redis may have failed over meanwhile, and its history cannot be read"
-	case CauseUndecodable:
+	case ClearCauseUndecodable:
 		return "a message could not be understood"
 	}
 	return "nothing was missed"
@@ -178,7 +184,7 @@ func (bp *Backplane) tellIf(logged bool, level slog.Level, line string, e Event,
 
 // log is the part of tell that logs.
 func (bp *Backplane) log(level slog.Level, line string, e Event, args ...any) {
-	if e.Cause != CauseNone {
+	if e.Cause != ClearCauseNone {
 		args = append(args, "because", e.Cause.sentence())
 	}
 	if e.Kind == EventState {

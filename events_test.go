@@ -2,6 +2,7 @@ package nearcache
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"runtime"
 	"strconv"
@@ -64,7 +65,7 @@ func TestEvents(t *testing.T) {
 
 		in.Heal(true)
 		become(t, bp, StateLive)
-		require.Equal(t, []Event{{Kind: EventCleared, State: StateConnecting, Cause: CauseStart}}, log.of(EventCleared))
+		require.Equal(t, []Event{{Kind: EventCleared, State: StateConnecting, Cause: ClearCauseStart}}, log.of(EventCleared))
 		in.Partition()
 		require.ErrorIs(t, bp.ClearAll(t.Context()), ErrUnconfirmed)
 		synctest.Wait()
@@ -166,7 +167,7 @@ func TestUndecodableKeyIsAnEvent(t *testing.T) {
 		require.NoError(t, bp.apply(messagetest.Body(messagetest.Operation{Op: messagetest.RemoveKeys, Cache: "p", Values: []string{"7", "secret"}})))
 		synctest.Wait()
 		require.Equal(t, []Event{{
-			Kind: EventCleared, State: StateLocal, Cause: CauseUndecodable, Cache: "p", Err: errForeignKey,
+			Kind: EventCleared, State: StateLocal, Cause: ClearCauseUndecodable, Cache: "p", Err: errForeignKey,
 		}}, log.of(EventCleared))
 	})
 }
@@ -368,10 +369,17 @@ func TestEventNames(t *testing.T) {
 	}
 	require.Len(t, names, int(EventSharedResumed))
 	require.Equal(t, "unknown", EventKind(0).String())
-	for cause := CauseNone; cause < causes; cause++ {
+	for cause := ClearCauseNone; cause < causes; cause++ {
 		names[cause.String()] = true
 	}
 	require.Len(t, names, int(EventSharedResumed)+int(causes))
 	require.Equal(t, "unknown", causes.String())
 	require.NotContains(t, names, "unknown")
+}
+
+// Kinds and causes are names in JSON, too.
+func TestEventNamesInJSON(t *testing.T) {
+	text, err := json.Marshal(map[EventKind]ClearCause{EventCleared: ClearCauseHistory, EventState: ClearCauseNone})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"cleared": "history", "state": "none"}`, string(text))
 }

@@ -27,7 +27,7 @@ func ExampleOptions_sqlNoRows() {
 			fmt.Println("SELECT name FROM users WHERE id =", id)
 			return name, sql.ErrNoRows // db.QueryRowContext(ctx, …).Scan(&name)
 		},
-		NotFound:    func(err error) bool { return errors.Is(err, sql.ErrNoRows) },
+		IsNotFound:  func(err error) bool { return errors.Is(err, sql.ErrNoRows) },
 		NotFoundTTL: 30 * time.Second,
 	})
 	// recipe end

@@ -238,7 +238,7 @@ func TestBodiesBeyondTheBoundsClearEverything(t *testing.T) {
 			s.last = positionA
 			s.handle(messagetest.Message(testPublisher, positionA, positionB, body), false)
 			require.Equal(t, 1, r.clears)
-			require.EqualValues(t, 1, s.clears[CauseUndecodable].Load())
+			require.EqualValues(t, 1, s.clears[ClearCauseUndecodable].Load())
 			require.Equal(t, positionB, s.last, "the chain goes on")
 		})
 	}

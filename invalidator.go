@@ -24,7 +24,7 @@ type Invalidator[K comparable] struct {
 // K is the key type of those caches, or one with the same form in messages, see
 // [New]: a key that a cache's own type cannot read clears that cache.
 //
-// The error wraps ErrOptions, if the name or K is none that a cache can have or bp
+// The error wraps ErrInvalidOptions, if the name or K is none that a cache can have or bp
 // is nil, or ErrClosed if bp is closed.
 func NewInvalidator[K comparable](bp *Backplane, name string) (*Invalidator[K], error) {
 	var wrong optionErrors
@@ -45,7 +45,7 @@ func NewInvalidator[K comparable](bp *Backplane, name string) (*Invalidator[K], 
 // Remove evicts items in every instance. It is [Cache.Remove], with the same
 // errors, for a cache that need not be here: nil when Redis has accepted the
 // message, an error that wraps ErrUnconfirmed when it has not yet (it is queued,
-// and nothing is to be repeated), ErrKey if a key does not survive encoding (the
+// and nothing is to be repeated), ErrInvalidKey if a key does not survive encoding (the
 // cache is cleared instead), or ErrClosed after the backplane's Close. No keys:
 // nothing happens.
 func (i *Invalidator[K]) Remove(ctx context.Context, keys ...K) error {
@@ -107,13 +107,13 @@ type announcer[K comparable] struct {
 func newAnnouncer[K comparable](bp *Backplane, name string) (a announcer[K], err error) {
 	switch {
 	case bp == nil:
-		return a, fmt.Errorf("%w: the backplane of cache %q is nil; use Connect, or Local for none", ErrOptions, name)
+		return a, fmt.Errorf("%w: the backplane of cache %q is nil; use Connect, or Local for none", ErrInvalidOptions, name)
 	case bp.lease == nil:
-		return a, fmt.Errorf("%w: the backplane of cache %q is a zero Backplane; use Connect, or Local", ErrOptions, name)
+		return a, fmt.Errorf("%w: the backplane of cache %q is a zero Backplane; use Connect, or Local", ErrInvalidOptions, name)
 	}
 	keys, err := newKeyCodec[K]()
 	if err != nil {
-		return a, fmt.Errorf("%w: cache %q: %w", ErrOptions, name, err)
+		return a, fmt.Errorf("%w: cache %q: %w", ErrInvalidOptions, name, err)
 	}
 	return announcer[K]{backplane: bp, name: strings.Clone(name), keys: keys}, nil
 }
@@ -157,7 +157,7 @@ func (a *announcer[K]) removalOf(key K) (invalidation, K, error) {
 // unnamed is the removal of a key that cannot be named to others, for that reason.
 func (a *announcer[K]) unnamed(key K, cause error) (invalidation, error) {
 	return invalidation{cache: a.name, clear: true}, fmt.Errorf(
-		"%w: cache %q, key %v: %w; the whole cache was cleared", ErrKey, a.name, key, cause)
+		"%w: cache %q, key %v: %w; the whole cache was cleared", ErrInvalidKey, a.name, key, cause)
 }
 
 // joined returns one error that wraps those of its two that are not nil.

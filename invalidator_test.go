@@ -172,14 +172,14 @@ func TestInvalidatorWithKeysThatDoNotSurviveEncoding(t *testing.T) {
 		invalidator, err := NewInvalidator[oddKey](bp, "p")
 		require.NoError(t, err)
 		err = invalidator.Remove(t.Context(), 2, 3)
-		require.ErrorIs(t, err, ErrKey)
+		require.ErrorIs(t, err, ErrInvalidKey)
 		require.NotErrorIs(t, err, ErrUnconfirmed)
 		require.Equal(t, []messagetest.Operation{{Op: messagetest.ClearCache, Cache: "p"}}, redis.accepted)
 		require.Zero(t, cache.Len(), "here too")
 
 		redis.refuse(errRefused)
 		err = invalidator.Remove(t.Context(), 3)
-		require.ErrorIs(t, err, ErrKey)
+		require.ErrorIs(t, err, ErrInvalidKey)
 		require.ErrorIs(t, err, ErrUnconfirmed)
 	})
 }

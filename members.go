@@ -33,11 +33,11 @@ func (bp *Backplane) register(name string, m member) error {
 	}
 	if bp.publishOnly {
 		return fmt.Errorf("%w: cache %q would hear of no changes, since its backplane is for publishing only; "+
-			"use NewInvalidator, or Connect without PublishOnly", ErrOptions, name)
+			"use NewInvalidator, or Connect without PublishOnly", ErrInvalidOptions, name)
 	}
 	if bp.members[name] != nil {
 		return fmt.Errorf("%w: the backplane has a cache named %q already; close that first, or name this one otherwise",
-			ErrOptions, name)
+			ErrInvalidOptions, name)
 	}
 	bp.members[name] = m
 	bp.adjustLifeLocked()

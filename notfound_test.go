@@ -45,7 +45,7 @@ func TestNotFoundOfAnotherItem(t *testing.T) {
 				}
 				return v, err
 			}
-			o.NotFound = func(err error) bool { return errors.Is(err, sql.ErrNoRows) }
+			o.IsNotFound = func(err error) bool { return errors.Is(err, sql.ErrNoRows) }
 		},
 	}
 	for askedBy, ask := range asks {
@@ -80,7 +80,7 @@ func TestNotFoundOfAnotherItem(t *testing.T) {
 						products = categories
 						if !same {
 							o.Name, o.NotFoundTTL, o.Load = "products", time.Hour, load
-							o.NotFound = func(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, sql.ErrNoRows) }
+							o.IsNotFound = func(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, sql.ErrNoRows) }
 							products, err = New(bp, o)
 							require.NoError(t, err)
 						}

@@ -280,7 +280,7 @@ type Options[K comparable, V any] struct {
 	// an error. Defaults to 0: a not-found is not kept.
 	NotFoundTTL time.Duration
 
-	// NotFound reports whether a loader's error means that the item does not
+	// IsNotFound reports whether a loader's error means that the item does not
 	// exist; set it to recognise sql.ErrNoRows, for instance. It changes no error;
 	// see NotFoundTTL. Defaults to errors.Is(err, ErrNotFound).
 	//
@@ -290,7 +290,7 @@ type Options[K comparable, V any] struct {
 	// error is a failure of the load, and is logged once. If the item does not exist
 	// either, return ErrNotFound. The two can be told apart only if Load passes its context
 	// on, and not where the other item is read by GetMany, which returns no error for it.
-	NotFound func(err error) bool
+	IsNotFound func(err error) bool
 
 	// ErrorTTL is how long a load's error is kept, exactly, so that a source that fails
 	// is not asked at every Get: meanwhile Get returns the same error. It is evicted as
@@ -405,11 +405,11 @@ func (e *optionErrors) err() error {
 	if len(*e) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %s", ErrOptions, strings.Join(*e, "; "))
+	return fmt.Errorf("%w: %s", ErrInvalidOptions, strings.Join(*e, "; "))
 }
 
 // withDefaults returns o with its defaults filled in, or an error that wraps
-// ErrOptions and names every field that is wrong.
+// ErrInvalidOptions and names every field that is wrong.
 func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 	if o.Channel == "" {
 		o.Channel = defaultChannel
@@ -438,7 +438,7 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 }
 
 // withDefaults returns o with its defaults filled in, or an error that wraps
-// ErrOptions and names every field that is wrong.
+// ErrInvalidOptions and names every field that is wrong.
 func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 	o.Name = strings.Clone(o.Name)
 	if o.Capacity == 0 {
@@ -447,13 +447,13 @@ func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 	if o.TTL == 0 {
 		o.TTL = defaultTTL
 	}
-	notFound := o.NotFound
+	notFound := o.IsNotFound
 	if notFound == nil {
 		notFound = func(err error) bool { return errors.Is(err, ErrNotFound) }
 	}
-	o.NotFound = notFound
+	o.IsNotFound = notFound
 	if o.LoadMany != nil || o.Shared != nil { // which say so in another way
-		o.NotFound = func(err error) bool { return err == ErrNotFound || notFound(err) }
+		o.IsNotFound = func(err error) bool { return err == ErrNotFound || notFound(err) }
 	}
 	if o.Load == nil && o.LoadMany != nil {
 		o.Load = loadOne(o.LoadMany)

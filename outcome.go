@@ -106,7 +106,7 @@ func (k *keeper[K, V]) ofTimeout(key K, err error) (o outcome[V]) {
 // isNotFound reports whether a loader's error says that the item which it was to load
 // does not exist.
 func (k *keeper[K, V]) isNotFound(err error) bool {
-	if !k.options.NotFound(err) {
+	if !k.options.IsNotFound(err) {
 		return false
 	}
 	var other *markedNotFound

@@ -119,7 +119,7 @@ func (s *subscriber) attempt(ctx context.Context, patient bool) (_ transport.Sub
 // joined counts and reports a subscription that has its lease.
 func (s *subscriber) joined() {
 	s.subscribed.Add(1)
-	if s.cleared == CauseNone {
+	if s.cleared == ClearCauseNone {
 		s.warm.Add(1)
 	}
 	s.connected.Store(true)
@@ -133,8 +133,8 @@ func (s *subscriber) joined() {
 		live = o.works() || live // each is over
 	}
 	s.tellIf(live, slog.LevelInfo, "nearcache: live", Event{Kind: EventState, State: StateLive},
-		"kept", s.cleared == CauseNone, "because", s.cleared.sentence())
-	s.cleared = CauseNone
+		"kept", s.cleared == ClearCauseNone, "because", s.cleared.sentence())
+	s.cleared = ClearCauseNone
 }
 
 // tellIf is the target's tell, and its note if nothing is to be logged.
@@ -286,7 +286,7 @@ func (s *subscriber) handle(payload string, own bool) {
 	case err != nil:
 		// Its position is unknown too, so the next message will not fit the chain.
 		s.last = ""
-		s.clear(CauseUndecodable, err)
+		s.clear(ClearCauseUndecodable, err)
 	case e.kind == kindInvalidation:
 		s.invalidate(e)
 	}
@@ -300,7 +300,7 @@ func (s *subscriber) invalidate(e envelope) {
 	missed := e.previous == "" || e.previous != s.last
 	s.last = e.own
 	if missed {
-		s.clear(CauseMessage, nil)
+		s.clear(ClearCauseMessage, nil)
 		return
 	}
 	if own {
@@ -308,7 +308,7 @@ func (s *subscriber) invalidate(e envelope) {
 		return
 	}
 	if err := s.target.apply(e.body); err != nil {
-		s.clear(CauseUndecodable, err) // whatever of it was applied
+		s.clear(ClearCauseUndecodable, err) // whatever of it was applied
 		return
 	}
 	s.applied.Add(1)
@@ -341,7 +341,7 @@ func (s *subscriber) echo(e envelope) bool {
 		s.knownID = history
 	}
 	s.fresh = false
-	if why != CauseNone {
+	if why != ClearCauseNone {
 		s.clear(why, nil)
 	}
 	s.lease.follow(history)
@@ -362,15 +362,15 @@ func (s *subscriber) echo(e envelope) bool {
 func (s *subscriber) compare(position, history string) ClearCause {
 	switch {
 	case !s.begun:
-		return CauseStart
+		return ClearCauseStart
 	case position == "" || position != s.last:
-		return CausePosition
+		return ClearCausePosition
 	case history != s.history:
-		return CauseHistory
+		return ClearCauseHistory
 	case history == "" && s.fresh:
-		return CauseNoHistory
+		return ClearCauseNoHistory
 	}
-	return CauseNone
+	return ClearCauseNone
 }
 
 // clear clears everything. OnEvent is always told, and now and then it is logged:
@@ -381,7 +381,7 @@ func (s *subscriber) clear(why ClearCause, err error) {
 	if !s.connected.Load() {
 		s.cleared = why
 	}
-	logged := why != CauseStart && s.clearLines.allow()
+	logged := why != ClearCauseStart && s.clearLines.allow()
 	s.tellIf(logged, slog.LevelWarn, "nearcache: everything was cleared", Event{Kind: EventCleared, Cause: why, Err: err})
 }
 
@@ -398,11 +398,11 @@ func (s *subscriber) snapshot(to *BackplaneStats) {
 	to.ConnectFailures = s.failed.Load()
 	to.ProbeFailures = s.probeFailures.Load()
 	to.Clears = ClearStats{
-		Start:       s.clears[CauseStart].Load(),
-		Message:     s.clears[CauseMessage].Load(),
-		Position:    s.clears[CausePosition].Load(),
-		History:     s.clears[CauseHistory].Load(),
-		NoHistory:   s.clears[CauseNoHistory].Load(),
-		Undecodable: s.clears[CauseUndecodable].Load(),
+		Start:       s.clears[ClearCauseStart].Load(),
+		Message:     s.clears[ClearCauseMessage].Load(),
+		Position:    s.clears[ClearCausePosition].Load(),
+		History:     s.clears[ClearCauseHistory].Load(),
+		NoHistory:   s.clears[ClearCauseNoHistory].Load(),
+		Undecodable: s.clears[ClearCauseUndecodable].Load(),
 	}
 }

@@ -106,22 +106,22 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			name: "a link was missed", last: positionA,
 			message: messagetest.Message(testPublisher, positionB, positionC, remove),
 			clears:  1, wantLast: positionC,
-			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[ClearCauseMessage].Load() },
 		}, {
 			name: "the channel has lost its position", last: positionA,
 			message: messagetest.Message(testPublisher, "", positionB, remove),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[ClearCauseMessage].Load() },
 		}, {
 			name: "this instance has no position", last: "",
 			message: messagetest.Message(testPublisher, positionA, positionB, remove),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[ClearCauseMessage].Load() },
 		}, {
 			name: "absent does not equal absent", last: "",
 			message: messagetest.Message(testPublisher, "", positionB, remove),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[ClearCauseMessage].Load() },
 		}, {
 			name: "an own message", last: positionA,
 			message:  messagetest.Message(instanceID{9}, positionA, ownB, remove),
@@ -141,7 +141,7 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			name: "an own message behind a gap", last: positionA,
 			message: messagetest.Message(instanceID{9}, positionB, ownC, remove),
 			clears:  1, wantLast: ownC,
-			counter: func(s *subscriber) uint64 { return s.clears[CauseMessage].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[ClearCauseMessage].Load() },
 		}, {
 			name: "somebody else's bytes", last: positionA,
 			message: "hello", wantLast: positionA,
@@ -150,17 +150,17 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			name: "our magic and then nonsense", last: positionA,
 			message: magic + "nonsense",
 			clears:  1, wantLast: "",
-			counter: func(s *subscriber) uint64 { return s.clears[CauseUndecodable].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[ClearCauseUndecodable].Load() },
 		}, {
 			name: "an undecodable body", last: positionA,
 			message: messagetest.Message(testPublisher, positionA, positionB, "\x01\x09"),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[CauseUndecodable].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[ClearCauseUndecodable].Load() },
 		}, {
 			name: "a body of a later version", last: positionA,
 			message: messagetest.Message(testPublisher, positionA, positionB, "\x02whatever"),
 			clears:  1, wantLast: positionB,
-			counter: func(s *subscriber) uint64 { return s.clears[CauseUndecodable].Load() },
+			counter: func(s *subscriber) uint64 { return s.clears[ClearCauseUndecodable].Load() },
 		}, {
 			name: "a notice", last: positionA,
 			message:  string(appendHead(nil, kindNotice, testPublisher)) + "roll call",
@@ -193,17 +193,17 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 		why      ClearCause
 		renewed  bool
 	}{
-		{name: "nothing was missed", last: positionA, history: "1", position: positionA, now: "1", why: CauseNone},
-		{name: "a reconnect that missed nothing", last: positionA, history: "1", fresh: true, position: positionA, now: "1", why: CauseNone},
-		{name: "messages were missed", last: positionA, history: "1", position: positionB, now: "1", why: CausePosition},
-		{name: "another history", last: positionA, history: "1", position: positionA, now: "2", why: CauseHistory, renewed: true},
-		{name: "both", last: positionA, history: "1", position: positionB, now: "2", why: CausePosition, renewed: true},
-		{name: "the first echo of all", start: true, fresh: true, position: positionA, now: "1", why: CauseStart},
-		{name: "this instance has no position", last: "", history: "1", position: positionA, now: "1", why: CausePosition},
-		{name: "no history, the same subscription", last: positionA, position: positionA, why: CauseNone},
-		{name: "no history, a new subscription", last: positionA, fresh: true, position: positionA, why: CauseNoHistory},
-		{name: "the right to see the history is lost", last: positionA, history: "1", position: positionA, why: CauseHistory},
-		{name: "the right to see the history is granted", last: positionA, position: positionA, now: "1", why: CauseHistory},
+		{name: "nothing was missed", last: positionA, history: "1", position: positionA, now: "1", why: ClearCauseNone},
+		{name: "a reconnect that missed nothing", last: positionA, history: "1", fresh: true, position: positionA, now: "1", why: ClearCauseNone},
+		{name: "messages were missed", last: positionA, history: "1", position: positionB, now: "1", why: ClearCausePosition},
+		{name: "another history", last: positionA, history: "1", position: positionA, now: "2", why: ClearCauseHistory, renewed: true},
+		{name: "both", last: positionA, history: "1", position: positionB, now: "2", why: ClearCausePosition, renewed: true},
+		{name: "the first echo of all", start: true, fresh: true, position: positionA, now: "1", why: ClearCauseStart},
+		{name: "this instance has no position", last: "", history: "1", position: positionA, now: "1", why: ClearCausePosition},
+		{name: "no history, the same subscription", last: positionA, position: positionA, why: ClearCauseNone},
+		{name: "no history, a new subscription", last: positionA, fresh: true, position: positionA, why: ClearCauseNoHistory},
+		{name: "the right to see the history is lost", last: positionA, history: "1", position: positionA, why: ClearCauseHistory},
+		{name: "the right to see the history is granted", last: positionA, position: positionA, now: "1", why: ClearCauseHistory},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -213,18 +213,18 @@ func TestSubscriberComparesEchoes(t *testing.T) {
 				nonce := s.lease.probe()
 				time.Sleep(time.Millisecond)
 				s.handle(messagetest.Echo(s.self.id, test.position, test.now, nonce), true)
-				require.Equal(t, test.why != CauseNone, r.clears == 1)
+				require.Equal(t, test.why != ClearCauseNone, r.clears == 1)
 				require.Equal(t, test.renewed, r.histories == 1)
 				require.Equal(t, test.position, s.last)
 				require.True(t, s.lease.valid())
-				if test.why != CauseNone {
+				if test.why != ClearCauseNone {
 					require.EqualValues(t, 1, s.clears[test.why].Load())
 				}
 
 				s.handle(messagetest.Echo(s.self.id, test.position, test.now, nonce), true) // an echo counts once
 				require.EqualValues(t, 1, s.echoes.Load())
 				require.EqualValues(t, 1, s.foreign.Load())
-				require.Equal(t, test.why != CauseNone, r.clears == 1)
+				require.Equal(t, test.why != ClearCauseNone, r.clears == 1)
 			})
 		})
 	}
@@ -242,11 +242,13 @@ func TestHistoryIsRemembered(t *testing.T) {
 // Who sees a clear counted can rely on it.
 func TestCountedWhenDone(t *testing.T) {
 	s, r := newTestSubscriber(t)
-	r.onClear = func() { require.EqualValues(t, r.clears-1, s.clears[CauseStart].Load()+s.clears[CausePosition].Load()) }
+	r.onClear = func() {
+		require.EqualValues(t, r.clears-1, s.clears[ClearCauseStart].Load()+s.clears[ClearCausePosition].Load())
+	}
 	s.handle(messagetest.Echo(s.self.id, positionA, "1", s.lease.probe()), true)
 	s.handle(messagetest.Echo(s.self.id, positionB, "1", s.lease.probe()), true)
 	require.Equal(t, 2, r.clears)
-	require.EqualValues(t, 1, s.clears[CausePosition].Load())
+	require.EqualValues(t, 1, s.clears[ClearCausePosition].Load())
 }
 
 //  1. an echo shows that messages were missed   2. the lease is renewed   3. a read
@@ -415,7 +417,7 @@ func TestSubscriberReconnects(t *testing.T) {
 		require.True(t, s.connected.Load())
 		require.True(t, s.lease.valid(), "it is renewed")
 		require.Equal(t, 1, r.clears)
-		require.EqualValues(t, 1, s.clears[CauseStart].Load())
+		require.EqualValues(t, 1, s.clears[ClearCauseStart].Load())
 
 		remove := body(invalidation{cache: "p", keys: []string{"1"}})
 		first.messages <- messagetest.Message(testPublisher, positionA, positionB, remove)
@@ -430,7 +432,7 @@ func TestSubscriberReconnects(t *testing.T) {
 		time.Sleep(2 * backoffBase)
 		synctest.Wait()
 		require.Equal(t, 2, r.clears)
-		require.EqualValues(t, 1, s.clears[CausePosition].Load())
+		require.EqualValues(t, 1, s.clears[ClearCausePosition].Load())
 		require.EqualValues(t, 1, s.warm.Load())
 		require.EqualValues(t, 3, s.subscribed.Load())
 		cancel()
@@ -647,7 +649,7 @@ func TestClearsAreLoggedNowAndThen(t *testing.T) {
 		require.Len(t, r.events, 1001)
 		for _, e := range r.events {
 			require.Equal(t, EventCleared, e.Kind)
-			require.Equal(t, CauseUndecodable, e.Cause)
+			require.Equal(t, ClearCauseUndecodable, e.Cause)
 			require.Error(t, e.Err)
 		}
 	})

@@ -277,7 +277,7 @@ func TestKeysThatDoNotSurviveEncoding(t *testing.T) {
 					_, err := cache.Get(ctx, 2)
 					require.NoError(t, err)
 					err = write()
-					require.ErrorIs(t, err, ErrKey, name)
+					require.ErrorIs(t, err, ErrInvalidKey, name)
 					require.ErrorContains(t, err, "cleared", name)
 					require.Zero(t, cache.Len(), name)
 					require.Equal(t, []messagetest.Operation{{Op: messagetest.ClearCache, Cache: "p"}}, redis.accepted, name)
@@ -285,7 +285,7 @@ func TestKeysThatDoNotSurviveEncoding(t *testing.T) {
 
 				redis.refuse(errRefused)
 				err = cache.Remove(ctx, bad)
-				require.ErrorIs(t, err, ErrKey)
+				require.ErrorIs(t, err, ErrInvalidKey)
 				require.ErrorIs(t, err, ErrUnconfirmed)
 				_, err = cache.Update(ctx, bad, func(context.Context) (string, error) { return "", errUpdate })
 				require.Equal(t, errUpdate, err, "the write's own error comes first")
@@ -323,7 +323,7 @@ func TestKeyTypes(t *testing.T) {
 	})
 
 	reject := func(t *testing.T, err error) {
-		require.ErrorIs(t, err, ErrOptions)
+		require.ErrorIs(t, err, ErrInvalidOptions)
 		require.ErrorContains(t, err, "key type")
 	}
 	t.Run("rejected", func(t *testing.T) {

@@ -108,7 +108,7 @@ func clusterMain(args []string, stdout *os.File, stderr io.Writer) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, nearcache.ErrOptions), errors.Is(err, errNoRealRedis):
+	case errors.Is(err, nearcache.ErrInvalidOptions), errors.Is(err, errNoRealRedis):
 		fmt.Fprintln(stderr, "cluster:", err)
 		return exitUsage
 	case errors.Is(err, errViolation), errors.Is(err, errMoreReads): // the verdict has said so

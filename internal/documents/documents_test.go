@@ -76,8 +76,8 @@ func TestOperatingIsComplete(t *testing.T) {
 	for kind := nearcache.EventState; kind.String() != "unknown"; kind++ {
 		assert.True(t, strings.Contains(text, "`Event"+camel(kind.String())+"`"), "an event: %v", kind)
 	}
-	for cause := nearcache.CauseStart; cause.String() != "unknown"; cause++ {
-		assert.True(t, strings.Contains(text, "`Cause"+camel(cause.String())+"`"), "a cause: %v", cause)
+	for cause := nearcache.ClearCauseStart; cause.String() != "unknown"; cause++ {
+		assert.True(t, strings.Contains(text, "`ClearCause"+camel(cause.String())+"`"), "a cause: %v", cause)
 	}
 	for _, stats := range []any{
 		nearcache.BackplaneStats{}, nearcache.ClearStats{}, nearcache.LeaseStats{}, nearcache.CacheStats{},

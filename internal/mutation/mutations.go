@@ -138,14 +138,14 @@ var mutations = []mutation{
 		name:  "messages not understood",
 		fence: "a message that may have invalidated anything clears everything",
 		file:  "subscriber.go",
-		old:   "		s.last = \"\"\n		s.clear(CauseUndecodable, err)\n",
+		old:   "		s.last = \"\"\n		s.clear(ClearCauseUndecodable, err)\n",
 		new:   "",
 		tests: []string{"TestSubscriberFollowsTheChain", "TestBytesOnTheChannel"},
 	}, {
 		name:  "bodies that fail",
 		fence: "a body that fails clears everything, even if a part of it was applied",
 		file:  "subscriber.go",
-		old:   "		s.clear(CauseUndecodable, err) // whatever of it was applied\n",
+		old:   "		s.clear(ClearCauseUndecodable, err) // whatever of it was applied\n",
 		new:   "",
 		tests: []string{"TestABodyThatFailsClearsEverything"},
 	}, {
@@ -260,8 +260,8 @@ var mutations = []mutation{
 		name:  "clear before the lease",
 		fence: "a new lease serves nothing that its echo has shown to be old",
 		file:  "subscriber.go",
-		old:   "	if why != CauseNone {\n		s.clear(why, nil)\n	}\n	s.lease.follow(history)",
-		new:   "	defer func() {\n		if why != CauseNone {\n			s.clear(why, nil)\n		}\n	}()\n	s.lease.follow(history)",
+		old:   "	if why != ClearCauseNone {\n		s.clear(why, nil)\n	}\n	s.lease.follow(history)",
+		new:   "	defer func() {\n		if why != ClearCauseNone {\n			s.clear(why, nil)\n		}\n	}()\n	s.lease.follow(history)",
 		tests: []string{"TestClearComesBeforeTheLease"},
 	}, {
 		name:  "clear after a new history",

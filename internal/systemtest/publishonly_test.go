@@ -58,7 +58,7 @@ func TestPublishOnly(t *testing.T) {
 		j := startJob(t, nearcache.BackplaneOptions{RedisConnectionString: addr})
 		assert.Equal(t, nearcache.StateLive, j.bp.State())
 		_, err := nearcache.New(j.bp, nearcache.Options[string, int]{Name: "items", Load: src.load})
-		require.ErrorIs(t, err, nearcache.ErrOptions)
+		require.ErrorIs(t, err, nearcache.ErrInvalidOptions)
 		require.ErrorContains(t, err, "NewInvalidator")
 
 		require.NoError(t, j.items.Remove(ctx, "/3"))

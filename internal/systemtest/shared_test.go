@@ -694,7 +694,7 @@ func TestSharedOptionErrors(t *testing.T) {
 	for _, test := range tests {
 		test.options.Name, test.options.Load = "items", newSource().load
 		_, err := nearcache.New(bp, test.options)
-		require.ErrorIs(t, err, nearcache.ErrOptions)
+		require.ErrorIs(t, err, nearcache.ErrInvalidOptions)
 		require.ErrorContains(t, err, test.says)
 	}
 	// A process-local backplane has nobody to share with.
