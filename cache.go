@@ -2,7 +2,7 @@ package nearcache
 
 import (
 	"context"
-	"fmt"
+	"iter"
 	"time"
 )
 
@@ -55,6 +55,7 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 	if bp.fullStaleness {
 		c.local.freshLeaseAge = c.local.staleness
 	}
+	c.memory = c
 	c.keeper = newKeeper(c)
 	c.loader = newLoader(c)
 	if o.Shared != nil && bp.bus != nil {
@@ -242,224 +243,45 @@ func (c *Cache[K, V]) Peek(key K) (V, bool) {
 	return zero, false
 }
 
-// Set keeps value under key here and evicts every other instance's copy. Call it
-// after writing value to the source, and only if no one else writes the same
-// item: of two writers that race, the one whose write the source took first can
-// be the one that Set last, and its value stays until the TTL. Update has no such
-// race, and Remove is right whenever in doubt. Set is not for filling a cache:
-// every call evicts the item from all other instances.
-//
-// Set takes effect in one moment, after it has called Expiry, Weigh and Regions.
-// A clear of the cache or of one of the item's regions counts against the item from
-// the call on, another write to the item from that moment on. The errors are those
-// of Remove.
-func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
-	if c.isClosed() {
-		return c.refusal()
-	}
-	// All callbacks come before the write is counted as one that Close waits for: it may
-	// be called from them.
-	var inv invalidation
-	var keyErr error
-	if !c.alone() {
-		inv, key, keyErr = c.removalOf(key)
-	}
-	key = c.local.own(key)
-	hash := c.local.hash(key)
-	sh := c.local.shard(hash)
-	start := c.local.beginWork(sh)
-	defer c.local.endWork(sh)
-	var o outcome[V]
-	if keyErr == nil {
-		decided := false
-		defer func() {
-			if !decided && c.enter() == nil { // a callback panicked
-				defer c.backplane.leave()
-				c.enqueue(inv, func() { c.removeLocal(key) })
+// All yields the items in memory that a Get would return, in no order, each with the
+// value that is held when it is yielded: not what was removed, cleared or replaced
+// before the loop came to it, by the loop's body for instance. It loads nothing and
+// counts as no hit. Items that are added meanwhile may be yielded or not; one that is
+// evicted and added again may be yielded twice. It is for debugging and for tools: it
+// looks at every item there is.
+func (c *Cache[K, V]) All() iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		l := c.local
+		for i := range l.tables {
+			for passed := range l.tables[i].Load().all() {
+				// The table may have been replaced since the loop began, and what it has is
+				// changed no more: only its keys are of use.
+				//
+				//  1. the loop takes an entry from the table   2. the entry is removed, or its
+				//  value replaced   3. the loop judges it. Nothing about the entry says so.
+				//
+				// A read that begins with 3 finds what is held then. It reads the lease before it
+				// looks for the key, and the value last, as a Get does.
+				e, _ := l.peek(passed.Item.key)
+				if e == nil {
+					continue
+				}
+				if value, err := l.result(e); err == nil && !yield(e.Item.key, value) {
+					return
+				}
 			}
-		}()
-		c.keeper.of(key, value, nil, &o)
-		decided = true
-	}
-	if err := c.enter(); err != nil {
-		return err
-	}
-	defer c.backplane.leave()
-	switch {
-	case keyErr != nil:
-		return joinErrors(keyErr, c.publish(ctx, inv, c.clearLocal))
-	case c.alone():
-		c.local.put(hash, key, start, &o)
-		return nil
-	}
-	return c.publish(ctx, inv, func() { c.local.put(hash, key, start, &o) })
-}
-
-// alone reports whether nobody is to hear of a write, and its key cannot be at
-// fault: then the key need not be put into the form that it has in messages.
-func (c *Cache[K, V]) alone() bool {
-	return c.backplane.publisher == nil && c.keys.exact && !c.local.closed.Load()
-}
-
-// Update runs write, which is to change the item at the source and return its
-// new value, keeps that value here, and evicts every other instance's copy. It
-// takes care of the order: the value is kept only if nothing invalidated the
-// item while write ran, another Update of it included; neither of two that
-// overlap is kept, since nobody knows which of them the source took last.
-//
-// write runs in the caller's goroutine, with ctx. It must not call Backplane.Close, which
-// waits for it. If it fails or panics, the item
-// is evicted everywhere, since what reached the source is unknown; Update returns
-// write's own error as it is. If write succeeded, the value is valid whatever the
-// error; the errors are those of Remove. After Close write is not called.
-func (c *Cache[K, V]) Update(
-	ctx context.Context, key K, write func(context.Context) (V, error),
-) (value V, err error) {
-	if write == nil {
-		return value, fmt.Errorf("%w: cache %q: Update's write is nil", ErrInvalidOptions, c.options.Name)
-	}
-	if c.isClosed() {
-		return value, c.refusal()
-	}
-	inv, key, keyErr := c.removalOf(key) // first: it calls MarshalText
-	if err := c.enter(); err != nil {
-		return value, err
-	}
-	defer c.backplane.leave()
-	key = c.local.own(key)
-	var w *pendingWrite // nil: the key cannot be fenced, so everything is cleared at the end
-	if keyErr == nil {
-		w = c.local.beginWrite(key)
-	}
-	var o outcome[V]
-	returned := false
-	localPart := func() {
-		if w != nil {
-			c.local.endWrite(key, w, &o)
-		} else {
-			c.clearLocal()
 		}
 	}
-	defer func() {
-		if !returned { // by a panic: whoever recovers it expects no wait
-			c.enqueue(inv, localPart)
-			return
+}
+
+// Keys yields the keys of All.
+func (c *Cache[K, V]) Keys() iter.Seq[K] {
+	return func(yield func(K) bool) {
+		for key := range c.All() {
+			if !yield(key) {
+				return
+			}
 		}
-		if published := c.publish(ctx, inv, localPart); err == nil {
-			err = joinErrors(keyErr, published)
-		}
-	}()
-	value, err = write(ctx)
-	if err == nil && w != nil {
-		var decided outcome[V] // to be o only if nothing panics
-		c.keeper.of(key, value, nil, &decided)
-		o = decided
-	}
-	returned = true
-	return value, err
-}
-
-// Remove evicts items here and in every other instance. Call it after the source
-// was changed. The local part is done when it returns, whatever it returns, and
-// even if ctx has ended: ctx bounds only the wait for Redis. That wait also ends
-// when the attempt to send the message fails, and there is none while attempts
-// fail; Backplane.Flush waits longer. An attempt waits for an answer for the
-// command timeout at most (asyncTimeout, else syncTimeout, in the connection
-// string, Redis.ReadTimeout, or 5 seconds), after connecting anew if it has to; a
-// write may also have to wait for the attempt before its own.
-//
-// It returns nil when Redis has accepted the message, an error that wraps
-// ErrUnconfirmed when it has not yet (nothing is to be repeated: it is queued),
-// ErrInvalidKey if a key does not survive encoding (the cache is cleared everywhere
-// instead), or ErrClosed. No keys: nothing happens. More than 65 536 keys are told
-// to other instances as a clear of the cache.
-func (c *Cache[K, V]) Remove(ctx context.Context, keys ...K) error {
-	if c.isClosed() {
-		return c.refusal()
-	}
-	inv, keyErr := c.removal(keys...) // first: it calls MarshalText
-	if err := c.enter(); err != nil {
-		return err
-	}
-	defer c.backplane.leave()
-	if len(keys) == 0 {
-		return nil
-	}
-	return joinErrors(keyErr, c.publish(ctx, inv, func() {
-		if inv.clear {
-			c.clearLocal()
-		} else {
-			c.removeLocal(keys...)
-		}
-	}))
-}
-
-// ClearRegion evicts every item of the regions, here and in every other
-// instance, in a time that does not depend on how many there are. An item's
-// regions are those that Regions returned for the copy that is held. The errors
-// are those of Remove. No regions: nothing happens.
-func (c *Cache[K, V]) ClearRegion(ctx context.Context, regions ...string) error {
-	if err := c.enter(); err != nil {
-		return err
-	}
-	defer c.backplane.leave()
-	if len(regions) == 0 {
-		return nil
-	}
-	return c.publish(ctx, invalidation{cache: c.options.Name, regions: regions},
-		func() { c.clearRegionsLocal(regions) })
-}
-
-// Clear evicts every item of this cache, here and in every other instance, in a
-// time that does not depend on how many there are. The errors are those of
-// Remove.
-func (c *Cache[K, V]) Clear(ctx context.Context) error {
-	if err := c.enter(); err != nil {
-		return err
-	}
-	defer c.backplane.leave()
-	return c.publish(ctx, invalidation{cache: c.options.Name, clear: true}, c.clearLocal)
-}
-
-// enter refuses a write to a closed cache, and is the announcer's otherwise. From here
-// until backplane.leave Close waits, so no callback is called in between but those of
-// Update, which has written the source by then.
-func (c *Cache[K, V]) enter() error {
-	if c.local.closed.Load() {
-		return c.refusal()
-	}
-	return c.announcer.enter()
-}
-
-// isClosed reports whether a write would be refused now.
-func (c *Cache[K, V]) isClosed() bool { return c.local.closed.Load() || c.backplane.closing.Load() }
-
-// publish does the local part of a write, tells the other instances, and waits for
-// Redis to accept it.
-func (c *Cache[K, V]) publish(ctx context.Context, inv invalidation, local func()) error {
-	return c.backplane.publish(ctx, inv, func() {
-		local()
-		c.tellSuccessor(inv)
-	})
-}
-
-// enqueue is publish, and waits for nothing.
-func (c *Cache[K, V]) enqueue(inv invalidation, local func()) {
-	c.backplane.enqueue(inv, func() {
-		local()
-		c.tellSuccessor(inv)
-	})
-}
-
-// tellSuccessor does the local part of a write for the cache that has this one's
-// name now.
-//
-//  1. an Update begins   2. its cache is closed, and made anew   3. a Get on the new
-//     one loads version 1   4. the Update writes version 2. Its own message comes
-//     back as work that was done.
-func (c *Cache[K, V]) tellSuccessor(inv invalidation) {
-	if c.local.closed.Load() {
-		c.backplane.applyHere(inv)
 	}
 }
 
