@@ -181,7 +181,7 @@ func TestOwnBodiesAreWithinTheBounds(t *testing.T) {
 	most := 0
 	for _, body := range b.bodies(maxMessageBytes, math.MaxInt) {
 		r := readBody(body)
-		for r.next() { //nolint:revive // it counts
+		for r.next() {
 		}
 		require.NoError(t, r.err())
 		most = max(most, r.entries)

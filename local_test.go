@@ -473,7 +473,7 @@ func runModel(t *testing.T, rt *rapid.T, eviction Eviction) {
 				fails = errRefused
 			}
 			u.finish <- fails
-			if err := <-u.done; err != fails { //nolint:errorlint // as it is
+			if err := <-u.done; err != fails {
 				rt.Fatalf("Update returned %v", err)
 			}
 			overtaken := u.overtaken || m.stale(u.key, u.value, false, u.began)
@@ -684,7 +684,7 @@ func TestLeavingOnesOwnLoadDoesNotCancelIt(t *testing.T) {
 				short, cancel := context.WithTimeout(ctx, time.Second)
 				defer cancel()
 				_, err := cache.Get(short, key)
-				if err != context.DeadlineExceeded { //nolint:errorlint // as it is
+				if err != context.DeadlineExceeded {
 					return "", fmt.Errorf("the inner Get returned %w", err)
 				}
 				return "value", ctx.Err()

@@ -78,7 +78,7 @@ func TestWritesArePublished(t *testing.T) {
 		}, []messagetest.Operation{key}},
 		{"Update that fails", func(ctx context.Context, c *Cache[string, string], _ *Backplane) error {
 			_, err := c.Update(ctx, "a", fails)
-			if err != errRefused { //nolint:errorlint // as it is
+			if err != errRefused {
 				return fmt.Errorf("Update returned %w", err)
 			}
 			return nil
