@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nearcache/nearcache/internal/backoff"
+	"github.com/nearcache/nearcache/internal/barrier"
 )
 
 // Backplane joins this process's caches with those of all other instances on one
@@ -44,7 +45,7 @@ type Backplane struct {
 
 	// All nil, or empty, in a process-local backplane.
 	bus       *guardedBus
-	panics    *panics
+	panics    *barrier.Panics
 	channel   string // as it is named in Redis
 	publisher *publisher
 
@@ -121,7 +122,7 @@ func (bp *Backplane) Stats() BackplaneStats {
 	if bp.bus != nil {
 		s.Channel = bp.channel
 		bp.publisher.snapshot(&s)
-		s.Panics = bp.panics.count.Load()
+		s.Panics = bp.panics.Count()
 	}
 	if bp.subscriber != nil {
 		bp.subscriber.snapshot(&s)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nearcache/nearcache/internal/backoff"
+	"github.com/nearcache/nearcache/internal/barrier"
+	"github.com/nearcache/nearcache/internal/redisbus"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -49,27 +51,42 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
 	label := drawNonce() // not an identity: of these there are more than one
-	o.Logger = o.Logger.With("channel", server.channel, "instance", fmt.Sprintf("%x", label[:4]))
-	if len(server.ignored) > 0 {
+	o.Logger = o.Logger.With("channel", server.Channel(), "instance", fmt.Sprintf("%x", label[:4]))
+	if ignored := server.Ignored(); len(ignored) > 0 {
 		o.Logger.Info("nearcache: connection string options without a meaning here are ignored",
-			"options", strings.Join(server.ignored, ","))
+			"options", strings.Join(ignored, ","))
 	}
-	server.panics.logger = o.Logger
-	o.AllowDisconnectedStart = server.disconnectedStart
+	server.Panics().Logger = o.Logger
+	o.AllowDisconnectedStart = server.DisconnectedStart()
 	bp, err := joinBus(ctx, o, server, newIdentity(), rand.Int64N)
 	if err != nil {
 		return nil, err
 	}
-	bp.channel = server.channel
+	bp.channel = server.Channel()
 	return bp, nil
+}
+
+// newRedisServer reads what the options say of Redis. It does not connect.
+func newRedisServer(o BackplaneOptions) (*redisbus.Server, error) {
+	return redisbus.New(redisbus.Config{
+		Redis:                  o.Redis,
+		ConnectionString:       o.RedisConnectionString,
+		Channel:                o.Channel,
+		AllowDisconnectedStart: o.AllowDisconnectedStart,
+		Logger:                 o.Logger,
+		Nonce:                  drawNonce,
+		Backoff:                func() *backoff.Backoff { return newBackoff(rand.Int64N) },
+		MaxBodyBytes:           maxBodyBytes,
+		ErrClosed:              ErrClosed,
+	})
 }
 
 // joinBus makes a backplane on b. All jitter comes from random.
 func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self *identity, random backoff.Random) (*Backplane, error) {
 	bp := newBackplane(o)
-	bp.panics = &panics{logger: o.Logger}
-	if s, ok := b.(*redisServer); ok {
-		bp.panics = s.panics
+	bp.panics = &barrier.Panics{Logger: o.Logger}
+	if s, ok := b.(*redisbus.Server); ok {
+		bp.panics = s.Panics()
 	}
 	bp.bus = newGuardedBus(b, bp.panics)
 	bp.claims.values = bp.bus.Values()

@@ -3,6 +3,8 @@ package nearcache
 import (
 	"context"
 	"log/slog"
+
+	"github.com/nearcache/nearcache/internal/barrier"
 )
 
 // guardedHandler is a user's slog.Handler, called in a goroutine of its own, which is
@@ -13,7 +15,7 @@ type guardedHandler struct{ handler slog.Handler }
 func guardedLogger(l *slog.Logger) *slog.Logger { return slog.New(guardedHandler{l.Handler()}) }
 
 func (h guardedHandler) Enabled(ctx context.Context, level slog.Level) (enabled bool) {
-	apart(func() {
+	barrier.Apart(func() {
 		defer discardPanic()
 		enabled = h.handler.Enabled(ctx, level)
 	})
@@ -21,7 +23,7 @@ func (h guardedHandler) Enabled(ctx context.Context, level slog.Level) (enabled 
 }
 
 func (h guardedHandler) Handle(ctx context.Context, r slog.Record) (err error) {
-	apart(func() {
+	barrier.Apart(func() {
 		defer discardPanic()
 		err = h.handler.Handle(ctx, r)
 	})
@@ -39,17 +41,6 @@ func (h guardedHandler) WithGroup(name string) slog.Handler {
 // discardPanic is deferred.
 func discardPanic() { _ = recover() }
 
-// apart calls f in a goroutine of its own, and waits until that has ended: f may end it
-// by runtime.Goexit.
-func apart(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	<-done
-}
-
 // forEach calls f with each item, also if a call ends its goroutine: the others are then
 // made in another one, which is waited for.
 func forEach[T any](items []T, f func(T)) {
@@ -62,7 +53,7 @@ func forEach[T any](items []T, f func(T)) {
 	}
 	defer func() {
 		for next < len(items) {
-			apart(rest)
+			barrier.Apart(rest)
 		}
 	}()
 	rest()

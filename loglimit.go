@@ -4,11 +4,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/barrier"
 )
 
 // logInterval is how long the log is silent about one kind of thing after a line
 // about it.
-const logInterval = time.Minute
+const logInterval = barrier.LogInterval
 
 // logLimit lets one line through, and no other for logInterval: what one message, one
 // load or one broken connection causes, each of them may. The zero value is ready.

@@ -597,3 +597,71 @@ func TestBatchBounds(t *testing.T) {
 		require.True(t, a.caches["p"].clear)
 	})
 }
+
+// A group with more than one script may change is split, from when it is known that
+// something is shared, and nothing of it is lost.
+func TestPublisherSplits(t *testing.T) {
+	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
+		shared, most, tooMany := false, 0, 0
+		p.send = func(ctx context.Context, body string, changes []transport.Change) error {
+			n := transport.CountChanges(changes)
+			if shared && n > transport.MostChanges {
+				tooMany++
+				return transport.ErrTooManyChanges
+			}
+			most = max(most, n)
+			return redis.send(ctx, body, changes)
+		}
+		inv := invalidation{cache: "c", regions: []string{"r1", "r2"}}
+		for i := range 3000 {
+			inv.keys = append(inv.keys, fmt.Sprint("key/", i))
+		}
+		require.NoError(t, p.publish(t.Context(), inv, nothing))
+		require.Greater(t, most, 2000, "nothing is shared")
+
+		shared, most = true, 0
+		for range 2 {
+			require.NoError(t, p.publish(t.Context(), inv, nothing))
+			require.NoError(t, p.publish(t.Context(), invalidation{all: true}, nothing))
+		}
+		require.Equal(t, 1, tooMany)
+		require.Equal(t, transport.MostChanges, most)
+		accepted := map[string]int{}
+		for _, op := range redis.accepted {
+			for _, v := range op.Values {
+				accepted[v]++
+			}
+		}
+		require.Len(t, accepted, 3002)
+		for v, times := range accepted {
+			require.Equal(t, 3, times, v)
+		}
+	})
+}
+
+// Bodies hold no more entries than they may, of any kind and of many caches.
+func TestBodiesAreBounded(t *testing.T) {
+	for _, most := range []int{1, 2, 10, 36, 37, 38, 1000} {
+		var b batch
+		for c := range 50 {
+			cache := fmt.Sprint("cache", c)
+			if c%3 == 0 {
+				b.add(invalidation{cache: cache, clear: true})
+				continue
+			}
+			for i := range 37 {
+				key, region := fmt.Sprint(cache, "/", i), fmt.Sprint(cache, "-", i)
+				b.add(invalidation{cache: cache, keys: []string{key}, regions: []string{region}})
+			}
+		}
+		left := b.entries()
+		for _, p := range b.parts(maxMessageBytes, most) {
+			n := transport.CountChanges(p.changes)
+			require.LessOrEqual(t, n, most)
+			require.Positive(t, n)
+			left -= n
+			require.Equal(t, p.whole, left == 0)
+		}
+		require.Zero(t, left, "of bodies with %d at most", most)
+	}
+}

@@ -119,9 +119,3 @@ func (o BackplaneOptions) LogValue() slog.Value { return slog.StringValue(o.Stri
 // MarshalJSON returns the options without secrets, and without Logger and OnEvent.
 // They cannot be read back from that.
 func (o BackplaneOptions) MarshalJSON() ([]byte, error) { return json.Marshal(o.printed()) }
-
-// Format prints where Redis is. The server has options of the client, with a password,
-// and fmt prints those of a struct, too, whose verb does not suit it.
-func (s *redisServer) Format(f fmt.State, _ rune) {
-	_, _ = fmt.Fprintf(f, "Redis at %s, channel %s", s.options.Addr, s.channel)
-}

@@ -325,7 +325,10 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, lookups []*sha
 }
 
 // tokenNonce returns what a token is made of.
-func tokenNonce() string { return string(nonce()) }
+func tokenNonce() string {
+	nonce := drawNonce()
+	return string(nonce[:])
+}
 
 // longestLife is how long a value of this cache can stand in Redis after its claim.
 func (s *shared[K, V]) longestLife() time.Duration { return s.options.TTL + s.options.LoadWait }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nearcache/nearcache/internal/backoff"
+	"github.com/nearcache/nearcache/internal/barrier"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -28,7 +29,7 @@ type subscriber struct {
 	self      *identity
 	lease     *lease
 	random    backoff.Random
-	panics    *panics
+	panics    *barrier.Panics
 
 	// Used by one goroutine at a time, that which has the subscription.
 	last    string     // the channel's position here; empty: unknown
@@ -263,7 +264,7 @@ func (s *subscriber) hear(payload string, own bool) (err error) {
 			s.last = ""
 		}
 	}()
-	defer s.panics.caught("what applies a message", &err)
+	defer s.panics.Caught("what applies a message", &err)
 	s.handle(payload, own)
 	handled = true
 	return nil

@@ -13,7 +13,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nearcache/nearcache/internal/barrier"
 	"github.com/nearcache/nearcache/internal/messagetest"
+	"github.com/nearcache/nearcache/internal/transport"
 )
 
 // withFakeRedis runs test in a bubble, on a backplane whose messages a fakeRedis
@@ -26,12 +28,23 @@ func withFakeRedis(t *testing.T, test func(*testing.T, *Backplane, *fakeRedis)) 
 	})
 }
 
+// idleBus is a bus of which nothing is asked but to redial and to close.
+type idleBus struct{ transport.Bus }
+
+func (idleBus) Redial()                  {}
+func (idleBus) Close()                   {}
+func (idleBus) Values() transport.Values { return idleValues{} }
+
+type idleValues struct{ transport.Values }
+
+func (idleValues) Redial() {}
+
 // 1. a server that is cut off takes a message   2. another takes over, which has
 // never seen it; the others hear of the new history, perhaps before 1   3. so does
 // this instance, and tells them to clear everything, once.
 func TestNewHistoryClearsEverywhere(t *testing.T) {
 	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
-		bp.bus = newGuardedBus(&redisServer{}, &panics{})
+		bp.bus = newGuardedBus(idleBus{}, &barrier.Panics{})
 		everything := messagetest.Operation{Op: messagetest.ClearAll}
 		bp.newHistory()
 		synctest.Wait()
@@ -405,7 +418,7 @@ func TestUndecodableKeyClearsTheCache(t *testing.T) {
 // source, which the other instances must hear of.
 func TestCloseWaitsForWritesUnderWay(t *testing.T) {
 	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
-		bp.bus, bp.unfollow = newGuardedBus(&redisServer{}, &panics{}), func() {}
+		bp.bus, bp.unfollow = newGuardedBus(idleBus{}, &barrier.Panics{}), func() {}
 		cache, err := New(bp, Options[string, string]{
 			Name: "p", Load: func(context.Context, string) (string, error) { return "", nil },
 		})
@@ -438,7 +451,7 @@ func TestCloseWaitsForWritesUnderWay(t *testing.T) {
 // that closes the backplane itself does not wait for itself for ever.
 func TestWriteThatOutlastsClose(t *testing.T) {
 	withFakeRedis(t, func(t *testing.T, bp *Backplane, redis *fakeRedis) {
-		bp.bus, bp.unfollow = newGuardedBus(&redisServer{}, &panics{}), func() {}
+		bp.bus, bp.unfollow = newGuardedBus(idleBus{}, &barrier.Panics{}), func() {}
 		cache, err := New(bp, Options[string, string]{
 			Name: "p", Load: func(context.Context, string) (string, error) { return "", nil },
 		})

@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/auth"
+
+	"github.com/nearcache/nearcache/internal/barrier"
 )
 
 // credentials are those that new connections are made with, whatever they come from.
@@ -24,7 +26,8 @@ type credentials struct {
 	plain              func() (username, password string)
 	withContext        func(context.Context) (username, password string, err error)
 	stream             auth.StreamingCredentialsProvider
-	panics             *panics
+	panics             *barrier.Panics
+	errClosed          error // of calls after close
 
 	mu          sync.Mutex // guards everything below
 	newest      auth.Credentials
@@ -54,7 +57,7 @@ func (c *credentials) get(ctx context.Context) (username, password string, err e
 			c.handedOut[0], c.handedOut[1] = password, c.handedOut[0]
 		}
 	}()
-	defer c.panics.caught("credentials provider", &err)
+	defer c.panics.Caught("credentials provider", &err)
 	switch {
 	case c.stream != nil:
 		newest, err := c.subscription(ctx)
@@ -79,7 +82,7 @@ func (c *credentials) subscription(ctx context.Context) (auth.Credentials, error
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		return nil, ErrClosed
+		return nil, c.errClosed
 	}
 	if !c.subscribed && c.subscribing == nil {
 		c.subscribing = make(chan struct{})
@@ -124,7 +127,7 @@ func (c *credentials) subscribe(done chan struct{}) {
 }
 
 func (c *credentials) callSubscribe() (first auth.Credentials, unsubscribe auth.UnsubscribeFunc, err error) {
-	defer c.panics.caught("StreamingCredentialsProvider.Subscribe", &err)
+	defer c.panics.Caught("StreamingCredentialsProvider.Subscribe", &err)
 	return c.stream.Subscribe(c)
 }
 
@@ -145,15 +148,15 @@ func (c *credentials) OnError(err error) {
 	c.mu.Lock()
 	quiet := now.Before(c.quietUntil) || c.closed || err == nil
 	if !quiet {
-		c.quietUntil = now.Add(logInterval)
+		c.quietUntil = now.Add(barrier.LogInterval)
 	}
 	c.mu.Unlock()
 	if !quiet {
 		text := err.Error()
-		if c.panics.scrub != nil {
-			text = c.panics.scrub(text)
+		if c.panics.Scrub != nil {
+			text = c.panics.Scrub(text)
 		}
-		c.panics.logger.Warn("nearcache: StreamingCredentialsProvider has failed; new connections use the last credentials", "err", text)
+		c.panics.Logger.Warn("nearcache: StreamingCredentialsProvider has failed; new connections use the last credentials", "err", text)
 	}
 }
 
@@ -178,11 +181,11 @@ func (c *credentials) end() {
 		return
 	}
 	err := func() (err error) {
-		defer c.panics.caught("StreamingCredentialsProvider's unsubscribe", &err)
+		defer c.panics.Caught("StreamingCredentialsProvider's unsubscribe", &err)
 		return unsubscribe()
 	}()
 	if err != nil {
-		c.panics.logger.Warn("nearcache: StreamingCredentialsProvider could not be unsubscribed from", "err", c.panics.scrub(err.Error()))
+		c.panics.Logger.Warn("nearcache: StreamingCredentialsProvider could not be unsubscribed from", "err", c.panics.Scrub(err.Error()))
 	}
 }
 

@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"context"
@@ -22,9 +22,7 @@ import (
 //  1. a load claims its key   2. an invalidation takes the token away   3. the script
 //     runs again   4. the load ends: that token is not its own.
 func TestClaimScriptRunTwice(t *testing.T) {
-	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: "unix://" + redistest.StartOnSocket(t), Channel: "nearcache"})
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
+	server := newServer(t, Config{ConnectionString: "unix://" + redistest.StartOnSocket(t)})
 	values, ctx := server.Values(), t.Context()
 	claims := []transport.Claim{{Key: "k", Token: "the same both times", Life: time.Hour}}
 	claim := func() transport.Claimed {
@@ -54,9 +52,7 @@ func TestClaimScriptRunTwice(t *testing.T) {
 //  1. a load's claim is to be extended   2. an invalidation takes it away   3. the
 //     extension is executed   4. the load ends, and stores nothing.
 func TestKeepScript(t *testing.T) {
-	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: "unix://" + redistest.StartOnSocket(t), Channel: "nearcache"})
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
+	server := newServer(t, Config{ConnectionString: "unix://" + redistest.StartOnSocket(t)})
 	values, ctx := server.Values(), t.Context()
 	client := redis.NewClient(server.options)
 	defer client.Close()

@@ -1,4 +1,12 @@
-package nearcache
+// Package redisbus is a backplane's way to Redis. No other code of the library knows
+// go-redis's clients.
+//
+// A Server is a transport.Bus. bus.go has what it does: it publishes, subscribes and probes.
+// The scripts that Redis runs are in scripts.go, and values.go reads and stores the values
+// of the shared level. Connections are in link.go (one, dialled and prepared), pool.go (a
+// few for many requests), wire.go and frames.go (what is read from them, within bounds),
+// and credentials.go. reply.go says what errors mean.
+package redisbus
 
 import (
 	"cmp"
@@ -7,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	mathrand "math/rand/v2"
 	"net"
 	"sync/atomic"
 	"time"
@@ -15,14 +22,11 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
+	"github.com/nearcache/nearcache/internal/backoff"
+	"github.com/nearcache/nearcache/internal/barrier"
 	"github.com/nearcache/nearcache/internal/connstring"
 	"github.com/nearcache/nearcache/internal/transport"
 )
-
-// This file and the others whose names begin with redis are the only ones that know
-// go-redis: here are the scripts and what they are run for, in redislink.go and
-// redispool.go the connections, in redisvalues.go what has to do with the shared level,
-// and in redisreply.go what errors mean.
 
 const (
 	defaultConnectTimeout = 5 * time.Second
@@ -30,88 +34,26 @@ const (
 	keepAliveProbes       = 3
 )
 
-// onMaster is the part of the scripts for publishing and probing that has only a master
-// run them. A replica can be made to take writes, and those are nobody's but its own; it
-// has its master's history, and its position may be of long ago.
-//
-// It goes by INFO, and where that is refused by what the command ROLE has told before,
-// which no script may call: role is that, or unknown if it was refused too. If role is
-// empty nothing is done, and the answer is askRole.
-const onMaster = `
-local info = redis.pcall('INFO', 'replication')
-if type(info) ~= 'string' then info = '' end
-role = string.match(info, 'role:(%a+)') or role
-if role == '' then return '` + askRole + `' end
-if role ~= 'master' and role ~= '` + unknownRole + `' then return redis.error_reply('` + isReplica + `') end
-`
+// Config is what a Server is made of.
+type Config struct {
+	// Redis says where Redis is and how to reach it. If it is nil, ConnectionString does.
+	Redis            *redis.UniversalOptions
+	ConnectionString string
 
-const (
-	askRole     = "ROLE?"
-	unknownRole = "unknown"
-	isReplica   = "READONLY nearcache: this server is a replica, so nobody would hear of what it takes"
-)
+	Channel                string // without the connection string's prefix
+	AllowDisconnectedStart bool
+	Logger                 *slog.Logger // nil: slog.Default()
 
-// publishScript publishes an invalidation as the next link of the channel's
-// chain. The position is computed here, inside Redis, so that a script that runs
-// twice because its reply was lost makes two positions. It is written before the
-// message goes out, so that a server that takes no writes (out of memory, a
-// replica, a demoted master) sends no message either.
-//
-// What is shared is changed in between; that it can be is seen first. If the message
-// cannot go out, values have gone that would have gone a little later.
-//
-// Where nothing is shared, as far as the publisher knows, it does not say what there
-// would be to change, which for many keys costs as much as all the rest. If it turns
-// out that it should have, nothing is done, and the answer is empty.
-//
-// KEYS: position, and those of changeValues. ARGV: channel, nonce, head of the
-// envelope, body, 1 if changeValues has what it needs, or 0, and the role, and then what
-// it needs.
-var publishScript = redis.NewScript(`
-local role = string.sub(ARGV[5], 2)
-` + onMaster + `
-local epoch = redis.call('HGET', KEYS[2], 'epoch')
-if epoch and string.sub(ARGV[5], 1, 1) ~= '1' then return '' end
-local before = redis.call('GET', KEYS[1])
-local previous = before
-if not previous or #previous ~= 40 then previous = '' end
-local own = redis.sha1hex(previous .. ARGV[2])
-redis.call('SET', KEYS[1], own)
-` + changeValues + `
-local sent = redis.pcall('PUBLISH', ARGV[1],
-  ARGV[3] .. string.char(#previous) .. previous .. string.char(#own) .. own .. ARGV[4])
-if type(sent) == 'table' and sent['err'] then
-  if before then redis.call('SET', KEYS[1], before) else redis.call('DEL', KEYS[1]) end
-  return sent
-end
-return own
-`)
+	// What the library has in common for all kinds of transport.Bus.
+	Nonce        func() [16]byte         // bytes that nobody can guess and no other call returns
+	Backoff      func() *backoff.Backoff // makes what spaces the attempts of First
+	MaxBodyBytes int                     // of the largest body of a message that is understood
+	ErrClosed    error                   // of requests after Close
+}
 
-// probeScript answers a probe on the instance's own channel, with the channel's
-// position, which it makes if there is none, and the server's history id, which
-// changes when a replica is promoted and when a server restarts; without the right
-// to INFO it is empty. The position is written in any case, so that a probe fails
-// wherever publishing would. What was shared in another history is void: a replica
-// that took over may have values that are gone.
-//
-// KEYS: position, clears. ARGV: own channel, nonce, head of the envelope, nonce of a
-// position, role.
-var probeScript = redis.NewScript(`
-local role = ARGV[5]
-` + onMaster + `
-local position = redis.call('GET', KEYS[1])
-if not position or #position ~= 40 then position = redis.sha1hex(ARGV[4]) end
-redis.call('SET', KEYS[1], position)
-local history = string.match(info, 'master_replid:(%x+)') or ''
-local of = history ~= '' and redis.call('HGET', KEYS[2], 'history')
-if of and of ~= history then redis.call('DEL', KEYS[2]) end
-return redis.call('PUBLISH', ARGV[1], ARGV[3] .. '\0' .. string.char(#position) .. position ..
-  '\1' .. string.char(#history) .. history .. string.char(#ARGV[2]) .. ARGV[2])
-`)
-
-// redisServer is the Redis behind a backplane: how to reach it, and the names
+// Server is the Redis behind a backplane: how to reach it, and the names
 // that the backplane has there.
-type redisServer struct {
+type Server struct {
 	options        *redis.Options // of every client; the connection is dialled by dial
 	keepAlive      time.Duration  // between probes of an idle connection; negative: none
 	connectTimeout time.Duration
@@ -124,36 +66,43 @@ type redisServer struct {
 	channel     string // as it is named in Redis
 	keyPrefix   string // of all keys
 	positionKey string
-	clearsKey   string // see redisvalues.go
+	clearsKey   string // see scripts.go
 
 	// What go-redis is not told, since the library does it: see prepare.
 	credentials credentials
 	database    int
 	clientName  string
 	onConnect   func(context.Context, *redis.Conn) error
-	nameRefused logOnce // for the log
+	nameRefused atomic.Bool // and the log says so
 
 	publishing keptLink
 	sharing    atomic.Bool // there is something shared, or was once
-	values     redisValues
-	panics     *panics
+	values     values
+	panics     *barrier.Panics
+
+	nonce             func() [16]byte
+	backoff           func() *backoff.Backoff
+	subscribedReplies replyBounds
 }
 
-// newRedisServer reads the options. It does not connect.
-func newRedisServer(o BackplaneOptions) (*redisServer, error) {
-	s := &redisServer{
+// New reads the options. It does not connect. Its error names no secret.
+func New(c Config) (*Server, error) {
+	s := &Server{
 		connectTimeout:    defaultConnectTimeout,
 		connectRetry:      -1,
 		commandTimeout:    defaultCommandTimeout,
 		keepAlive:         15 * time.Second,
-		disconnectedStart: o.AllowDisconnectedStart,
-		channel:           o.Channel,
+		disconnectedStart: c.AllowDisconnectedStart,
+		channel:           c.Channel,
+		nonce:             c.Nonce,
+		backoff:           c.Backoff,
+		subscribedReplies: subscribedReplies(c.MaxBodyBytes),
 	}
 	var err error
-	if o.Redis != nil {
-		err = s.readOptions(o.Redis)
+	if c.Redis != nil {
+		err = s.readOptions(c.Redis)
 	} else {
-		err = s.readConnectionString(o.RedisConnectionString)
+		err = s.readConnectionString(c.ConnectionString)
 	}
 	if err != nil {
 		return nil, err
@@ -165,19 +114,40 @@ func newRedisServer(o BackplaneOptions) (*redisServer, error) {
 		// Pub/Sub knows no databases and keys do: two databases are two backplanes.
 		s.channel = fmt.Sprintf("%s@%d", s.channel, s.options.DB)
 	}
-	s.panics = &panics{logger: o.Logger, scrub: s.scrub}
-	if s.panics.logger == nil {
-		s.panics.logger = slog.Default()
+	s.panics = &barrier.Panics{Logger: c.Logger, Scrub: s.scrub}
+	if s.panics.Logger == nil {
+		s.panics.Logger = slog.Default()
 	}
 	s.takeOptions()
+	s.credentials.errClosed, s.values.links.errClosed = c.ErrClosed, c.ErrClosed
 	s.publishing.server = s
 	s.values.server, s.values.links.server = s, s
 	return s, nil
 }
 
+// Channel returns the channel's name in Redis.
+func (s *Server) Channel() string { return s.channel }
+
+// DisconnectedStart reports whether the backplane may start without Redis, as the options
+// or the connection string say.
+func (s *Server) DisconnectedStart() bool { return s.disconnectedStart }
+
+// Ignored returns the options of the connection string that have no meaning here.
+func (s *Server) Ignored() []string { return s.ignored }
+
+// Panics returns what turns panics into errors, and knows what is secret in them. Its
+// logger, which is the server's too, may be replaced before the server is used.
+func (s *Server) Panics() *barrier.Panics { return s.panics }
+
+// Format prints where Redis is. The server has options of the client, with a password,
+// and fmt prints those of a struct, too, whose verb does not suit it.
+func (s *Server) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "Redis at %s, channel %s", s.options.Addr, s.channel)
+}
+
 // takeOptions takes from the options what go-redis is not to do, and sets the rest for
 // clients of one connection each.
-func (s *redisServer) takeOptions() {
+func (s *Server) takeOptions() {
 	o := s.options
 	s.database, o.DB = o.DB, 0
 	s.clientName, o.ClientName = o.ClientName, ""
@@ -216,7 +186,7 @@ func (s *redisServer) takeOptions() {
 	o.ClientSideCacheInvalidationBatchWindow = 0
 }
 
-func (s *redisServer) readOptions(u *redis.UniversalOptions) error {
+func (s *Server) readOptions(u *redis.UniversalOptions) error {
 	if len(u.Addrs) > 1 || u.MasterName != "" || u.IsClusterMode {
 		return errors.New("several addresses, Sentinel and Cluster are not supported yet; give one address in Redis.Addrs")
 	}
@@ -230,7 +200,7 @@ func (s *redisServer) readOptions(u *redis.UniversalOptions) error {
 	return nil
 }
 
-func (s *redisServer) readConnectionString(text string) error {
+func (s *Server) readConnectionString(text string) error {
 	c, err := connstring.Parse(text)
 	if err != nil {
 		return fmt.Errorf("RedisConnectionString: %w", err)
@@ -282,7 +252,7 @@ func (s *redisServer) readConnectionString(text string) error {
 
 // Publish runs the publish script once. The connection outlives ctx: it lasts until
 // it is dropped.
-func (s *redisServer) Publish(ctx context.Context, m transport.Message) error {
+func (s *Server) Publish(ctx context.Context, m transport.Message) error {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout+s.commandTimeout)
 	defer cancel()
 	tooMany := false
@@ -336,26 +306,26 @@ func roleOf(ctx context.Context, conn *redis.Conn) (role string, err error) {
 }
 
 // Redial closes the connection that Publish keeps.
-func (s *redisServer) Redial() { s.publishing.drop() }
+func (s *Server) Redial() { s.publishing.drop() }
 
 // Close closes all but subscriptions.
-func (s *redisServer) Close() {
+func (s *Server) Close() {
 	s.publishing.drop()
 	s.values.links.drop(true)
 	s.credentials.close()
 }
 
-// nonce makes a position that a probe makes, or an epoch, unlike any other.
-func nonce() []byte {
-	b := drawNonce()
-	return b[:]
+// drawNonce returns what a position or an epoch is made of, unlike any other.
+func (s *Server) drawNonce() []byte {
+	nonce := s.nonce()
+	return nonce[:]
 }
 
 // First makes attempts for as long as they make sense.
-func (s *redisServer) First(ctx context.Context, attempt func(context.Context) error) (err error) {
+func (s *Server) First(ctx context.Context, attempt func(context.Context) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
-	pause := newBackoff(mathrand.Int64N)
+	pause := s.backoff()
 	for {
 		before := err
 		if err = attempt(ctx); err == nil {
@@ -382,10 +352,10 @@ func (s *redisServer) First(ctx context.Context, attempt func(context.Context) e
 		"(to start without it, set abortConnect=false or AllowDisconnectedStart)", s.options.Addr, err)
 }
 
-// redisSubscription is a subscription over a link of its own, and a second link
+// subscription is a subscription over a link of its own, and a second link
 // for its probes, because a connection that is subscribed can do nothing else.
-type redisSubscription struct {
-	server   *redisServer
+type subscription struct {
+	server   *Server
 	as       transport.Identity
 	own      string // the channel for echoes
 	link     *redisLink
@@ -397,8 +367,8 @@ type redisSubscription struct {
 }
 
 // Subscribe makes one attempt at a subscription, confirmed.
-func (s *redisServer) Subscribe(ctx context.Context, as transport.Identity) (sub transport.Subscription, err error) {
-	err = s.panics.apart("Subscribe", func() (err error) {
+func (s *Server) Subscribe(ctx context.Context, as transport.Identity) (sub transport.Subscription, err error) {
+	err = s.panics.Apart("Subscribe", func() (err error) {
 		sub, err = s.subscribeHere(ctx, as)
 		return err
 	})
@@ -409,16 +379,16 @@ func (s *redisServer) Subscribe(ctx context.Context, as transport.Identity) (sub
 }
 
 // subscribeHere is Subscribe in the caller's goroutine.
-func (s *redisServer) subscribeHere(ctx context.Context, as transport.Identity) (_ *redisSubscription, err error) {
+func (s *Server) subscribeHere(ctx context.Context, as transport.Identity) (_ *subscription, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
-	sub := &redisSubscription{server: s, as: as, own: fmt.Sprintf("%s%x", s.keyPrefix, as.ID), probing: keptLink{server: s}}
+	sub := &subscription{server: s, as: as, own: fmt.Sprintf("%s%x", s.keyPrefix, as.ID), probing: keptLink{server: s}}
 	sub.lifetime, sub.end = context.WithCancel(context.Background())
 	if sub.link, err = s.dial(ctx, sub.lifetime, s.prepare); err != nil {
 		sub.end()
 		return nil, err
 	}
-	sub.link.raw.replies.bounds = subscribedReplies
+	sub.link.raw.replies.bounds = s.subscribedReplies
 	sub.pubsub = sub.link.client.Subscribe(ctx)
 	ready := false
 	defer func() { // also after a panic in a hook of Options.Redis
@@ -440,7 +410,7 @@ func (s *redisServer) subscribeHere(ctx context.Context, as transport.Identity) 
 }
 
 // confirm subscribes to channels and waits until Redis has confirmed each.
-func (r *redisSubscription) confirm(ctx context.Context, channels ...string) error {
+func (r *subscription) confirm(ctx context.Context, channels ...string) error {
 	if err := r.pubsub.Subscribe(ctx, channels...); err != nil {
 		return err
 	}
@@ -459,12 +429,12 @@ func (r *redisSubscription) confirm(ctx context.Context, channels ...string) err
 }
 
 // Probe runs the probe script once.
-func (r *redisSubscription) Probe(ctx context.Context, probeNonce string) error {
+func (r *subscription) Probe(ctx context.Context, probeNonce string) error {
 	s := r.server
 	return r.probing.run(ctx, r.lifetime, func(ctx context.Context, link *redisLink) error {
 		keys := []string{s.positionKey, s.clearsKey}
 		for role := ""; ; {
-			reply, err := link.eval(ctx, probeScript, keys, r.own, probeNonce, r.as.Echo, nonce(), role).Result()
+			reply, err := link.eval(ctx, probeScript, keys, r.own, probeNonce, r.as.Echo, s.drawNonce(), role).Result()
 			if err != nil || reply != askRole {
 				return err
 			}
@@ -477,7 +447,7 @@ func (r *redisSubscription) Probe(ctx context.Context, probeNonce string) error 
 
 // Receive waits without a deadline. Any reply other than a message means that
 // go-redis has changed the subscription on its own, so it is an error.
-func (r *redisSubscription) Receive() (payload string, own bool, err error) {
+func (r *subscription) Receive() (payload string, own bool, err error) {
 	for {
 		reply, err := r.pubsub.Receive(context.Background())
 		if err != nil {
@@ -494,7 +464,7 @@ func (r *redisSubscription) Receive() (payload string, own bool, err error) {
 }
 
 // Close may be called while the others wait, for either connection.
-func (r *redisSubscription) Close() {
+func (r *subscription) Close() {
 	r.end()
 	r.link.close()
 	_ = r.pubsub.Close()

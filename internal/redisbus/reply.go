@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/nearcache/nearcache/internal/barrier"
 )
 
 // This file says what an error means that comes from Redis, or on the way to it.
@@ -81,7 +83,7 @@ func saysAnswer(err error, text string) bool {
 }
 
 // explain says what Redis was asked for when it answered with an error.
-func (s *redisServer) explain(err error) error {
+func (s *Server) explain(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -125,7 +127,7 @@ func refused(err error) bool {
 func connectionLost(err error) bool {
 	var slow net.Error
 	return err != nil && !answered(err) && !(errors.As(err, &slow) && slow.Timeout()) &&
-		!errors.Is(err, context.Canceled) && !errors.Is(err, errPanic)
+		!errors.Is(err, context.Canceled) && !errors.Is(err, barrier.ErrPanic)
 }
 
 // hungUp reports whether err says that the other end closed the connection.
@@ -156,7 +158,7 @@ func inTime(ctx context.Context, err error) error {
 const argumentsFollow = ", with args beginning with"
 
 // scrub takes out of a text what is secret in it, or may be.
-func (s *redisServer) scrub(text string) string {
+func (s *Server) scrub(text string) string {
 	before, _, repeated := strings.Cut(text, argumentsFollow)
 	if repeated {
 		text = before
@@ -169,7 +171,7 @@ func (s *redisServer) scrub(text string) string {
 
 // scrubbed returns err, or, if there is a secret in its text, an error without it and
 // of the same kind, which wraps nothing.
-func (s *redisServer) scrubbed(err error) error {
+func (s *Server) scrubbed(err error) error {
 	text := err.Error()
 	clean := s.scrub(text)
 	switch {

@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"crypto/tls"
@@ -22,8 +22,7 @@ func TestConnectionStringTLSVersion(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.connection, func(t *testing.T) {
-			s, err := newRedisServer(BackplaneOptions{RedisConnectionString: test.connection, Channel: "nearcache"})
-			require.NoError(t, err)
+			s := newServer(t, Config{ConnectionString: test.connection})
 			require.Equal(t, test.min, s.options.TLSConfig.MinVersion)
 		})
 	}

@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"cmp"
@@ -25,15 +25,14 @@ func TestSimulatedValuesAreAsInRedis(t *testing.T) {
 	simulated := fakebus.New(fakebus.Options{Seed: seed, MinLatency: 1, MaxLatency: 2})
 	t.Cleanup(simulated.Close)
 	at := &redis.UniversalOptions{Addrs: []string{redistest.StartOnSocket(t)}}
-	real, err := newRedisServer(BackplaneOptions{Redis: at, Channel: "nearcache"})
-	require.NoError(t, err)
-	t.Cleanup(real.Close)
+	real := newServer(t, Config{Redis: at})
 	// Both take the same commands; epochs are numbered as they come.
 	twins := [2]*twin{{bus: real}, {bus: simulated.Instance(0).Bus()}}
 	for _, twin := range twins {
 		twin.tokens = map[string]string{}
-		twin.subscription, err = twin.bus.Subscribe(t.Context(), testIdentity)
+		subscription, err := twin.bus.Subscribe(t.Context(), testIdentity)
 		require.NoError(t, err)
+		twin.subscription = subscription
 		t.Cleanup(twin.subscription.Close)
 	}
 	var done []string

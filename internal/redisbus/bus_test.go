@@ -1,29 +1,61 @@
-package nearcache
+package redisbus
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/nearcache/nearcache/internal/backoff"
+	"github.com/nearcache/nearcache/internal/barrier"
+	"github.com/nearcache/nearcache/internal/messagetest"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// onMiniredis returns a server in memory, and nearcache's connection to it.
-func onMiniredis(t *testing.T) (*miniredis.Miniredis, *redisServer, *redis.Client) {
+var errClosed = errors.New("the server is closed")
+
+const maxBodyBytes = 32 << 20
+
+// newServer returns a server that is closed when the test ends. What c says nothing of is
+// as in the library.
+func newServer(t testing.TB, c Config) *Server {
 	t.Helper()
-	memory := miniredis.RunT(t)
-	server, err := newRedisServer(BackplaneOptions{RedisConnectionString: memory.Addr(), Channel: "nearcache"})
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Channel = "nearcache"
+	c.Nonce = func() (nonce [16]byte) {
+		_, _ = rand.Read(nonce[:]) // never fails
+		return nonce
+	}
+	c.Backoff = func() *backoff.Backoff {
+		return &backoff.Backoff{Random: mathrand.Int64N, Base: time.Millisecond, Max: time.Second}
+	}
+	c.MaxBodyBytes, c.ErrClosed = maxBodyBytes, errClosed
+	server, err := New(c)
 	require.NoError(t, err)
 	t.Cleanup(server.Close)
+	return server
+}
+
+// onMiniredis returns a server in memory, and nearcache's connection to it.
+func onMiniredis(t *testing.T) (*miniredis.Miniredis, *Server, *redis.Client) {
+	t.Helper()
+	memory := miniredis.RunT(t)
+	server := newServer(t, Config{ConnectionString: memory.Addr()})
 	client := redis.NewClient(&redis.Options{Addr: memory.Addr()})
 	t.Cleanup(func() { _ = client.Close() })
 	return memory, server, client
@@ -31,9 +63,10 @@ func onMiniredis(t *testing.T) (*miniredis.Miniredis, *redisServer, *redis.Clien
 
 // Who speaks in the tests of the bus alone, and what is said.
 var (
-	testIdentity = transport.Identity{ID: testPublisher, Echo: string(appendHead(nil, kindEcho, testPublisher))}
-	testMessage  = transport.Message{
-		Head: string(appendHead(nil, kindInvalidation, testPublisher)), Nonce: "nonce", Body: greeting,
+	testPublisher = [16]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+	testIdentity  = transport.Identity{ID: testPublisher, Echo: messagetest.Head(messagetest.KindEcho, testPublisher)}
+	testMessage   = transport.Message{
+		Head: messagetest.Head(messagetest.KindInvalidation, testPublisher), Nonce: "nonce", Body: messagetest.Body(),
 	}
 )
 
@@ -44,29 +77,26 @@ func TestPublishScriptRunTwice(t *testing.T) {
 	sub, err := server.Subscribe(t.Context(), testIdentity)
 	require.NoError(t, err)
 	defer sub.Close()
-	run := func() string {
+	run := func(previous string) {
 		nonce := "the same both times"
 		own, err := publishScript.Run(t.Context(), client, []string{server.positionKey, server.clearsKey}, server.channel, nonce, testMessage.Head, "body", "1unknown").Text()
 		require.NoError(t, err)
 		payload, onOwn, err := sub.Receive()
 		require.NoError(t, err)
 		require.False(t, onOwn)
-		e, err := decodeEnvelope(payload)
-		require.NoError(t, err)
-		require.Equal(t, own, e.own)
+		require.Equal(t, messagetest.Message(testPublisher, previous, own, "body"), payload)
 		stored, err := memory.Get(server.positionKey)
 		require.NoError(t, err)
 		require.Equal(t, own, stored)
-		return e.previous
 	}
-	require.Empty(t, run())
+	run("")
 	first, err := memory.Get(server.positionKey)
 	require.NoError(t, err)
-	require.Equal(t, first, run())
+	run(first)
 	second, err := memory.Get(server.positionKey)
 	require.NoError(t, err)
 	require.NotEqual(t, first, second)
-	require.Equal(t, second, run())
+	run(second)
 }
 
 // A probe finds the position, makes one if there is none or it is not one of
@@ -81,17 +111,10 @@ func TestProbeScript(t *testing.T) {
 		payload, own, err := sub.Receive()
 		require.NoError(t, err)
 		require.True(t, own)
-		e, err := decodeEnvelope(payload)
-		require.NoError(t, err)
-		require.EqualValues(t, kindEcho, e.kind)
-		history, nonce, err := decodeEcho(e.body)
-		require.NoError(t, err)
-		require.Equal(t, "nonce", nonce)
-		require.Empty(t, history, "miniredis knows none")
 		stored, err := memory.Get(server.positionKey)
 		require.NoError(t, err)
-		require.Equal(t, stored, e.own)
-		require.Len(t, stored, positionLength)
+		require.Equal(t, messagetest.Echo(testPublisher, stored, "", "nonce"), payload, "miniredis knows no history")
+		require.Len(t, stored, 40, "hexadecimal digits of a SHA-1")
 		return stored
 	}
 	position := probe()
@@ -162,4 +185,19 @@ func TestRefused(t *testing.T) {
 	} {
 		require.Equal(t, want, refused(err), "%v", err)
 	}
+}
+
+// What is secret is not in what is logged of a panic.
+func TestPanicsKeepSecrets(t *testing.T) {
+	var log bytes.Buffer
+	server := newServer(t, Config{
+		ConnectionString: "127.0.0.1:1,password=hunter2", Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	err := func() (err error) {
+		defer server.panics.Caught("test", &err)
+		panic("password hunter2 is wrong")
+	}()
+	require.ErrorIs(t, err, barrier.ErrPanic)
+	require.NotContains(t, err.Error()+log.String(), "hunter2")
+	require.Contains(t, log.String(), "*****")
 }

@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"context"
@@ -13,194 +13,35 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// The keys of the shared level in Redis. All have the channel's hash tag, so that
-// each script touches one slot of a Cluster.
-//
-//	{channel}:value:<cache>:<key>  a value
-//	{channel}:token:<cache>:<key>  whose load is under way, and replaces it
-//	{channel}:clears               a hash: what was cleared, of all caches
-//
-// The hash has these fields. A count is the server's time in microseconds, or one
-// more than the last if that is larger: clears only have to grow, but a region's
-// field can go when no value is left that is older.
-//
-//	epoch              made with the hash
-//	history            the server's history id then
-//	n:<cache>          the cache's count
-//	c:<cache>          the count after the last clear of the whole cache
-//	r:<cache>:<region> the count after the last clear of the region
-//	l:<cache>          the longest life of the cache's values, in milliseconds
-//	limit              how many fields there may be before old ones are looked for
-
-// changeValues is the part of the publish script that changes what is shared. If
-// there is no hash, no value is valid, and nothing has to go.
-//
-// A region's field goes when all values have expired that were stored before, as far
-// as is known; if one has not, it is void from then on, as after a clear of the cache.
-//
-// KEYS: 2 clears, then values and tokens to delete. ARGV: from 6 on, pairs: a cache
-// and the field of a clear, without its count. Two empty ones clear everything.
-const changeValues = `
-if epoch then
-  for i = 3, #KEYS, 1000 do redis.call('DEL', unpack(KEYS, i, math.min(i + 999, #KEYS))) end
-  if #ARGV > 5 then
-    local time = redis.call('TIME')
-    local now = time[1] * 1000000 + time[2]
-    for i = 6, #ARGV, 2 do
-      if ARGV[i] == '' then
-        redis.call('DEL', KEYS[2])
-        break
-      end
-      if redis.call('HGET', KEYS[2], 'l:' .. ARGV[i]) then -- else it has no values
-        local count = math.max((tonumber(redis.call('HGET', KEYS[2], 'n:' .. ARGV[i])) or 0) + 1, now)
-        count = string.format('%.0f', count)
-        redis.call('HSET', KEYS[2], 'n:' .. ARGV[i], count, ARGV[i + 1], count)
-      end
-    end
-    local limit = tonumber(redis.call('HGET', KEYS[2], 'limit')) or 1024
-    if redis.call('HLEN', KEYS[2]) > limit then
-      local all, life = redis.call('HGETALL', KEYS[2]), {}
-      for i = 1, #all, 2 do
-        local cache = string.match(all[i], '^l:(.*)$')
-        if cache then life[cache] = tonumber(all[i + 1]) end
-      end
-      for i = 1, #all, 2 do
-        local cache = string.match(all[i], '^r:([^:]*):')
-        local count = tonumber(all[i + 1])
-        if cache and count + life[cache] * 1000 < now then
-          redis.call('HDEL', KEYS[2], all[i])
-          if count > (tonumber(redis.call('HGET', KEYS[2], 'c:' .. cache)) or 0) then
-            redis.call('HSET', KEYS[2], 'c:' .. cache, all[i + 1])
-          end
-        end
-      end
-      local left = redis.call('HLEN', KEYS[2])
-      if left > 65536 then
-        redis.call('DEL', KEYS[2])
-      else
-        redis.call('HSET', KEYS[2], 'limit', math.max(1024, 2 * left))
-      end
-    end
-  end
-end
-`
-
-// claimScript claims loads. A value that is no value has an empty id, and is
-// replaced as if there were none. Tokens and epoch are made here, inside Redis, so that
-// a script that runs twice makes others: what an invalidation has taken away does not
-// come back. A token stands with the epoch and the count of its claim, since a load that
-// began before a clear of the cache brings nothing that is worth a wait.
-//
-// KEYS: clears, then value and token of each. ARGV: cache, history, nonce of an
-// epoch, life of values, then of each claim: token, its life, id of the value that
-// was seen, or * for any, and the token that this instance has of it already.
-var claimScript = redis.NewScript(`
-local time = redis.call('TIME')
-local stamp = time[1] .. '.' .. time[2]
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if not epoch then
-  epoch = string.sub(redis.sha1hex(ARGV[3] .. stamp), 1, 16)
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'history', ARGV[2])
-end
-if (tonumber(redis.call('HGET', KEYS[1], 'l:' .. ARGV[1])) or 0) < tonumber(ARGV[4]) then
-  redis.call('HSET', KEYS[1], 'l:' .. ARGV[1], ARGV[4])
-end
-local count = redis.call('HGET', KEYS[1], 'n:' .. ARGV[1]) or '0'
-local cleared = tonumber(redis.call('HGET', KEYS[1], 'c:' .. ARGV[1])) or 0
-local states = {}
-for i = 0, (#KEYS - 1) / 2 - 1 do
-  local value, token, seen = KEYS[2 + 2 * i], KEYS[3 + 2 * i], ARGV[7 + 4 * i]
-  local held = redis.call('GET', token)
-  if held == '!' and seen ~= '*' then
-    states[i + 1] = 'v'
-  elseif held and string.sub(held, 17, 32) == epoch and (tonumber(string.sub(held, 33)) or 0) >= cleared then
-    states[i + 1] = string.sub(held, 1, 16) == ARGV[8 + 4 * i] and 'o' or 'b'
-  else
-    local id = seen ~= '*' and redis.pcall('GETRANGE', value, 1, 16) or ''
-    if type(id) == 'string' and id ~= '' and id ~= seen then
-      states[i + 1] = 'c'
-    else
-      local made = string.sub(redis.sha1hex(ARGV[5 + 4 * i] .. stamp), 1, 16)
-      redis.call('SET', token, made .. epoch .. count, 'PX', ARGV[6 + 4 * i])
-      states[i + 1] = 't'
-    end
-  end
-end
-return {epoch, count, table.concat(states), stamp}
-`)
-
-// putScript stores the values of loads whose claims have lasted, and ends the
-// claims.
-//
-// KEYS: value and token of each. ARGV: of each, token, bytes (none: no value), life; or
-// without a value what to do instead. Then for how long a claim in vain is remembered.
-var putScript = redis.NewScript(`
-local stored = {}
-for i = 0, #KEYS / 2 - 1 do
-  local value, token = KEYS[1 + 2 * i], KEYS[2 + 2 * i]
-  stored[i + 1] = '0'
-  local bytes, what = ARGV[2 + 3 * i], ARGV[3 + 3 * i]
-  if string.sub(redis.call('GET', token) or '', 1, 16) == ARGV[1 + 3 * i] then
-    redis.call('DEL', token)
-    if bytes ~= '' then
-      redis.call('SET', value, bytes, 'PX', what)
-      stored[i + 1] = '1'
-    elseif what ~= 'release' then
-      redis.call('SET', token, '!', 'PX', ARGV[#ARGV])
-      if what == 'forget' then redis.call('DEL', value) end
-    end
-  end
-end
-return table.concat(stored)
-`)
-
-// keepScript extends claims, and releases them, where the token is still the load's. It
-// sets only what it has found in the same step, so it makes no token. (SET and not
-// PEXPIRE: users have that right.)
-//
-// KEYS: tokens. ARGV: of each, what it has to be, and its life; 0: it is released.
-var keepScript = redis.NewScript(`
-local kept = {}
-for i, token in ipairs(KEYS) do
-  kept[i] = '0'
-  local held, life = redis.pcall('GET', token), ARGV[2 * i]
-  if type(held) == 'string' and string.sub(held, 1, 16) == ARGV[2 * i - 1] then
-    if life == '0' then redis.call('DEL', token) else redis.call('SET', token, held, 'PX', life) end
-    kept[i] = '1'
-  end
-end
-return table.concat(kept)
-`)
-
 // What a claim answers is kept until its load has ended, so it is bounded.
 const (
 	mostEpoch = transport.IDLength
 	mostStamp = 32 // seconds, a point and microseconds
 )
 
-// redisValues is the way to the values in Redis, over connections of its own, since
+// values is the way to the values in Redis, over connections of its own, since
 // many ask at once.
-type redisValues struct {
-	server *redisServer
+type values struct {
+	server *Server
 	links  linkPool
 }
 
 // Values returns the way to the values in Redis.
-func (s *redisServer) Values() transport.Values { return &s.values }
+func (s *Server) Values() transport.Values { return &s.values }
 
 // Redial closes the connections, for the next attempts to dial anew.
-func (v *redisValues) Redial() { v.links.drop(false) }
+func (v *values) Redial() { v.links.drop(false) }
 
-func (s *redisServer) valueKey(cache, key string) string {
+func (s *Server) valueKey(cache, key string) string {
 	return s.keyPrefix + "value:" + cache + ":" + key
 }
 
-func (s *redisServer) tokenKey(cache, key string) string {
+func (s *Server) tokenKey(cache, key string) string {
 	return s.keyPrefix + "token:" + cache + ":" + key
 }
 
 // appendChanges appends what changeValues goes by.
-func (s *redisServer) appendChanges(keys []string, args []any, changes []transport.Change) ([]string, []any) {
+func (s *Server) appendChanges(keys []string, args []any, changes []transport.Change) ([]string, []any) {
 	for _, c := range changes {
 		for _, key := range c.Keys {
 			keys = append(keys, s.valueKey(c.Cache, key), s.tokenKey(c.Cache, key))
@@ -226,7 +67,7 @@ func regionField(cache, region string) string { return "r:" + cache + ":" + regi
 //
 // GETRANGE and not GET: Redis sends no more of a value than can be one. An empty value
 // is none.
-func (v *redisValues) Read(ctx context.Context, cache string, keys, regions []string, most int) (transport.Reading, error) {
+func (v *values) Read(ctx context.Context, cache string, keys, regions []string, most int) (transport.Reading, error) {
 	var reading transport.Reading
 	s := v.server
 	lives := make([]*redis.DurationCmd, len(keys))
@@ -344,12 +185,12 @@ func readCount(field any) uint64 {
 }
 
 // Claim claims loads.
-func (v *redisValues) Claim(
+func (v *values) Claim(
 	ctx context.Context, cache, history string, life time.Duration, claims []transport.Claim,
 ) (claimed transport.Claimed, err error) {
 	s := v.server
 	keys := append(make([]string, 0, 1+2*len(claims)), s.clearsKey)
-	args := append(make([]any, 0, 4+4*len(claims)), cache, history, nonce(), milliseconds(life))
+	args := append(make([]any, 0, 4+4*len(claims)), cache, history, s.drawNonce(), milliseconds(life))
 	for _, c := range claims {
 		seen := c.Seen
 		if c.Any {
@@ -379,7 +220,7 @@ func (v *redisValues) Claim(
 }
 
 // Put ends claims.
-func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Put) ([]bool, error) {
+func (v *values) Put(ctx context.Context, cache string, puts []transport.Put) ([]bool, error) {
 	s := v.server
 	keys := make([]string, 0, 2*len(puts))
 	args := make([]any, 0, 3*len(puts)+1)
@@ -407,7 +248,7 @@ func (v *redisValues) Put(ctx context.Context, cache string, puts []transport.Pu
 }
 
 // Keep extends claims, and releases them.
-func (v *redisValues) Keep(ctx context.Context, keeps []transport.Keep) ([]bool, error) {
+func (v *values) Keep(ctx context.Context, keeps []transport.Keep) ([]bool, error) {
 	s := v.server
 	keys := make([]string, 0, len(keeps))
 	args := make([]any, 0, 2*len(keeps))

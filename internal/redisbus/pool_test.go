@@ -1,14 +1,12 @@
-package nearcache
+package redisbus
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,23 +15,22 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/barrier"
 )
 
 // pooledServer returns a server in memory, and its pool, whose dials call dial first.
 func pooledServer(t *testing.T, size int, dial func() error) (*miniredis.Miniredis, *linkPool) {
 	t.Helper()
 	memory := miniredis.RunT(t)
-	server, err := newRedisServer(BackplaneOptions{
+	server := newServer(t, Config{
 		Redis: &redis.UniversalOptions{Addrs: []string{memory.Addr()}, PoolSize: size, Dialer: func(_ context.Context, network, addr string) (net.Conn, error) {
 			if err := dial(); err != nil {
 				return nil, err
 			}
 			return net.Dial(network, addr)
 		}},
-		Channel: "nearcache", Logger: slog.New(slog.DiscardHandler),
 	})
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
 	return memory, &server.values.links
 }
 
@@ -118,13 +115,13 @@ func TestPoolPanics(t *testing.T) {
 		}
 		return nil
 	})
-	require.ErrorIs(t, pool.run(t.Context(), true, ping), errPanic)
+	require.ErrorIs(t, pool.run(t.Context(), true, ping), barrier.ErrPanic)
 	fail.Store(false)
 	require.Panics(t, func() { // which the barrier above takes
 		_ = pool.run(t.Context(), true, func(context.Context, *redisLink) error { panic("in go-redis") })
 	})
 	require.NoError(t, pool.run(t.Context(), true, ping))
-	require.EqualValues(t, 1, pool.server.panics.count.Load())
+	require.EqualValues(t, 1, pool.server.panics.Count())
 	require.Len(t, pool.open, 1)
 }
 
@@ -138,16 +135,11 @@ func TestPoolGoexit(t *testing.T) {
 		}
 		return nil
 	})
-	returns(t, "a request", func() {
-		err := pool.run(t.Context(), true, ping)
-		if err == nil || !strings.Contains(err.Error(), "runtime.Goexit") {
-			t.Errorf("a dialler that ends its goroutine: %v", err)
-		}
-		fail.Store(false)
-		if err := pool.run(t.Context(), true, ping); err != nil {
-			t.Error(err)
-		}
-	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.ErrorContains(t, pool.run(ctx, true, ping), "runtime.Goexit")
+	fail.Store(false)
+	require.NoError(t, pool.run(ctx, true, ping))
 }
 
 // Everything at once: requests that leave, connections that die, Redial, and Close in
@@ -199,7 +191,7 @@ func TestPoolConcurrentUse(t *testing.T) {
 	require.Positive(t, worked.Load())
 	require.NoError(t, pool.run(t.Context(), true, ping))
 	pool.drop(true)
-	require.ErrorIs(t, pool.run(t.Context(), true, ping), ErrClosed)
+	require.ErrorIs(t, pool.run(t.Context(), true, ping), errClosed)
 	require.Empty(t, pool.open)
 	require.Zero(t, pool.dialing)
 }

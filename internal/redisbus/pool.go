@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"context"
@@ -23,9 +23,10 @@ const (
 // connect timeout, and is kept though that request has left; and none is kept for long
 // without use.
 type linkPool struct {
-	server   *redisServer
-	size     int
-	idleTime time.Duration // 0: connections stay
+	server    *Server
+	size      int
+	idleTime  time.Duration // 0: connections stay
+	errClosed error         // of requests after the last drop
 
 	mu       sync.Mutex // guards everything below
 	lifetime context.Context
@@ -94,7 +95,7 @@ func (p *linkPool) get(ctx context.Context) (link *redisLink, reused bool, err e
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
-		return nil, false, ErrClosed
+		return nil, false, p.errClosed
 	}
 	if n := len(p.idle); n > 0 {
 		link = p.idle[n-1].link
@@ -176,7 +177,7 @@ func (p *linkPool) dial(lifetime context.Context) {
 }
 
 func (p *linkPool) tryDial(lifetime context.Context) (link *redisLink, err error) {
-	defer p.server.panics.caught("dial", &err)
+	defer p.server.panics.Caught("dial", &err)
 	if link, err = p.server.open(lifetime, lifetime); err == nil {
 		link.loaded = map[*redis.Script]bool{}
 	}
@@ -256,7 +257,7 @@ func (p *linkPool) drop(forGood bool) {
 	}
 	if forGood && !p.closed {
 		p.closed, p.ended = true, make(chan struct{})
-		p.failLocked(ErrClosed)
+		p.failLocked(p.errClosed)
 		if p.reaper != nil {
 			p.reaper.Stop()
 		}

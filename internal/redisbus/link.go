@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"context"
@@ -35,7 +35,7 @@ type redisLink struct {
 //
 // With prepare, that is called when go-redis has authenticated, which it does with
 // the first command. Else see open.
-func (s *redisServer) dial(
+func (s *Server) dial(
 	ctx, lifetime context.Context, prepare func(context.Context, *redis.Conn) error,
 ) (*redisLink, error) {
 	conn, err := s.dialRaw(ctx)
@@ -65,8 +65,8 @@ func (s *redisServer) dial(
 // open makes one connection for commands that is ready for them: what can be refused
 // to a new connection has been granted. So no request pays for it, and none meets an
 // error of go-redis's first exchange, which it does not put on all commands.
-func (s *redisServer) open(ctx, lifetime context.Context) (link *redisLink, err error) {
-	err = s.panics.apart("dial", func() (err error) {
+func (s *Server) open(ctx, lifetime context.Context) (link *redisLink, err error) {
+	err = s.panics.Apart("dial", func() (err error) {
 		link, err = s.openHere(ctx, lifetime)
 		return err
 	})
@@ -74,7 +74,7 @@ func (s *redisServer) open(ctx, lifetime context.Context) (link *redisLink, err 
 }
 
 // openHere is open in the caller's goroutine.
-func (s *redisServer) openHere(ctx, lifetime context.Context) (*redisLink, error) {
+func (s *Server) openHere(ctx, lifetime context.Context) (*redisLink, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
 	link, err := s.dial(ctx, lifetime, nil)
@@ -103,7 +103,7 @@ func (s *redisServer) openHere(ctx, lifetime context.Context) (*redisLink, error
 // prepare does what go-redis has left out on a new connection: it asks what kind of
 // server it is, which takes no right, selects the database, and sets the client's name,
 // without which all works where the server does not want it.
-func (s *redisServer) prepare(ctx context.Context, conn *redis.Conn) error {
+func (s *Server) prepare(ctx context.Context, conn *redis.Conn) error {
 	greeting := []any{"HELLO", 2}
 	if s.clientName != "" {
 		greeting = append(greeting, "SETNAME", s.clientName)
@@ -131,8 +131,8 @@ func (s *redisServer) prepare(ctx context.Context, conn *redis.Conn) error {
 		if err := conn.ClientSetName(ctx, s.clientName).Err(); err != nil && !answered(err) {
 			return err
 		} else if err != nil {
-			if s.nameRefused.allow() {
-				s.panics.logger.Info("nearcache: Redis does not take the client's name, and goes on without it",
+			if s.nameRefused.CompareAndSwap(false, true) {
+				s.panics.Logger.Info("nearcache: Redis does not take the client's name, and goes on without it",
 					"name", s.clientName, "err", s.scrubbed(err))
 			}
 		}
@@ -172,7 +172,7 @@ func (l *redisLink) eval(ctx context.Context, script *redis.Script, keys []strin
 	return reply
 }
 
-func (s *redisServer) dialRaw(ctx context.Context) (net.Conn, error) {
+func (s *Server) dialRaw(ctx context.Context) (net.Conn, error) {
 	network, address := s.options.Network, s.options.Addr
 	if network == "" {
 		network = "tcp"
@@ -237,7 +237,7 @@ func (l *redisLink) close() {
 // keptLink is a connection that is kept from one command to the next, for one
 // command at a time.
 type keptLink struct {
-	server *redisServer
+	server *Server
 
 	mu       sync.Mutex // guards everything below
 	link     *redisLink // nil: dial first

@@ -1,11 +1,11 @@
-package nearcache
+package redisbus
 
 import (
 	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -116,28 +116,53 @@ func (p *pretender) dial(context.Context, string, string) (net.Conn, error) {
 
 // useAll has every client of the library meet the server.
 func (p *pretender) useAll(t testing.TB) {
-	server, err := newRedisServer(BackplaneOptions{Channel: "nearcache", Redis: &redis.UniversalOptions{
+	server := newServer(t, Config{Redis: &redis.UniversalOptions{
 		Addrs: []string{"pretender:1"}, Dialer: p.dial, PoolSize: 1,
 	}})
-	require.NoError(t, err)
-	server.panics.logger = slog.New(slog.DiscardHandler)
-	bus := newGuardedBus(server, server.panics)
-	defer bus.Close()
+	defer server.Close()
+	guarded := func(call func() error) (err error) { // as the library calls it
+		defer server.panics.Caught("test", &err)
+		return call()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if sub, err := bus.Subscribe(ctx, testIdentity); err == nil {
+	var sub transport.Subscription
+	err := guarded(func() (err error) {
+		sub, err = server.Subscribe(ctx, testIdentity)
+		return err
+	})
+	if err == nil {
 		for err == nil {
-			_, _, err = sub.Receive()
+			err = guarded(func() error {
+				_, _, err := sub.Receive()
+				return err
+			})
 		}
-		_ = sub.Probe(ctx, "nonce")
+		_ = guarded(func() error { return sub.Probe(ctx, "nonce") })
 		sub.Close()
 	}
-	_ = bus.Publish(ctx, testMessage)
-	values := bus.Values()
-	_, _ = values.Read(ctx, "c", []string{"k", "l"}, []string{"r"}, 1<<20)
-	_, _ = values.Claim(ctx, "c", "h", time.Second, []transport.Claim{{Key: "k", Token: "t", Life: time.Second}})
-	_, _ = values.Put(ctx, "c", []transport.Put{{Key: "k", Token: "t"}})
-	_, _ = values.Keep(ctx, []transport.Keep{{Cache: "c", Key: "k", Token: "t"}})
+	values := server.Values()
+	for _, call := range []func() error{
+		func() error { return server.Publish(ctx, testMessage) },
+		func() error {
+			_, err := values.Read(ctx, "c", []string{"k", "l"}, []string{"r"}, 1<<20)
+			return err
+		},
+		func() error {
+			_, err := values.Claim(ctx, "c", "h", time.Second, []transport.Claim{{Key: "k", Token: "t", Life: time.Second}})
+			return err
+		},
+		func() error {
+			_, err := values.Put(ctx, "c", []transport.Put{{Key: "k", Token: "t"}})
+			return err
+		},
+		func() error {
+			_, err := values.Keep(ctx, []transport.Keep{{Cache: "c", Key: "k", Token: "t"}})
+			return err
+		},
+	} {
+		_ = guarded(call)
+	}
 	require.NoError(t, ctx.Err(), "nothing hangs")
 }
 
@@ -158,4 +183,13 @@ func FuzzReplies(f *testing.F) {
 		p := &pretender{says: says, greeter: greeter, own: fmt.Sprintf("{nearcache}:%x", testIdentity.ID)}
 		require.LessOrEqual(t, allocated(func() { p.useAll(t) }), uint64(repliesCost))
 	})
+}
+
+// allocated returns how many bytes do allocates.
+func allocated(do func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	do()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
 }

@@ -1,4 +1,4 @@
-package nearcache
+package redisbus
 
 import (
 	"bytes"
@@ -24,16 +24,16 @@ const (
 	mostReplyHead  = 24       // bytes of a line that are looked at: a type and a length
 )
 
-var (
-	// ordinaryReplies are those to all commands of this library that have no bounds of
-	// their own.
-	ordinaryReplies = replyBounds{bytes: 1 << 20, elements: 1 << 16}
+// ordinaryReplies are those to all commands of this library that have no bounds of their
+// own.
+var ordinaryReplies = replyBounds{bytes: 1 << 20, elements: 1 << 16}
 
-	// subscribedReplies are those of a subscription: the largest message that is
-	// understood, and the names around it. A larger one ends the connection, and the next
-	// subscription finds that it was missed.
-	subscribedReplies = replyBounds{bytes: maxBodyBytes + 1<<20, elements: ordinaryReplies.elements}
-)
+// subscribedReplies are those of a subscription: the largest message that is understood,
+// and the names around it. A larger one ends the connection, and the next subscription
+// finds that it was missed.
+func subscribedReplies(maxBodyBytes int) replyBounds {
+	return replyBounds{bytes: maxBodyBytes + 1<<20, elements: ordinaryReplies.elements}
+}
 
 // errBadReply is why a connection was given up that works.
 var errBadReply = errors.New("what Redis, or what is in its place, sent cannot be a reply")

@@ -1,0 +1,82 @@
+// Package barrier keeps faults on the way to Redis from ending the process, or one of the
+// library's goroutines.
+package barrier
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// LogInterval is how long the log is silent about one kind of thing after a line
+// about it.
+const LogInterval = time.Minute
+
+// Panics turns panics on the way to Redis into errors: those of this library, of
+// go-redis, and of the hooks that BackplaneOptions.Redis hands to it. Redis is optional for a
+// read, so a fault there must not end the process. It counts them, and logs the first
+// in each LogInterval with its stack.
+type Panics struct {
+	Logger *slog.Logger        // nil: slog.Default()
+	Scrub  func(string) string // takes secrets out of a text; nil: there are none
+
+	count      atomic.Uint64
+	quietUntil atomic.Int64 // no panic is logged before, in nanoseconds since 1970
+}
+
+// ErrPanic is wrapped by the errors that panics have become.
+var ErrPanic = errors.New("panic on the way to Redis")
+
+// Caught is deferred by whatever must not panic. It sets err if there was a panic.
+func (p *Panics) Caught(where string, err *error) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	text := fmt.Sprint(r)
+	if p.Scrub != nil {
+		text = p.Scrub(text)
+	}
+	*err = fmt.Errorf("%w: %s: %s", ErrPanic, where, text)
+	p.count.Add(1)
+	now, until := time.Now(), p.quietUntil.Load()
+	if now.UnixNano() < until || !p.quietUntil.CompareAndSwap(until, now.Add(LogInterval).UnixNano()) {
+		return
+	}
+	logger := p.Logger
+	if logger == nil {
+		logger = slog.Default()
+	}
+	// The stack holds no values but addresses and numbers.
+	logger.Error("nearcache: a panic on the way to Redis became an error",
+		"in", where, "panic", text, "stack", string(debug.Stack()))
+}
+
+// Apart calls f, which calls functions of the user's, in a goroutine of its own, and waits
+// for it: a dialler that panics or ends its goroutine has failed, and the backplane's own
+// go on.
+func (p *Panics) Apart(where string, f func() error) (err error) {
+	err = fmt.Errorf("%s: a function in BackplaneOptions.Redis called runtime.Goexit", where)
+	Apart(func() {
+		defer p.Caught(where, &err)
+		err = f()
+	})
+	return err
+}
+
+// Count returns how many panics there were.
+func (p *Panics) Count() uint64 { return p.count.Load() }
+
+// Apart calls f in a goroutine of its own, and waits until that has ended: f may end it
+// by runtime.Goexit.
+func Apart(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
+}
