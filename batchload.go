@@ -7,39 +7,23 @@ import (
 	"time"
 )
 
-// loadsAtOnce bounds the loads under way for one GetMany without a LoadMany.
+// loadsAtOnce bounds the loads that run at a time for one GetMany without LoadMany.
 const loadsAtOnce = 16
 
-// KeysError says for which keys GetMany has no answer, and why. If there are several, the
-// error of GetMany has them all, by its method Unwrap() []error.
-type KeysError[K comparable] struct {
-	Cache string // its name
-	Keys  []K    // in the order in which they were asked for
-	Err   error  // the loader's own, or the context's
-}
-
-// Error names the first of the keys, and says how many more there are.
-func (e *KeysError[K]) Error() string {
-	return notLoaded(e.Cache, e.Keys[:min(len(e.Keys), mostNamed)], len(e.Keys), e.Err.Error())
-}
-
-// Unwrap returns Err.
-func (e *KeysError[K]) Unwrap() error { return e.Err }
-
-// GetMany returns the items of keys: from memory, and what is missing from LoadMany,
-// in one call. An item whose load is under way already is waited for and not loaded
-// once more, and a Get or GetMany that comes meanwhile waits for this one's. Without
-// LoadMany it calls Load for each, up to 16 at a time.
+// GetMany returns the items of keys. Items that are not in memory are loaded by one call of
+// LoadMany. If the load of an item is under way already, GetMany waits for that load
+// instead. Calls of Get and GetMany that come meanwhile wait for the loads of this one.
+// Without LoadMany, GetMany calls Load for each key, up to 16 at a time.
 //
-// An item that does not exist is not in the map, which is no error. If others cannot
-// be had, the map has the rest, and the error wraps one [KeysError] for each cause;
-// ctx may be one. Errors have one cause if they are equal, or wrap equal errors in the
-// same way; [errors.Is] finds each. A loader that panics makes GetMany panic as Get does.
-// The map is never nil, and the caller's own.
+// An item that does not exist is not in the map. That is no error. If other items cannot be
+// loaded, the map has the rest. The error then wraps one [KeysError] for each cause, of
+// which the end of ctx may be one. Two errors have one cause if they are equal, or if they
+// wrap equal errors in the same way. [errors.Is] finds each. If a loader panics, GetMany
+// panics as Get does. The map is never nil, and belongs to the caller.
 func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
 	m := getMany[K, V]{cache: c, got: make(map[K]V, len(keys))}
 	var missing []K
-	asked := map[K]struct{}{} // what is missing
+	asked := map[K]struct{}{} // the keys that are in missing
 	for _, key := range keys {
 		if e, at := c.local.peek(key); e != nil {
 			value, err := c.serveHit(ctx, e, at)
@@ -49,22 +33,22 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys ...K) (map[K]V, error) {
 			missing = append(missing, key)
 		}
 	}
-	c.refreshGatheredNow() // what is due of the hits is loaded together, and need not wait for more
+	c.refreshGatheredNow() // the hits that are due are refreshed together, without the pause
 	if len(missing) > 0 {
 		m.load(ctx, missing)
 	}
 	return m.got, m.failed.err(c.options.Name)
 }
 
-// many is a GetMany under way.
+// getMany is a call of GetMany.
 type getMany[K comparable, V any] struct {
 	cache  *Cache[K, V]
 	got    map[K]V
 	failed keyFailures[K]
 }
 
-// add takes in what became of a key. The key is one of the cache's own: both the map and
-// the error outlive the call.
+// add adds the result for a key. The key is the cache's own copy, since the map and the
+// error outlive the call.
 func (m *getMany[K, V]) add(key K, value V, err error) {
 	switch {
 	case err == nil:
@@ -75,7 +59,7 @@ func (m *getMany[K, V]) add(key K, value V, err error) {
 	}
 }
 
-// load gets what is not in memory.
+// load loads the items that are not in memory.
 func (m *getMany[K, V]) load(ctx context.Context, keys []K) {
 	c := m.cache
 	if err := ctx.Err(); err != nil {
@@ -90,7 +74,7 @@ func (m *getMany[K, V]) load(ctx context.Context, keys []K) {
 	how := m.startOptions(&from.origin)
 	held := make([]bool, len(keys))
 	for i, key := range keys {
-		keys[i], held[i] = c.keepable(key) // of all first: a MarshalText may panic, and whoever joins a load relies on it
+		keys[i], held[i] = c.keepable(key) // before any load is registered, since MarshalText may panic
 	}
 	found := make([]lookup[K, V], len(keys))
 	for i, key := range keys {
@@ -104,7 +88,7 @@ func (m *getMany[K, V]) load(ctx context.Context, keys []K) {
 	if len(again) == 0 {
 		return
 	}
-	// What was waited for and may not be had is loaded together, too, and waited for once.
+	// Keys whose loads had results that may not be returned share one load more.
 	how = m.startOptions(&from.origin)
 	for i := range waited {
 		c.loader.follow(&from, again[i], &waited[i], how)
@@ -112,7 +96,7 @@ func (m *getMany[K, V]) load(ctx context.Context, keys []K) {
 	m.round(&from, again, waited, how, began)
 }
 
-// launch says how the loads begin.
+// startOptions says how the loads begin.
 func (m *getMany[K, V]) startOptions(o *origin) startOptions {
 	c := m.cache
 	how := c.startOptions(o)
@@ -124,33 +108,34 @@ func (m *getMany[K, V]) startOptions(o *origin) startOptions {
 	return how
 }
 
-// round begins what was launched and takes in what becomes of all, which have been waited
-// for since began. It returns the keys that have to be looked up once more, see follow.
+// round starts the loads that this call has to start, and adds the results of all. The wait
+// began at began. It returns the keys that have to be looked up again, and their lookups,
+// see follow.
 func (m *getMany[K, V]) round(
 	from *caller, keys []K, found []lookup[K, V], how startOptions, began time.Time,
 ) (again []K, waited []lookup[K, V]) {
 	c := m.cache
-	var launched []*flight[K, V]
+	var toStart []*flight[K, V]
 	for i := range found {
 		switch {
 		case found[i].mustStart:
-			launched = append(launched, found[i].flight)
+			toStart = append(toStart, found[i].flight)
 		case found[i].jumpsQueue:
 			c.loader.start(from, found[i].flight)
 		}
 	}
 	switch {
-	case len(launched) == 0:
+	case len(toStart) == 0:
 	case how.batch != nil:
-		go c.loader.runBatch(launched, how.batch)
+		go c.loader.runBatch(toStart, how.batch)
 	default:
-		go c.loader.runQueue(launched)
+		go c.loader.runQueue(toStart)
 	}
 	awaited := 0
-	defer func() { // if a loader has panicked, the others are no longer waited for
-		for _, j := range found[awaited:] {
-			if j.entry == nil {
-				c.loader.leave(from, &j)
+	defer func() { // if a loader panics, this call no longer waits for the others
+		for _, lk := range found[awaited:] {
+			if lk.entry == nil {
+				c.loader.leave(from, &lk)
 			}
 		}
 	}()
@@ -166,21 +151,21 @@ func (m *getMany[K, V]) round(
 	return again, waited
 }
 
-// apart returns a flight that nobody else joins, and whose result is not kept.
+// newUnsharedFlight returns a flight that no other caller joins. Its result is not kept.
 func (l *loader[K, V]) newUnsharedFlight(o *origin, key K, how startOptions) *flight[K, V] {
 	hash := l.local.hash(key)
 	return l.newFlight(l.local.shard(hash), o, hash, key, how)
 }
 
-// flyInTurn flies flights, some at a time, in their order.
+// runQueue runs flights in their order, up to loadsAtOnce at a time.
 func (l *loader[K, V]) runQueue(flights []*flight[K, V]) {
 	atOnce := newSlots(loadsAtOnce)
 	for _, f := range flights {
 		atOnce <- struct{}{}
-		placed := l.slots.needed(f.ctx.parent) && l.slots.acquire(&f.ctx)
+		acquired := l.slots.needed(f.ctx.parent) && l.slots.acquire(&f.ctx)
 		go func() {
 			defer atOnce.release()
-			if placed {
+			if acquired {
 				l.runHoldingSlot(f)
 			} else {
 				l.run(f)
@@ -189,25 +174,24 @@ func (l *loader[K, V]) runQueue(flights []*flight[K, V]) {
 	}
 }
 
-// bulk is one call of LoadMany, for several flights.
+// batchLoad is one call of LoadMany, for several flights.
 type batchLoad struct {
-	ctx    loadContext  // the loader's
-	wanted atomic.Int64 // flights that someone waits for
+	ctx    loadContext  // the context of the call
+	wanted atomic.Int64 // flights of which the call is to load a value
 }
 
-func newBatchLoad(o *origin, hasPlace bool) *batchLoad {
-	return &batchLoad{ctx: loadContext{values: o.ctx, parent: o.load, hasSlot: hasSlot(o.load, hasPlace)}}
+func newBatchLoad(o *origin, ownSlot bool) *batchLoad {
+	return &batchLoad{ctx: loadContext{values: o.ctx, parent: o.load, hasSlot: hasSlot(o.load, ownSlot)}}
 }
 
-// leave is called when nobody waits for one of the flights any longer.
+// leave is called when one of the flights no longer needs the call.
 func (b *batchLoad) leave() {
 	if b != nil && b.wanted.Add(-1) == 0 {
 		b.ctx.end()
 	}
 }
 
-// flyTogether has LoadMany load all flights of a bulk, when there is a place if it needs
-// one.
+// runBatch has LoadMany load all flights of b. If it needs a slot, it waits for one.
 func (l *loader[K, V]) runBatch(flights []*flight[K, V], b *batchLoad) {
 	if l.slots.needed(b.ctx.parent) && l.slots.acquire(&b.ctx) {
 		defer l.slots.release()
@@ -215,7 +199,7 @@ func (l *loader[K, V]) runBatch(flights []*flight[K, V], b *batchLoad) {
 	l.runBatchNow(flights, b)
 }
 
-// flyTogetherPlaced is flyTogether with a place, and gives it back.
+// runBatchHoldingSlot is runBatch with a slot, which it releases.
 func (l *loader[K, V]) runBatchHoldingSlot(flights []*flight[K, V], b *batchLoad) {
 	defer l.slots.release()
 	l.runBatchNow(flights, b)
@@ -226,7 +210,7 @@ func (l *loader[K, V]) runBatchNow(flights []*flight[K, V], b *batchLoad) {
 	var wanted []*flight[K, V]
 	for _, f := range flights {
 		if !l.begin(f, b) {
-			continue // somebody was in a hurry
+			continue // another caller has begun it, see jumpQueueLocked
 		}
 		if f.ctx.Err() != nil {
 			l.finishUnwanted(f)
@@ -241,14 +225,14 @@ func (l *loader[K, V]) runBatchNow(flights []*flight[K, V], b *batchLoad) {
 	}
 }
 
-// flySharedTogether is flyTogether from where the shared level is asked first. What is
-// found lands at once, and what nobody else loads is loaded; the others are waited for.
+// runBatchShared is runBatchNow, from where the shared level is asked. Flights whose values
+// are found finish at once. Those that no other instance loads are loaded. The others wait.
 func (l *loader[K, V]) runBatchShared(flights []*flight[K, V], b *batchLoad) {
 	s := l.shared
-	left := flights // that have not landed
+	left := flights // those that are not done
 	var lookups []*sharedLookup[K, V]
 	defer func() {
-		for _, f := range left { // the goroutine has ended in the middle
+		for _, f := range left { // the goroutine was ended by a callback
 			l.finishGoexit(f, 1)
 		}
 		s.endClaims(lookups)
@@ -272,7 +256,7 @@ func (l *loader[K, V]) runBatchShared(flights []*flight[K, V], b *batchLoad) {
 			}
 		}
 		l.callLoadMany(wanted, b)
-		s.endClaims(lookups) // those that others load have no claim
+		s.endClaims(lookups) // a flight that another instance loads has no claim
 		if len(left) == 0 {
 			return
 		}
@@ -280,7 +264,8 @@ func (l *loader[K, V]) runBatchShared(flights []*flight[K, V], b *batchLoad) {
 	}
 }
 
-// runTogether calls LoadMany, whatever becomes of it.
+// callLoadMany calls the user's LoadMany, and finishes the flights, also if the goroutine
+// ends.
 func (l *loader[K, V]) callLoadMany(wanted []*flight[K, V], b *batchLoad) {
 	if len(wanted) == 0 {
 		return
@@ -297,21 +282,21 @@ func (l *loader[K, V]) callLoadMany(wanted []*flight[K, V], b *batchLoad) {
 	})
 }
 
-// landPart lands a flight with its part of the results, of which there are so many.
+// finishPart finishes a flight with its part of the results. parts is as for finish.
 func (l *loader[K, V]) finishPart(f *flight[K, V], r *results[K, V], parts int) {
 	given := false
-	defer func() { // Expiry, for instance, can end the goroutine: the other flights are not concerned
+	defer func() { // also if Expiry, say, ends the goroutine: the other flights go their own way
 		if !given {
 			l.finishGoexit(f, parts)
 		}
 	}()
-	l.local.noteCleared(f)
+	l.local.askForRegions(f)
 	r.give(f, l)
 	given = true
 	l.finish(f, parts)
 }
 
-// results is what LoadMany returned, or how it ended else.
+// results are what LoadMany returned, or how else it ended.
 type results[K comparable, V any] struct {
 	values map[K]V
 	err    error
@@ -334,8 +319,8 @@ func (r *results[K, V]) load(b *batchLoad, ld *loader[K, V], keys []K, giveUp fu
 	r.values, r.err = ld.loadMany(ctx, keys)
 }
 
-// give makes a flight's part of the results its own. A key that is not there is not
-// found, if nothing else was wrong.
+// give gives a flight its part of the results. A key without a value counts as not found,
+// unless LoadMany failed.
 func (r *results[K, V]) give(f *flight[K, V], ld *loader[K, V]) {
 	defer f.recoverPanic()
 	value, found := r.values[f.key]
@@ -353,7 +338,7 @@ func (r *results[K, V]) give(f *flight[K, V], ld *loader[K, V]) {
 	ld.keeper.of(f.key, f.value, f.err, &f.outcome)
 }
 
-// loadOne makes a Load of a LoadMany.
+// loadOne makes a Load out of a LoadMany.
 func loadOne[K comparable, V any](loadMany func(context.Context, []K) (map[K]V, error)) func(context.Context, K) (V, error) {
 	return func(ctx context.Context, key K) (V, error) {
 		values, err := loadMany(ctx, []K{key})

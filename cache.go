@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// Cache holds items of one kind in this process's memory, in step with the
-// caches of the same name in all other instances on its backplane. Its methods
-// may be called from any number of goroutines.
+// Cache holds items of one kind in this process's memory. A backplane keeps it coherent
+// with the caches of the same name in all other instances. Its methods may be called from
+// any number of goroutines.
 //
-// Values are shared between callers and must not be changed. The recipe for a
-// change is: write the source, then call Remove.
+// Values are shared between callers and must not be changed. To change an item, write it to
+// the source, then call Remove.
 type Cache[K comparable, V any] struct {
 	announcer[K]
 	options Options[K, V]
@@ -69,15 +69,20 @@ func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V
 	return c, nil
 }
 
-// Get returns the item of key: from memory, or from Load, once for all callers
-// that ask meanwhile. It returns the loader's own error, ErrNotFound for a kept
-// not-found (to a loader, an error that wraps it: see Options.IsNotFound), or ctx's error
-// if ctx ends first; a hit ignores ctx. While a load fails,
-// or is slow, an expired item may be returned, see Options.StaleIfError. If the loader
-// panics, Get panics in every caller, with an error that has the panic's value
-// and the loader's stack in its text and wraps the value if that is an error; a
-// loader that ends its goroutine makes Get return an error, but see Load. After Close,
-// Get calls Load each time.
+// Get returns the item of key: from memory, or from Load. All callers that ask meanwhile
+// share that one load.
+//
+// Get returns the loader's own error, or ErrNotFound for a not-found that is kept. A loader
+// that calls Get receives an error that wraps the not-found instead, see
+// Options.IsNotFound. If ctx ends before the load does, Get returns ctx's error. A hit
+// ignores ctx.
+//
+// While a load fails or is slow, an expired item may be returned, see Options.StaleIfError.
+//
+// If the loader panics, Get panics in every caller, with an error. Its text has the panic's
+// value and the loader's stack. It wraps the value if that is an error. A loader that ends
+// its goroutine makes Get return an error, but see Load. After Close, Get calls Load each
+// time.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	if e, at := c.local.peek(key); e != nil {
 		value, err := c.serveHit(ctx, e, at)
@@ -96,44 +101,46 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 		return value, c.marked(ctx, err)
 	}
 	from := callerOf(ctx)
-	j := c.loader.join(&from, key, c.startOptions(&from.origin))
-	if j.conditional {
-		value, err := c.getAfter(&from, key, j)
+	lk := c.loader.join(&from, key, c.startOptions(&from.origin))
+	if lk.conditional {
+		value, err := c.getAfter(&from, key, lk)
 		return value, c.marked(ctx, err)
 	}
-	c.startLookup(&from, &j)
-	value, _, err := c.await(&from, key, &j, 0)
+	c.startLookup(&from, &lk)
+	value, _, err := c.await(&from, key, &lk, 0)
 	return value, c.marked(ctx, err)
 }
 
-// getAfter is Get from where it waits for a load whose result it may not have.
-func (c *Cache[K, V]) getAfter(from *caller, key K, j lookup[K, V]) (V, error) {
+// getAfter is the part of Get for conditional waiters.
+func (c *Cache[K, V]) getAfter(from *caller, key K, lk lookup[K, V]) (V, error) {
 	began := time.Now()
-	value, again, err := c.await(from, key, &j, 0)
+	value, again, err := c.await(from, key, &lk, 0)
 	if !again {
 		return value, err
 	}
-	c.loader.follow(from, key, &j, c.startOptions(&from.origin))
-	c.startLookup(from, &j)
-	value, _, err = c.await(from, key, &j, time.Since(began))
+	c.loader.follow(from, key, &lk, c.startOptions(&from.origin))
+	c.startLookup(from, &lk)
+	value, _, err = c.await(from, key, &lk, time.Since(began))
 	return value, err
 }
 
-// begin has the flight that a caller has found begin, if that is the caller's to do.
-func (c *Cache[K, V]) startLookup(from *caller, j *lookup[K, V]) {
+// startLookup starts the flight that a lookup has found, if that is the caller's task.
+func (c *Cache[K, V]) startLookup(from *caller, lk *lookup[K, V]) {
 	switch {
-	case j.mustStart && c.looksUpInline(from, j):
-		c.loader.lookUpInline(from.ctx, j.flight)
-	case j.mustStart || j.jumpsQueue:
-		c.startFlight(from, j.flight, j.fallback)
+	case lk.mustStart && c.looksUpInline(from, lk):
+		c.loader.lookUpInline(from.ctx, lk.flight)
+	case lk.mustStart || lk.jumpsQueue:
+		c.startFlight(from, lk.flight, lk.fallback)
 	}
 }
 
-// fly has a flight flown for a caller who waits for it, and for SoftTimeout at most if
-// he has a fallback: in a goroutine of its own, so that he can leave it. If nothing
-// can end his wait sooner he flies it himself, since to pass a load on and to be woken
-// takes several times as long as the rest of a miss; beside a look at the shared level
-// it is nothing.
+// startFlight starts a load: in its own goroutine if the caller may leave early, otherwise
+// inline.
+//
+// The caller may leave early if its context can end, or if there is a LoadTimeout. It may
+// also leave after SoftTimeout, if it has a fallback. Inline is faster: to hand a load over
+// and be woken takes several times as long as the rest of a miss. A look at the shared
+// level takes so much longer that this does not count.
 func (c *Cache[K, V]) startFlight(from *caller, f *flight[K, V], fallback bool) {
 	leaves := from.done != nil || c.options.LoadTimeout > 0 || fallback && c.options.SoftTimeout > 0
 	if leaves || c.loader.shared != nil {
@@ -143,79 +150,81 @@ func (c *Cache[K, V]) startFlight(from *caller, f *flight[K, V], fallback bool) 
 	}
 }
 
-// looksHere reports whether the caller who has launched a flight looks himself for its
-// value at the shared level: if he has the time, and is to wait for nothing else.
-func (c *Cache[K, V]) looksUpInline(from *caller, j *lookup[K, V]) bool {
-	if j.flight.awaitsSlot || !j.flight.mayShare || j.fallback && c.options.SoftTimeout > 0 { // in this order: in its turn others write
+// looksUpInline reports whether the caller that has to start a flight looks for its value
+// at the shared level in its own goroutine. It does so if its deadline allows
+// Shared.Timeout, and if it has nothing else to wait for.
+func (c *Cache[K, V]) looksUpInline(from *caller, lk *lookup[K, V]) bool {
+	if lk.flight.awaitsSlot || !lk.flight.mayShare || lk.fallback && c.options.SoftTimeout > 0 { // in this order: if it awaits a slot, others write mayShare
 		return false
 	}
 	return !from.limited || time.Until(from.deadline) >= c.options.Shared.Timeout
 }
 
-// hit returns what a live entry stands for, to a read that began at that time.
+// serveHit returns the item of a live entry, for a read that began at that time.
 func (c *Cache[K, V]) serveHit(ctx context.Context, e *entry[K, V], at int64) (V, error) {
 	c.local.use(e)
 	c.stats.hits.Inc()
 	if c.local.tracksHits {
-		value, err := c.local.result(e) // first: a refresh may replace it at once
+		value, err := c.local.result(e) // first: a refresh may replace the value at once
 		c.afterHit(ctx, e, at)
 		return value, err
 	}
 	return c.local.result(e)
 }
 
-// holds reports whether an item of that key may be in memory: if not, because no
-// message could evict it or the cache is closed, it is loaded every time. It returns
-// the key to go on with, which shares no memory with one that has a MarshalText.
+// keepable reports whether an item of that key may be in memory. It may not if no message
+// could evict it, or if the cache is closed. Such an item is loaded every time. keepable
+// also returns the key to continue with: if the key has a MarshalText, a copy that shares
+// no memory with it.
 func (c *Cache[K, V]) keepable(key K) (again K, held bool) {
 	again, keepable := c.keys.keepable(key)
 	return again, keepable && !c.local.closed.Load()
 }
 
-// launch says how a load begins that a call from o begins.
+// startOptions says how a load begins that a call from o starts.
 func (c *Cache[K, V]) startOptions(o *origin) startOptions {
 	return startOptions{awaitsSlot: c.loader.slots.needed(o.load)}
 }
 
-// await returns what j came to: an entry, or the result of its flight, for which it
-// waits, and has waited for others before. An item that has expired may stand in for a
-// load that fails or is slow. It reports whether a conditional waiter may not have that
-// result, and has to follow.
+// await returns the result of a lookup: its entry, or the result of its flight, for which
+// it waits. waited is how long the call has waited for another flight before. If the load
+// fails or is slow, an expired item may be returned instead. again reports that a
+// conditional waiter may not have the result, and has to follow.
 func (c *Cache[K, V]) await(
-	from *caller, key K, j *lookup[K, V], waited time.Duration,
+	from *caller, key K, lk *lookup[K, V], waited time.Duration,
 ) (value V, again bool, err error) {
 	switch {
-	case j.entry != nil && j.fate == alive:
+	case lk.entry != nil && lk.fate == alive:
 		c.stats.hits.Inc()
-		value, err = c.local.result(j.entry)
+		value, err = c.local.result(lk.entry)
 		return value, false, err
-	case j.entry != nil:
-		value, err = c.serveStale(j.entry)
+	case lk.entry != nil:
+		value, err = c.serveStale(lk.entry)
 		return value, false, err
 	}
 	var soft <-chan time.Time
-	if j.fallback && c.options.SoftTimeout > 0 {
+	if lk.fallback && c.options.SoftTimeout > 0 {
 		timer := time.NewTimer(c.options.SoftTimeout - waited)
 		defer timer.Stop()
 		soft = timer.C
 	}
-	ended, err := c.loader.waitFor(from, j, soft)
-	if !ended && err == nil { // the load goes on, as if this caller waited for it
+	ended, err := c.loader.waitFor(from, lk, soft)
+	if !ended && err == nil { // SoftTimeout has passed
 		if e := c.local.lastResort(key); e != nil {
-			c.loader.leaveDetached(from, j, e)
+			c.loader.leaveDetached(from, lk, e)
 			value, err = c.serveStale(e)
 			return value, false, err
 		}
-		_, err = c.loader.waitFor(from, j, nil)
+		_, err = c.loader.waitFor(from, lk, nil)
 	}
 	if err != nil {
 		return value, false, err
 	}
-	if j.conditional && !j.proven() {
-		c.loader.leave(from, j)
+	if lk.conditional && !lk.proven() {
+		c.loader.leave(from, lk)
 		return value, true, nil
 	}
-	value, err, failed := j.flight.result(c.loader)
+	value, err, failed := lk.flight.result(c.loader)
 	if failed && c.local.servesStale {
 		if e := c.local.lastResort(key); e != nil {
 			value, err = c.serveStale(e)
@@ -224,16 +233,16 @@ func (c *Cache[K, V]) await(
 	return value, false, err
 }
 
-// standIn serves e in place of a load that fails or is slow.
+// serveStale returns the item of e instead of the result of a load that fails or is slow.
 func (c *Cache[K, V]) serveStale(e *entry[K, V]) (V, error) {
 	c.stats.stale.Add(1)
 	c.local.noteHit(e, c.local.lease.read().at)
 	return c.local.result(e)
 }
 
-// Peek returns the item of key if it is in memory, and reports whether it is. It
-// loads nothing, counts as neither hit nor miss, and does not keep the item from
-// being evicted. A kept not-found is not an item.
+// Peek returns the item of key if it is in memory, and reports whether it is. It loads
+// nothing, counts as neither hit nor miss, and does not keep the item from being evicted. A
+// not-found that is kept is not an item.
 func (c *Cache[K, V]) Peek(key K) (V, bool) {
 	if e, _ := c.local.peek(key); e != nil {
 		value, err := c.local.result(e)
@@ -243,25 +252,27 @@ func (c *Cache[K, V]) Peek(key K) (V, bool) {
 	return zero, false
 }
 
-// All yields the items in memory that a Get would return, in no order, each with the
-// value that is held when it is yielded: not what was removed, cleared or replaced
-// before the loop came to it, by the loop's body for instance. It loads nothing and
-// counts as no hit. Items that are added meanwhile may be yielded or not; one that is
-// evicted and added again may be yielded twice. It is for debugging and for tools: it
-// looks at every item there is.
+// All yields the items in memory that a Get would return, in no order. It loads nothing,
+// and counts as no hit. It is for debugging and for tools, since it looks at every item
+// there is.
+//
+// Each item comes with the value that is in memory when it is yielded. An item that was
+// removed, cleared or replaced before the loop came to it is not yielded as it was, even if
+// the loop's body did that. Items that are added meanwhile may be yielded or not. One that
+// is evicted and added again may be yielded twice.
 func (c *Cache[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		l := c.local
 		for i := range l.tables {
 			for passed := range l.tables[i].Load().all() {
-				// The table may have been replaced since the loop began, and what it has is
-				// changed no more: only its keys are of use.
+				// The table may have been replaced since the loop began. It no longer
+				// changes then, and only its keys are of use.
 				//
-				//  1. the loop takes an entry from the table   2. the entry is removed, or its
-				//  value replaced   3. the loop judges it. Nothing about the entry says so.
+				//  1. the loop takes an entry from the table   2. the entry is removed, or its value
+				//  replaced   3. the loop decides whether to yield it. The entry does not show 2.
 				//
-				// A read that begins with 3 finds what is held then. It reads the lease before it
-				// looks for the key, and the value last, as a Get does.
+				// So 3 is a new read. Like a Get it reads the lease first, then looks for
+				// the key, and reads the value last.
 				e, _ := l.peek(passed.Item.key)
 				if e == nil {
 					continue
@@ -285,8 +296,8 @@ func (c *Cache[K, V]) Keys() iter.Seq[K] {
 	}
 }
 
-// Len returns the number of items in memory. It is 0 after Clear. Items that
-// expired within the last minute or so may count.
+// Len returns the number of items in memory. It is 0 after Clear. Items that expired within
+// the last minute or so may count.
 func (c *Cache[K, V]) Len() int { return c.local.len() }
 
 // Stats returns a snapshot of the cache's counters.
@@ -302,9 +313,9 @@ func (c *Cache[K, V]) Stats() CacheStats {
 	return s
 }
 
-// Close empties the cache and gives its name back. Loads that are under way go
-// on for the callers that wait for them; those in the background are cancelled. It
-// always returns nil and may be called again.
+// Close empties the cache and gives its name back. Loads that are under way continue for
+// the callers that wait for them. Loads in the background are cancelled. Close always
+// returns nil, and may be called again.
 func (c *Cache[K, V]) Close() error {
 	c.closeLocal()
 	if c.loader.shared != nil {
@@ -313,8 +324,8 @@ func (c *Cache[K, V]) Close() error {
 	return nil
 }
 
-// The local halves of the writes, which serve this instance's own calls and the
-// messages of others. Each is counted when it is done.
+// The local parts of the writes: they serve this instance's own calls and the messages of
+// other instances. Each is counted when it is done.
 
 func (c *Cache[K, V]) removeLocal(keys ...K) {
 	c.local.remove(keys...)
@@ -330,18 +341,18 @@ func (c *Cache[K, V]) clearLocal() {
 	c.stats.clears.Add(1)
 }
 
-// What the backplane asks of a cache, see the interface member.
+// The methods that the backplane calls, see the interface member.
 
 func (c *Cache[K, V]) stopServing() { c.local.stopServing() }
 
 func (c *Cache[K, V]) closeLocal() {
-	c.local.close() // first: it must serve nothing once it hears no messages
+	c.local.close() // first: once it hears no messages, it must serve nothing
 	c.backplane.unregister(c.options.Name, c)
 }
 
 func (c *Cache[K, V]) removeWire(wire string) bool {
 	decoded := false
-	defer func() { // UnmarshalText can end the goroutine
+	defer func() { // also if UnmarshalText ends the goroutine
 		if !decoded {
 			c.clearLocal()
 		}
@@ -350,7 +361,7 @@ func (c *Cache[K, V]) removeWire(wire string) bool {
 	decoded = true
 	if err != nil {
 		c.stats.undecodable.Add(1)
-		c.clearLocal() // which key was meant is unknown
+		c.clearLocal() // it is not known which key was meant
 		c.backplane.note(Event{Kind: EventCleared, Cause: ClearCauseUndecodable, Cache: c.options.Name, Err: errForeignKey})
 		return false
 	}

@@ -203,11 +203,11 @@ func TestContextThatDies(t *testing.T) {
 					e, _ := c.local.peek("k")
 					require.NotNil(t, e)
 					require.Eventually(t, func() bool { // a refresh can begin
-						if c.local.claim(e) {
+						if c.local.markRefreshing(e) {
 							return true
 						}
 						e, _ = c.local.peek("k")
-						return e != nil && c.local.claim(e)
+						return e != nil && c.local.markRefreshing(e)
 					}, patience, time.Millisecond)
 				})
 			}

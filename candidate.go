@@ -167,7 +167,7 @@ func (s *shared[K, V]) answer(c *candidate[K, V]) {
 	if c.label.notFound {
 		f.err = ErrNotFound
 	}
-	s.local.noteCleared(f)
+	s.local.askForRegions(f)
 	s.keeper.of(f.key, f.value, f.err, &f.outcome)
 	f.outcome.ttl = min(f.outcome.ttl, c.life)
 }

@@ -6,131 +6,112 @@ import (
 	"time"
 )
 
-// flight is a load under way, or one that waits for its turn. While it is
-// registered in its shard, callers may join it and its result may be kept. An
-// invalidation of its key takes it out: whoever waits for it still gets its result,
-// and nobody else ever does.
+// flight is a load that is under way, or that waits to begin. It is registered in the
+// shard of its key. While it is registered, callers may join it and its result may be
+// kept. An invalidation of the key unregisters it: its waiters still get its result, and
+// no later caller does.
 //
-// After a clear of a region no caller may have its result unconditionally, as it does
-// not know its own regions yet. Callers that come then wait for it all the same, as
+// After a clear of a region, no new caller may have the result of a flight that began
+// before: the flight does not know its own regions yet. Such callers wait for it as
 // conditional waiters, see waiter.go.
 //
-// A lost lease or a clear of the cache makes all flights unjoinable; the next Get of the
-// key starts a newer one. The older stays registered behind it, because its result may
-// be kept: if the lease comes back and nothing was missed, and if it ends before the
-// newer one is kept.
+// After a lost lease or a clear of the cache, no caller may join a flight that began
+// before. The next Get of the key begins a newer flight. The older one stays registered
+// behind it, because its result may still be kept: if the lease comes back and no message
+// was missed, and if it ends before the newer one is kept.
 //
-// A flight that has not begun has read nothing. No invalidation concerns it, and
-// anyone may join it; it is always the newest of its key.
+// A flight that has not begun has read nothing. No invalidation concerns it, and any
+// caller may join it. It is always the newest of its key.
 type flight[K comparable, V any] struct {
 	key        K
 	hash       uint64
 	ctx        loadContext
-	refreshOf  *entry[K, V] // the entry that it is to refresh in time, or nil
-	awaitsSlot bool         // it does not begin at once, see takeOff
-	ran        bool         // the loader was called; the flying goroutine's
+	refreshOf  *entry[K, V] // the entry that it refreshes ahead of expiry, or nil
+	awaitsSlot bool         // it begins only when it has a slot, or its turn in a queue: see begin
+	ran        bool         // the loader was called; only the goroutine of the load uses this
 
 	// Guarded by the shard's mu.
 	begun      bool
-	running    bool // some goroutine runs the load, or has
-	skipShared bool // it asks the source, and does not take a value from the shared level
-	mayShare   bool // it may ask the shared level, or has
-	queued     bool // it waits behind others of one GetMany
+	running    bool // a goroutine has taken the load on; only if awaitsSlot
+	skipShared bool // it asks the source, and takes no value from the shared level
+	mayShare   bool // it may ask the shared level, or has asked it
+	queued     bool // it waits behind other loads of one GetMany
 
-	abandoned bool // it was cancelled since nobody waits for it
+	abandoned bool // it was cancelled, since nothing waits for it
 
-	waiters  int32 // those that wait, and those it goes on for though they do not
-	detached int32 // the latter: a hit that had it begun, callers who waited for SoftTimeout
+	waiters  int32 // callers that wait, plus detached
+	detached int32 // callers that do not wait, and that the load continues for: see leaveDetached
 	start    start
 
 	older *flight[K, V]
-	batch *batchLoad // the load of many keys that it is a part of, or nil; nil when it needs that no longer
+	batch *batchLoad // the batch load that it is a part of; nil: none, or it has left it
 	extra *extra[K, V]
 
-	// state is a set of the bits below. Landed says that everything below was set, by the
-	// flying goroutine. Then ctx ends, for which the callers wait. It also ends when all of
-	// them have gone, and when it is overdue.
+	// state is a set of the bits below. The goroutine of the load sets value, err and
+	// outcome, then flightDone, and then ends ctx. Callers wait for the end of ctx. It
+	// also ends when the last waiter leaves, and when LoadTimeout has passed.
 	state   atomic.Uint32
 	value   V
-	err     error // a *loaderPanic, if it has panicked
+	err     error // a *loaderPanic if the loader panicked
 	outcome outcome[V]
 }
 
-// The states of a flight.
+// The bits of a flight's state.
 const (
-	flightDone     = 1 << iota
-	flightTimedOut // LoadTimeout has passed: callers wait no longer
-	flightPanicked // the loader, or one of the cache's functions
-	flightProven   // conditional waiters may have the result
-	flightUnheard  // it was cancelled, since everybody who waited had gone
+	flightDone      = 1 << iota
+	flightTimedOut  // LoadTimeout has passed: callers no longer wait
+	flightPanicked  // the loader panicked, or one of the cache's functions did
+	flightProven    // conditional waiters may have the result
+	flightAbandoned // it was cancelled, since its last waiter had left
 )
 
-// extra is what a flight has that most have not: it is made when it is needed, as each
-// word of a flight makes a miss slower.
+// extra has the fields that most flights do not need. It is allocated on first use,
+// because each word of a flight makes a miss slower.
 type extra[K comparable, V any] struct {
-	background *background // of a load that goes on for others than its waiters; nil: it does not
+	background *background // nil: the load does not continue in the background
 
-	conditional     int32         // of waiters: those that have its result only if it is proven
-	overtaken       chan struct{} // closed when an invalidation takes it out; nil: no conditional waiter
-	next            *flight[K, V] // the load that its conditional waiters share after it
-	nextSkipsShared bool          // that is not to take a value from the shared level
+	conditional     int32         // conditional waiters, which waiters counts too
+	overtaken       chan struct{} // closed when an invalidation overtakes the flight; nil: no conditional waiter yet
+	next            *flight[K, V] // the load that the conditional waiters share after this one
+	nextSkipsShared bool          // next must not take a value from the shared level
 }
 
-// extraLocked returns f's extra, which it makes if there is none.
-func (f *flight[K, V]) extraLocked() *extra[K, V] {
-	if f.extra == nil {
-		f.extra = &extra[K, V]{}
-	}
-	return f.extra
-}
-
-// unwantedLocked reports whether nobody waits for f but those that it goes on for and, if
-// its result cannot be proven any more, its conditional waiters.
-func (f *flight[K, V]) unwantedLocked() bool {
-	n := f.detached
-	if f.extra != nil {
-		n += f.extra.conditional
-	}
-	return f.waiters == n
-}
-
-// loads reports whether a caller is f's loader, or what that has called.
-func (f *flight[K, V]) isOwnLoader(o *origin) bool { return o.load.begunBy(&f.ctx) }
-
-// lookup is what a caller that found no live entry goes on with.
+// lookup is what a caller that found no live entry has found instead.
 type lookup[K comparable, V any] struct {
-	entry  *entry[K, V]  // nil: wait for flight
-	flight *flight[K, V] // its load
-	fate   fate          // of what is held
+	entry  *entry[K, V]  // to be served; nil: the caller waits for flight
+	flight *flight[K, V] // the load of the key
+	fate   fate          // of the entry in memory
 
-	mustStart  bool // the caller has to see to it that flight is flown
-	jumpsQueue bool // the same, though somebody else does already, in its turn
-	fallback   bool // what is held may be served in place of an error
+	mustStart  bool // the caller has to start flight
+	jumpsQueue bool // the caller has to start flight, though it waits in a queue already
+	fallback   bool // the entry in memory may be returned instead of an error
 
 	conditional bool            // the caller is a conditional waiter of flight
-	forRefresh  bool            // it is a Refresh, which never has flight's result then
-	overtaken   <-chan struct{} // then: flight's
+	forRefresh  bool            // the call is a Refresh: as a conditional waiter it never gets flight's result
+	overtaken   <-chan struct{} // flight's, if conditional
 }
 
 // key returns the cache's own copy of the key.
-func (j *lookup[K, V]) key() K {
-	if j.entry != nil {
-		return j.entry.Item.key
+func (lk *lookup[K, V]) key() K {
+	if lk.entry != nil {
+		return lk.entry.Item.key
 	}
-	return j.flight.key
+	return lk.flight.key
 }
 
-// launch says how a new flight begins.
+// startOptions say how a new flight begins.
 type startOptions struct {
-	batch      *batchLoad // which it is a part of, or nil
-	awaitsSlot bool       // it does not begin yet, see takeOff
+	batch      *batchLoad // the batch load that it is a part of, or nil
+	awaitsSlot bool       // see flight
 	queued     bool       // see flight
 }
 
-// join returns the entry of key, if another caller has just put it there or if it is
-// to be served though its load fails, or else the flight to wait for: the one that is
-// registered, if this caller may have its result, or a new one.
-func (l *loader[K, V]) join(from *caller, key K, how startOptions) (j lookup[K, V]) {
+// join finds an entry to serve, or a flight to wait for.
+//
+// The entry is one that another caller has just put there, or one that may be served
+// although its load fails or is slow. The flight is the registered one, if this caller may
+// wait for it, or else a new one.
+func (l *loader[K, V]) join(from *caller, key K, how startOptions) (lk lookup[K, V]) {
 	hash := l.local.hash(key)
 	sh := l.local.shard(hash)
 	sh.mu.Lock()
@@ -138,92 +119,95 @@ func (l *loader[K, V]) join(from *caller, key K, how startOptions) (j lookup[K, 
 
 	m := l.local.lease.read() // first
 	if e := sh.table.Load().find(hash, key); e != nil {
-		j.fate = l.local.fate(e, m)
+		lk.fate = l.local.fate(e, m)
 		switch {
-		case j.fate == alive:
-			j.entry = e
-			return j
-		case j.fate.dead(): // else it may be served yet
+		case lk.fate == alive:
+			lk.entry = e
+			return lk
+		case lk.fate.dead():
 			l.local.dropLocked(sh, hash, e)
-			sh.counters.evictions[j.fate]++
+			sh.counters.evictions[lk.fate]++
 		default:
-			j.fallback = l.local.servesOnError(e, m)
+			lk.fallback = l.local.servesOnError(e, m)
 		}
-		if j.fallback && (m.at < sh.failedLoads[key].until || l.isSlowLocked(sh, key, m)) {
-			j.entry = e
-			return j
+		if lk.fallback && (m.at < sh.failedLoads[key].until || l.isSlowLocked(sh, key, m)) {
+			lk.entry = e
+			return lk
 		}
 	}
-	sh.counters.misses[j.fate]++
-	if f := sh.flights[key]; f != nil && f.outlivedLocked(m, j.fate) {
-		l.outliveLocked(sh, f)
+	sh.counters.misses[lk.fate]++
+	if f := sh.flights[key]; f != nil && f.backgroundOverLocked(m, lk.fate) {
+		l.endBackgroundLocked(sh, f)
 	}
-	j.flight = sh.flights[key]
+	lk.flight = sh.flights[key]
 	switch {
-	case !l.waitableLocked(j.flight, m) || j.flight.outlasts(from, m):
-	case l.joinableLocked(j.flight, m):
-		// A loader that asks for the key it is loading waits for its own context;
-		// were it counted as a waiter, that context would never be cancelled.
-		if !j.flight.isOwnLoader(&from.origin) {
-			j.flight.waiters++
+	case !l.waitableLocked(lk.flight, m) || lk.flight.outlasts(from, m):
+	case l.joinableLocked(lk.flight, m):
+		// A loader that asks for the key that it is loading waits for its own context. If
+		// it counted as a waiter, that context would never be cancelled.
+		if !lk.flight.isOwnLoader(&from.origin) {
+			lk.flight.waiters++
 		}
-		j.jumpsQueue = j.flight.jumpQueueLocked(&from.origin, l)
-		return j
-	case !j.flight.isOwnLoader(&from.origin):
-		j.waitLocked()
-		return j
+		lk.jumpsQueue = lk.flight.jumpQueueLocked(&from.origin, l)
+		return lk
+	case !lk.flight.isOwnLoader(&from.origin):
+		lk.waitConditionallyLocked()
+		return lk
 	}
-	j.flight, j.mustStart = l.registerLocked(sh, &from.origin, hash, key, how), true
-	return j
+	lk.flight, lk.mustStart = l.registerLocked(sh, &from.origin, hash, key, how), true
+	return lk
 }
 
 // joinableLocked reports whether a caller that began at m may have f's result.
 //
-//  1. a load begins   2. the cache or a region is cleared, or the lease is lost
-//     and a message is missed   3. a Get begins. It must not get what was read before
-//     2, so it joins the load only if it might have the entry that results.
+//  1. a load begins   2. the cache or a region is cleared, or the lease is lost and a
+//     message is missed   3. a Get begins. It must not return what was read before 2. So it
+//     joins the load only if it might be served the entry that the load leaves.
 func (l *loader[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 	return l.waitableLocked(f, m) && (!f.begun || l.local.nothingClearedSince(f.start))
 }
 
-// outlasts reports whether f has already lasted as long as a caller can wait, or
-// longer. Such a caller does not join it:
+// outlasts reports whether f has already lasted at least as long as a caller can wait.
+// Such a caller does not join it:
 //
-//  1. a load hangs   2. a caller joins it, and leaves at its deadline   3. another has
-//     joined before, and so on. None is served, and the load never ends, since there
-//     always is somebody who waits for it.
+//  1. a load hangs   2. a caller joins it, and leaves at its deadline   3. another caller
+//     has joined before that, and so on. No caller is ever served. The load never ends,
+//     since it always has a waiter.
 //
-// It begins another load, which later callers join. The older one is cancelled when its
-// last waiter leaves. The loader of f itself waits as it always does.
+// The caller begins another load, which later callers join. The older load is cancelled
+// when its last waiter leaves. This rule does not apply to f's own loader.
 func (f *flight[K, V]) outlasts(from *caller, m moment) bool {
 	return f.begun && from.limited && m.at-f.start.at >= int64(time.Until(from.deadline)) && !f.isOwnLoader(&from.origin)
 }
 
-// hurryLocked reports whether a caller has f flown at once, or as soon
-// as there is a place.
+// isOwnLoader reports whether a call comes from f's loader, or from a load that f's loader
+// has begun, however indirectly.
+func (f *flight[K, V]) isOwnLoader(o *origin) bool { return o.load.begunBy(&f.ctx) }
+
+// jumpQueueLocked reports whether a caller has to start f now, without the slot or the
+// turn that f waits for.
 //
-//  1. load A takes the last place   2. a load of B waits for one   3. A asks for B. It
-//     would wait for ever for its own place.
+//  1. load A takes the last slot   2. a load of B waits for a slot   3. A's loader asks
+//     for B. It would wait for ever, since the slot that B needs is A's own.
 //
-// The same with the queue of a GetMany, where others need not wait either.
+// Likewise, other callers need not wait for a load's turn in the queue of a GetMany.
 func (f *flight[K, V]) jumpQueueLocked(o *origin, ld *loader[K, V]) bool {
 	hurry := !f.begun && (f.queued || !ld.slots.needed(o.load))
 	f.queued = f.queued && !hurry
 	return hurry
 }
 
-// isSlowLocked reports whether callers need not wait for the load of key, since one
-// already has.
+// isSlowLocked reports whether the load of key is known to be slow: a caller has already
+// waited for SoftTimeout, so others need not.
 func (l *loader[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 	f := sh.flights[key]
-	if !l.waitableLocked(f, m) || f.outlivedLocked(m, stale) {
+	if !l.waitableLocked(f, m) || f.backgroundOverLocked(m, stale) {
 		return false
 	}
-	return f.detached > 1 || f.detached == 1 && f.refreshOf == nil // a refresh goes on for the hit
+	return f.detached > 1 || f.detached == 1 && f.refreshOf == nil // a refresh counts its hit
 }
 
-// launchLocked registers a new flight with one caller, who has to see to it that it
-// is flown.
+// registerLocked registers a new flight with one caller. That caller has to start it.
 func (l *loader[K, V]) registerLocked(
 	sh *shard[K, V], o *origin, hash uint64, key K, how startOptions,
 ) *flight[K, V] {
@@ -233,8 +217,8 @@ func (l *loader[K, V]) registerLocked(
 	return f
 }
 
-// newFlight returns a flight with one caller. Unless it is registered, nobody joins
-// it and its result is not kept.
+// newFlight returns a flight with one caller. It is not registered: until it is, no caller
+// joins it, and its result is not kept.
 func (l *loader[K, V]) newFlight(
 	sh *shard[K, V], o *origin, hash uint64, key K, how startOptions,
 ) *flight[K, V] {
@@ -248,8 +232,8 @@ func (l *loader[K, V]) newFlight(
 	return f
 }
 
-// anew returns a flight that has not begun before the call, or one that has, to be
-// waited for as a conditional waiter.
+// joinForRefresh finds the flight for a Refresh. It is one that has not begun yet, or one
+// that the caller waits for as a conditional waiter.
 func (l *loader[K, V]) joinForRefresh(from *caller, key K, how startOptions) lookup[K, V] {
 	hash := l.local.hash(key)
 	sh := l.local.shard(hash)
@@ -257,27 +241,50 @@ func (l *loader[K, V]) joinForRefresh(from *caller, key K, how startOptions) loo
 	defer sh.mu.Unlock()
 	m := l.local.lease.read()
 	f := sh.flights[key]
-	j := lookup[K, V]{flight: f, forRefresh: true}
+	lk := lookup[K, V]{flight: f, forRefresh: true}
 	switch {
 	case f == nil || f.isOwnLoader(&from.origin):
 	case !f.begun:
 		f.waiters++
 		f.skipShared = true
-		j.jumpsQueue = f.jumpQueueLocked(&from.origin, l)
-		return j
+		lk.jumpsQueue = f.jumpQueueLocked(&from.origin, l)
+		return lk
 	case l.waitableLocked(f, m) && !f.outlasts(from, m):
-		j.waitLocked()
+		lk.waitConditionallyLocked()
 		f.extra.nextSkipsShared = true
-		return j
+		return lk
 	}
-	j.flight, j.mustStart = l.registerLocked(sh, &from.origin, hash, key, how), true
-	j.flight.skipShared = true
-	return j
+	lk.flight, lk.mustStart = l.registerLocked(sh, &from.origin, hash, key, how), true
+	lk.flight.skipShared = true
+	return lk
 }
 
-// wait waits for the flight's result, and reports whether there is one: the caller's
-// context or soft, which may be nil, may end first. It panics if the loader did.
-func (l *loader[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time) (landed bool, err error) {
+// begin begins f, as a part of b or alone (nil). It reports false if another goroutine has
+// begun it. A flight that has waited for a slot starts here: what was invalidated before
+// does not concern it.
+func (l *loader[K, V]) begin(f *flight[K, V], b *batchLoad) bool {
+	if !f.awaitsSlot {
+		return true // its start was noted when it was made, and no other goroutine begins it
+	}
+	sh := l.local.shard(f.hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if f.running {
+		return false
+	}
+	f.running = true
+	f.start, f.begun = l.local.startNow(), true
+	f.mayShare = l.shared != nil && l.local.startFromLease(&f.start)
+	if f.batch != b {
+		f.leaveBatchLocked() // f begins before its batch does
+	}
+	return true
+}
+
+// wait waits for f, and reports whether f is over: it is done, or has timed out. The
+// caller's context may end first, or soft may fire, which may be nil. It panics if the
+// loader did.
+func (l *loader[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time) (over bool, err error) {
 	if f.ctx.Err() == nil {
 		select {
 		case <-f.ctx.ending():
@@ -292,8 +299,8 @@ func (l *loader[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time
 	case state&flightDone == 0 && state&flightTimedOut != 0:
 		return true, nil
 	case state&flightDone == 0:
-		// Everyone who was counted has gone; this is the loader, which asked for its own
-		// key, or who has its context.
+		// All counted waiters have left. This caller was not counted: it is the loader,
+		// which asked for its own key, or another call with the loader's context.
 		return false, context.Canceled
 	case state&flightPanicked != 0:
 		panic(f.err)
@@ -301,7 +308,7 @@ func (l *loader[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time
 	return true, nil
 }
 
-// result returns what a flight ended with, and whether it failed.
+// result returns the result of a flight that is over, and reports whether the load failed.
 func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool) {
 	if f.state.Load()&flightDone == 0 {
 		return value, ld.errTimeout, true
@@ -309,68 +316,10 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 	return f.value, f.err, !f.outcome.known
 }
 
-// letGo is called when a caller no longer waits, but the load is to go on, until the last
-// use of e is over, which the caller serves instead. It spares others the wait, who have
-// something else to serve.
-//
-//  1. a caller has waited for SoftTimeout, and finds what to serve   2. the item is
-//     removed, or the cache closed: the caller is still counted   3. it lets the load
-//     go, which will not be kept.
-func (l *loader[K, V]) leaveDetached(from *caller, j *lookup[K, V], e *entry[K, V]) {
-	f := j.flight
-	if f.isOwnLoader(&from.origin) {
-		return // it was not counted
-	}
-	sh := l.local.shard(f.hash)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if j.conditional {
-		f.extra.conditional--
-	}
-	if sh.isRegisteredLocked(f) {
-		l.detachLocked(f, l.lastUse(e), nil)
-		return
-	}
-	f.detached++
-	if f.unwantedLocked() {
-		f.abandonLocked()
-	}
-}
-
-// overtakenLocked ends the loads of f, and of all that are older, whose result
-// nobody waits for and will not be kept. Conditional waiters have no use for it any more,
-// and go on.
-func (f *flight[K, V]) overtakenLocked() {
-	for ; f != nil; f = f.older {
-		if x := f.extra; x != nil && x.overtaken != nil {
-			close(x.overtaken)
-			x.overtaken = nil
-		}
-		if f.unwantedLocked() {
-			f.abandonLocked()
-		}
-	}
-}
-
-// abandonLocked cancels f, for which nobody waits any more.
-func (f *flight[K, V]) abandonLocked() {
-	f.abandoned = true
-	f.ctx.end()
-	f.leaveBatchLocked()
-	f.attachLocked()
-}
-
-// leaveBulkLocked is called when nobody waits for f as a part of a load of many keys any
-// more, or f has its result.
-func (f *flight[K, V]) leaveBatchLocked() {
-	f.batch.leave()
-	f.batch = nil
-}
-
-// leave takes a caller off the flight. The last one out cancels the load, and
-// a Get from here on starts a new one.
-func (l *loader[K, V]) leave(from *caller, j *lookup[K, V]) {
-	f := j.flight
+// leave takes a caller off its flight. The last caller to leave cancels the load, unless it
+// continues in the background. The next Get then begins a new one.
+func (l *loader[K, V]) leave(from *caller, lk *lookup[K, V]) {
+	f := lk.flight
 	if f.isOwnLoader(&from.origin) {
 		return // it was not counted
 	}
@@ -378,7 +327,7 @@ func (l *loader[K, V]) leave(from *caller, j *lookup[K, V]) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	f.waiters--
-	if j.conditional {
+	if lk.conditional {
 		f.extra.conditional--
 	}
 	registered := sh.isRegisteredLocked(f)
@@ -391,7 +340,131 @@ func (l *loader[K, V]) leave(from *caller, j *lookup[K, V]) {
 	f.abandonLocked()
 }
 
-// registeredLocked reports whether f is one of its key's flights.
+// leaveDetached ends a caller's wait for a slow load, which continues in the background.
+// The caller serves e instead, and the load continues until e may no longer be served. So
+// later callers that have something to serve need not wait either, see isSlowLocked.
+//
+//  1. a caller has waited for SoftTimeout, and finds an entry to serve   2. the item is
+//     removed, or the cache closed. The caller still counts as a waiter   3. the caller
+//     leaves. The result will not be kept, so the load ends unless others wait for it.
+func (l *loader[K, V]) leaveDetached(from *caller, lk *lookup[K, V], e *entry[K, V]) {
+	f := lk.flight
+	if f.isOwnLoader(&from.origin) {
+		return // it was not counted
+	}
+	sh := l.local.shard(f.hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if lk.conditional {
+		f.extra.conditional--
+	}
+	if sh.isRegisteredLocked(f) {
+		l.detachLocked(f, l.lastUse(e), nil)
+		return
+	}
+	f.detached++
+	if f.unwantedLocked() {
+		f.abandonLocked()
+	}
+}
+
+// leaveShared has f load from the source, without the shared level.
+func (l *loader[K, V]) leaveShared(f *flight[K, V]) {
+	sh := l.local.shard(f.hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	f.start.since = f.start.at
+}
+
+// timeOut ends the wait for f, when LoadTimeout has passed. A result that comes later is
+// not kept.
+func (l *loader[K, V]) timeOut(f *flight[K, V]) {
+	var o outcome[V]
+	defer func() { // also if WeighNotFound ends the goroutine
+		sh := l.local.shard(f.hash)
+		sh.mu.Lock()
+		if sh.isRegisteredLocked(f) {
+			l.commitLocked(f, sh, l.local.lease.read().at, &o, nil)
+		}
+		f.leaveBackgroundLocked()
+		sh.mu.Unlock()
+		f.state.Or(flightTimedOut)
+		f.ctx.end()
+	}()
+	o = l.keeper.ofTimeout(f.key, l.errTimeout)
+}
+
+// finish ends a flight. It unregisters it, keeps its result unless something overtook it,
+// counts the load, and wakes the callers. parts is how many flights share the time that
+// the load took.
+func (l *loader[K, V]) finish(f *flight[K, V], parts int) {
+	o := &f.outcome
+	now := l.local.lease.read().at
+	fresh := l.local.prepare(o, f.hash, f.key, &f.start)
+	kept, pause, state := false, time.Duration(0), uint32(flightDone)
+
+	sh := l.local.shard(f.hash)
+	sh.mu.Lock()
+	if sh.isRegisteredLocked(f) {
+		if f.extra != nil && f.extra.conditional > 0 && l.provenLocked(f) {
+			state |= flightProven
+		}
+		kept, pause = l.commitLocked(f, sh, now, o, fresh)
+	}
+	if f.ran {
+		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(parts), !o.known, !kept && o.known && o.ttl > 0)
+	}
+	if f.abandoned {
+		state |= flightAbandoned
+	}
+	hadWaiters := f.waiters > f.detached
+	f.leaveBackgroundLocked()
+	f.leaveBatchLocked()
+	sh.mu.Unlock()
+
+	l.local.endWork(sh)
+	f.state.Or(state)
+	f.ctx.end()
+	if f.ran && o.ttl > 0 && deadline(f.start.at, o.ttl) <= now {
+		l.keeper.slow(o, time.Duration(now-f.start.at))
+	}
+	if !hadWaiters && (f.state.Load()&flightPanicked != 0 || f.err == errGoexit) {
+		l.keeper.hints.unheard(f.err)
+	}
+	if f.refreshOf != nil {
+		l.endRefresh(f, pause)
+	}
+}
+
+// commitLocked unregisters f, which is registered, and applies its outcome o to memory. It
+// reports whether o was kept. If the load failed and an entry can be served meanwhile, it
+// returns how long the next load should wait.
+func (l *loader[K, V]) commitLocked(
+	f *flight[K, V], sh *shard[K, V], now int64, o *outcome[V], fresh *entry[K, V],
+) (kept bool, pause time.Duration) {
+	older := f.older
+	held := sh.table.Load().find(f.hash, f.key)
+	switch {
+	case !o.known && held != nil && !l.local.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
+		pause = sh.noteFailureLocked(f.key, now, l.random) // the entry is worth more than the error
+	case l.local.storeLocked(sh, f.hash, now, f.key, &f.start, o, fresh):
+		kept = true
+		sh.forgetFailureLocked(f.key)
+		// 1. load A begins   2. the lease is lost, or a region is cleared that turns out to
+		// be none of A's   3. load B of the same key begins, since A may not be joined
+		// 4. B is kept   5. A ends, and its result may be older than B's.
+		older.overtakenLocked()
+		older = nil
+	case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.since:
+		// The source says now that nothing is to be kept. That goes for its older answer
+		// too.
+		l.local.dropLocked(sh, f.hash, held)
+	}
+	sh.unregisterLocked(f, older)
+	return kept, pause
+}
+
+// isRegisteredLocked reports whether f is among the flights of its key.
 func (sh *shard[K, V]) isRegisteredLocked(f *flight[K, V]) bool {
 	at := sh.flights[f.key]
 	for at != nil && at != f {
@@ -400,8 +473,8 @@ func (sh *shard[K, V]) isRegisteredLocked(f *flight[K, V]) bool {
 	return at == f
 }
 
-// unregisterLocked takes f, which is registered, out of its key's flights, and
-// leaves those of the older ones that are given.
+// unregisterLocked takes f, which is registered, out of the flights of its key. The flight
+// older takes its place; nil: the older flights go too.
 func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 	at := sh.flights[f.key]
 	if at == f {
@@ -418,119 +491,50 @@ func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 	at.older = older
 }
 
-// takeOff begins a flight whose turn has come, as a part of b or alone, and reports
-// whether it has not taken off before. All that was invalidated before is no concern
-// of its.
-func (l *loader[K, V]) begin(f *flight[K, V], b *batchLoad) bool {
-	if !f.awaitsSlot {
-		return true // nobody else flies it
-	}
-	sh := l.local.shard(f.hash)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if f.running {
-		return false
-	}
-	f.running = true
-	f.start, f.begun = l.local.startNow(), true
-	f.mayShare = l.shared != nil && l.local.startFromLease(&f.start)
-	if f.batch != b {
-		f.leaveBatchLocked() // whose turn has not come
-	}
-	return true
-}
-
-// leaveShared has a flight go on to the source, alone.
-func (l *loader[K, V]) leaveShared(f *flight[K, V]) {
-	sh := l.local.shard(f.hash)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	f.start.since = f.start.at
-}
-
-// giveUp ends the wait for f, whose time is over. What it may still bring is not
-// kept.
-func (l *loader[K, V]) timeOut(f *flight[K, V]) {
-	var o outcome[V]
-	defer func() { // also if WeighNotFound ends the goroutine
-		sh := l.local.shard(f.hash)
-		sh.mu.Lock()
-		if sh.isRegisteredLocked(f) {
-			l.commitLocked(f, sh, l.local.lease.read().at, &o, nil)
+// overtakenLocked is called for f and all older flights of its key when their results can
+// no longer be kept or proven. It wakes their conditional waiters, and cancels the flights
+// that have no other waiters.
+func (f *flight[K, V]) overtakenLocked() {
+	for ; f != nil; f = f.older {
+		if x := f.extra; x != nil && x.overtaken != nil {
+			close(x.overtaken)
+			x.overtaken = nil
 		}
-		f.attachLocked()
-		sh.mu.Unlock()
-		f.state.Or(flightTimedOut)
-		f.ctx.end()
-	}()
-	o = l.keeper.ofTimeout(f.key, l.errTimeout)
+		if f.unwantedLocked() {
+			f.abandonLocked()
+		}
+	}
 }
 
-// land takes the flight out of its shard, keeps its outcome if nothing overtook it,
-// counts it, and lets the callers go. So many flights share the time that the load
-// took.
-func (l *loader[K, V]) finish(f *flight[K, V], share int) {
-	o := &f.outcome
-	now := l.local.lease.read().at
-	fresh := l.local.prepare(o, f.hash, f.key, &f.start)
-	kept, pause, state := false, time.Duration(0), uint32(flightDone)
+// unwantedLocked reports whether no caller waits for the result of f, given that it can no
+// longer be proven. Neither detached callers nor conditional waiters count then.
+func (f *flight[K, V]) unwantedLocked() bool {
+	n := f.detached
+	if f.extra != nil {
+		n += f.extra.conditional
+	}
+	return f.waiters == n
+}
 
-	sh := l.local.shard(f.hash)
-	sh.mu.Lock()
-	if sh.isRegisteredLocked(f) {
-		if f.extra != nil && f.extra.conditional > 0 && l.provenLocked(f) {
-			state |= flightProven
-		}
-		kept, pause = l.commitLocked(f, sh, now, o, fresh)
-	}
-	if f.ran {
-		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(share), !o.known, !kept && o.known && o.ttl > 0)
-	}
-	if f.abandoned {
-		state |= flightUnheard
-	}
-	heard := f.waiters > f.detached
-	f.attachLocked()
-	f.leaveBatchLocked()
-	sh.mu.Unlock()
-
-	l.local.endWork(sh)
-	f.state.Or(state)
+// abandonLocked cancels f, since nothing waits for it.
+func (f *flight[K, V]) abandonLocked() {
+	f.abandoned = true
 	f.ctx.end()
-	if f.ran && o.ttl > 0 && deadline(f.start.at, o.ttl) <= now {
-		l.keeper.slow(o, time.Duration(now-f.start.at))
-	}
-	if !heard && (f.state.Load()&flightPanicked != 0 || f.err == errGoexit) {
-		l.keeper.hints.unheard(f.err)
-	}
-	if f.refreshOf != nil {
-		l.endRefresh(f, pause)
-	}
+	f.leaveBatchLocked()
+	f.leaveBackgroundLocked()
 }
 
-// settleLocked takes f, which is registered, out of its key's flights, and does to
-// what is held what o says. It returns whether o was kept, and how long the next load
-// should wait, if this one failed and there is something to serve meanwhile.
-func (l *loader[K, V]) commitLocked(
-	f *flight[K, V], sh *shard[K, V], now int64, o *outcome[V], fresh *entry[K, V],
-) (kept bool, pause time.Duration) {
-	older := f.older
-	held := sh.table.Load().find(f.hash, f.key)
-	switch {
-	case !o.known && held != nil && !l.local.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
-		pause = sh.noteFailureLocked(f.key, now, l.random) // the item says more than the error
-	case l.local.storeLocked(sh, f.hash, now, f.key, &f.start, o, fresh):
-		kept = true
-		sh.forgetFailureLocked(f.key)
-		// 1. load A begins   2. a region is cleared that turns out to be none of its
-		// own, or the lease is lost   3. load B of the same key begins, since A may not be
-		// joined   4. B is kept   5. A ends, and may be older.
-		older.overtakenLocked()
-		older = nil
-	case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.since:
-		// Nothing is to be kept of what the source says now: less so of what it said before.
-		l.local.dropLocked(sh, f.hash, held)
+// leaveBatchLocked takes f out of its batch load: it is done, or nothing waits for it as a
+// part of that.
+func (f *flight[K, V]) leaveBatchLocked() {
+	f.batch.leave()
+	f.batch = nil
+}
+
+// extraLocked returns f's extra. It makes one if there is none.
+func (f *flight[K, V]) extraLocked() *extra[K, V] {
+	if f.extra == nil {
+		f.extra = &extra[K, V]{}
 	}
-	sh.unregisterLocked(f, older)
-	return kept, pause
+	return f.extra
 }

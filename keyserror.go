@@ -6,6 +6,22 @@ import (
 	"strings"
 )
 
+// KeysError says for which keys GetMany has no item, and why. If there are several causes,
+// the error of GetMany wraps a KeysError for each, by its method Unwrap() []error.
+type KeysError[K comparable] struct {
+	Cache string // the cache's name
+	Keys  []K    // in the order in which they were asked for
+	Err   error  // the loader's own error, or the context's
+}
+
+// Error names the first of the keys, and says how many more there are.
+func (e *KeysError[K]) Error() string {
+	return notLoaded(e.Cache, e.Keys[:min(len(e.Keys), mostNamed)], len(e.Keys), e.Err.Error())
+}
+
+// Unwrap returns Err.
+func (e *KeysError[K]) Unwrap() error { return e.Err }
+
 const (
 	// mostNamed bounds how many keys, and how many causes, an error's text names.
 	mostNamed = 10

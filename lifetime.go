@@ -85,18 +85,18 @@ func (l *local[K, V]) renew(e *entry[K, V], now int64) {
 
 // claim reports whether the caller may refresh e. Nobody else may until disclaim, or
 // until the entry's value is replaced.
-func (l *local[K, V]) claim(e *entry[K, V]) bool {
+func (l *local[K, V]) markRefreshing(e *entry[K, V]) bool {
 	note := e.Note()
 	return note&refreshing == 0 && e.SwapNote(note, note|refreshing)
 }
 
-func (l *local[K, V]) disclaim(e *entry[K, V]) {
+func (l *local[K, V]) unmarkRefreshing(e *entry[K, V]) {
 	for note := e.Note(); note&refreshing != 0 && !e.SwapNote(note, note&^refreshing); note = e.Note() {
 	}
 }
 
 // due reports whether a hit at that time is to have e refreshed.
-func (l *local[K, V]) due(e *entry[K, V], at int64) bool {
+func (l *local[K, V]) isDue(e *entry[K, V], at int64) bool {
 	return l.refreshAfter > 0 && at-e.Item.started.Load() >= l.refreshAfter && e.Item.scope.err == nil
 }
 

@@ -11,43 +11,24 @@ import (
 	"github.com/nearcache/nearcache/internal/backoff"
 )
 
-// errGoexit is what callers get from a load whose goroutine was ended.
-var errGoexit = errors.New("nearcache: the loader, or another function of the cache's options, called runtime.Goexit")
-
-// loaderPanic is what a panic in a loader is raised with again, in each caller
-// that waits for the load.
-type loaderPanic struct {
-	value any
-	stack []byte
-}
-
-func (p *loaderPanic) Error() string {
-	return fmt.Sprintf("nearcache: the loader panicked: %v\n\n%s", p.value, p.stack)
-}
-
-func (p *loaderPanic) Unwrap() error {
-	err, _ := p.value.(error)
-	return err
-}
-
-// loader calls a cache's functions, for one item or for many, and bounds how many
-// calls there are at a time and how long each is waited for.
+// loader calls the functions of a cache's options, for one item or for many. It bounds how
+// many calls there are at a time, and how long callers wait for each.
 type loader[K comparable, V any] struct {
-	local *local[K, V] // where results are kept, and loads under way are registered
+	local *local[K, V] // where results are kept and flights are registered
 
 	load     func(context.Context, K) (V, error)
 	loadMany func(context.Context, []K) (map[K]V, error) // may be nil
 	keeper   *keeper[K, V]
 	random   backoff.Random
 
-	timeout    time.Duration // of a call; 0: none
-	errTimeout error         // what callers get then
+	timeout    time.Duration // LoadTimeout; 0: none
+	errTimeout error         // what callers get when it has passed
 
-	shared *shared[K, V] // nil: there is none
+	shared *shared[K, V] // nil: there is no shared level
 
 	slots     slots
-	refreshes atomic.Int64 // calls in the background, under way
-	due       gathering[K, V]
+	refreshes atomic.Int64 // slots of refreshes that are taken, see refreshSlot
+	gathered  gathering[K, V]
 }
 
 func newLoader[K comparable, V any](c *Cache[K, V]) *loader[K, V] {
@@ -60,74 +41,17 @@ func newLoader[K comparable, V any](c *Cache[K, V]) *loader[K, V] {
 	}
 }
 
-// jittered takes a random part of up to a tenth off ttl, unless it is endless.
-func (bp *Backplane) jittered(ttl time.Duration) time.Duration {
-	if ttl == NoExpiry {
-		return ttl
-	}
-	return backoff.Less(bp.random, ttl, 10)
-}
-
-// places bounds the loads under way: each takes a place and gives it back. Nil has
-// room for any number.
-//
-// A load that another one waits for, which has a place in this cache or in any other,
-// needs none of its own: if all places were taken by loads that wait for others, none
-// would ever be free.
-type slots chan struct{}
-
-func newSlots(n int) slots {
-	if n == 0 {
-		return nil
-	}
-	return make(slots, n)
-}
-
-// needed reports whether a load that the loader of parent begins, or that none does, has
-// to take a place.
-func (p slots) needed(parent *loadContext) bool { return p != nil && !hasSlot(parent, false) }
-
-// placed reports whether a load that the loader of parent begins has a place, or needs
-// none, if that is what own says of the load itself.
-func hasSlot(parent *loadContext, own bool) bool { return own || parent != nil && parent.hasSlot }
-
-// take waits for a place, and reports whether there was one before ctx ended.
-func (p slots) acquire(ctx context.Context) bool {
-	if ctx.Err() != nil {
-		return false
-	}
-	select {
-	case p <- struct{}{}:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// tryTake reports whether there was a place.
-func (p slots) tryAcquire() bool {
-	select {
-	case p <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-// give gives a place back.
-func (p slots) release() { <-p }
-
-// fly runs a load in a goroutine of its own, when there is a place if one that a caller
-// begins needs it.
+// start runs a load in a goroutine of its own. If the load needs a slot, it waits for one
+// there.
 func (l *loader[K, V]) start(from *caller, f *flight[K, V]) {
 	if l.slots.needed(from.load) {
 		go l.runInSlot(f)
 	} else {
-		go l.run(f) // no deeper than needs be, see Cache.outcome
+		go l.run(f) // directly: each frame takes stack, see keeper.of
 	}
 }
 
-// flyHere is fly in the caller's goroutine.
+// startInline is start, in the caller's goroutine.
 func (l *loader[K, V]) startInline(from *caller, f *flight[K, V]) {
 	if l.slots.needed(from.load) {
 		l.runInSlot(f)
@@ -136,23 +60,23 @@ func (l *loader[K, V]) startInline(from *caller, f *flight[K, V]) {
 	}
 }
 
-// flyInPlace is flyNow as soon as there is a place.
+// runInSlot is run, as soon as there is a slot.
 func (l *loader[K, V]) runInSlot(f *flight[K, V]) {
 	if l.slots.acquire(&f.ctx) {
 		l.runHoldingSlot(f)
 	} else {
-		l.run(f) // nobody waits for it any more
+		l.run(f) // it was cancelled, and only has to finish
 	}
 }
 
-// flyPlaced is flyNow with a place, and gives it back.
+// runHoldingSlot is run with a slot, which it releases.
 func (l *loader[K, V]) runHoldingSlot(f *flight[K, V]) {
 	defer l.slots.release()
 	l.run(f)
 }
 
-// flyNow runs a load that nobody else has run, keeps its result if nothing overtook
-// it, and hands it to the callers.
+// run runs a load, unless another goroutine has begun it. It keeps the result if nothing
+// overtook the load, and hands it to the callers.
 func (l *loader[K, V]) run(f *flight[K, V]) {
 	if !l.begin(f, nil) {
 		return
@@ -168,62 +92,63 @@ func (l *loader[K, V]) run(f *flight[K, V]) {
 	l.runLoad(f)
 }
 
-// lookHere has a flight's first caller look for its value in Redis, in its own
-// goroutine: another one would take as long as the rest of it. If it is not there,
-// the flight goes on in one.
+// lookUpInline looks for f's value in Redis, in the goroutine of f's first caller: to start
+// another one would take as long as the rest of the lookup. If the value is not there, the
+// load continues in a goroutine of its own.
 func (l *loader[K, V]) lookUpInline(ctx context.Context, f *flight[K, V]) {
-	var e *sharedLookup[K, V]
-	landed := false
-	defer func() { // a codec can end the goroutine
-		if !landed {
-			go l.runShared(f, e)
+	var sl *sharedLookup[K, V]
+	finished := false
+	defer func() { // also if a codec ends the goroutine
+		if !finished {
+			go l.runShared(f, sl)
 		}
 	}()
-	e = l.shared.lookup(f)
-	if e != nil && !l.shared.lookOnce(ctx, e) {
-		e = nil
+	sl = l.shared.lookup(f)
+	if sl != nil && !l.shared.lookOnce(ctx, sl) {
+		sl = nil
 	}
-	if landed = e != nil && e.found; landed {
+	if finished = sl != nil && sl.found; finished {
 		l.finish(f, 1)
 	}
 }
 
-// flyToShared is flyNow, for a flight that may ask the shared level.
+// runSharedLookup is run, for a flight that may ask the shared level.
 func (l *loader[K, V]) runSharedLookup(f *flight[K, V]) {
 	named := false
-	defer func() { // MarshalText can end the goroutine
+	defer func() { // also if MarshalText ends the goroutine
 		if !named {
 			l.finishGoexit(f, 1)
 		}
 	}()
-	e := l.shared.lookup(f)
+	sl := l.shared.lookup(f)
 	named = true
-	l.runShared(f, e)
+	l.runShared(f, sl)
 }
 
-// flyShared is flyNow from where the shared level is asked, for e; nil: it is not.
-func (l *loader[K, V]) runShared(f *flight[K, V], e *sharedLookup[K, V]) {
-	if e != nil {
-		defer l.shared.endClaims([]*sharedLookup[K, V]{e})
+// runShared is run, from where the shared level is asked. If sl is nil it is not asked.
+func (l *loader[K, V]) runShared(f *flight[K, V], sl *sharedLookup[K, V]) {
+	if sl != nil {
+		defer l.shared.endClaims([]*sharedLookup[K, V]{sl})
 		fetched := false
-		defer func() { // a codec can end the goroutine
+		defer func() { // also if a codec ends the goroutine
 			if !fetched {
 				l.finishGoexit(f, 1)
 			}
 		}()
-		l.shared.resolve(&f.ctx, e)
+		l.shared.resolve(&f.ctx, sl)
 		fetched = true
 	}
-	if !l.finishLookup(f, e) {
+	if !l.finishLookup(f, sl) {
 		l.runLoad(f)
 	}
 }
 
-// landSought lands a flight whose value e has found at the shared level, or that nobody
-// waits for any more. It reports whether it did; else the flight goes on to the source.
-func (l *loader[K, V]) finishLookup(f *flight[K, V], e *sharedLookup[K, V]) bool {
+// finishLookup finishes a flight whose value the shared lookup has found, or that was
+// cancelled meanwhile, and reports whether it did. If not, the flight loads from the
+// source.
+func (l *loader[K, V]) finishLookup(f *flight[K, V], sl *sharedLookup[K, V]) bool {
 	switch {
-	case e != nil && e.found:
+	case sl != nil && sl.found:
 		l.finish(f, 1)
 	case f.ctx.Err() != nil:
 		l.finishUnwanted(f)
@@ -234,7 +159,7 @@ func (l *loader[K, V]) finishLookup(f *flight[K, V], e *sharedLookup[K, V]) bool
 	return true
 }
 
-// runAndLand calls the loader, whatever becomes of it.
+// runLoad calls the loader and finishes the flight, also if the goroutine ends.
 func (l *loader[K, V]) runLoad(f *flight[K, V]) {
 	f.ran = true
 	returned := false
@@ -248,22 +173,25 @@ func (l *loader[K, V]) runLoad(f *flight[K, V]) {
 	l.finish(f, 1)
 }
 
-// landEnded lands a flight whose goroutine was ended by runtime.Goexit. So many flights
-// share the time that it took.
-func (l *loader[K, V]) finishGoexit(f *flight[K, V], share int) {
+// finishGoexit finishes a flight whose goroutine was ended by runtime.Goexit. parts is as
+// for finish.
+func (l *loader[K, V]) finishGoexit(f *flight[K, V], parts int) {
 	var zero V
 	f.value, f.err, f.outcome = zero, errGoexit, outcome[V]{}
 	f.state.And(^uint32(flightPanicked))
-	l.finish(f, share)
+	l.finish(f, parts)
 }
 
-// landUnwanted lands a flight that nobody waits for any more.
+// errGoexit is the error of a load whose goroutine was ended.
+var errGoexit = errors.New("nearcache: the loader, or another function of the cache's options, called runtime.Goexit")
+
+// finishUnwanted finishes a flight that was cancelled before it ran.
 func (l *loader[K, V]) finishUnwanted(f *flight[K, V]) {
 	f.err = context.Canceled
 	l.finish(f, 1)
 }
 
-// run calls the loader.
+// callLoad calls the user's Load, and decides what to keep of its result.
 func (l *loader[K, V]) callLoad(f *flight[K, V]) {
 	defer f.recoverPanic()
 	if l.timeout == 0 {
@@ -271,12 +199,12 @@ func (l *loader[K, V]) callLoad(f *flight[K, V]) {
 	} else {
 		l.callLoadInTime(f)
 	}
-	l.local.noteCleared(f)
+	l.local.askForRegions(f)
 	l.keeper.of(f.key, f.value, f.err, &f.outcome)
 }
 
-// runInTime calls the loader, and does not have callers wait for it longer than
-// LoadTimeout.
+// callLoadInTime is callLoad's call if there is a LoadTimeout: callers wait no longer than
+// that.
 func (l *loader[K, V]) callLoadInTime(f *flight[K, V]) {
 	ctx, cancel := context.WithTimeoutCause(&f.ctx, l.timeout, l.errTimeout)
 	defer cancel()
@@ -284,7 +212,7 @@ func (l *loader[K, V]) callLoadInTime(f *flight[K, V]) {
 	f.value, f.err = l.load(ctx, f.key)
 }
 
-// catch turns a panic into the flight's result. It is deferred.
+// recoverPanic makes a panic the flight's result. It is deferred.
 func (f *flight[K, V]) recoverPanic() {
 	if r := recover(); r != nil {
 		f.fail(&loaderPanic{value: r, stack: debug.Stack()})
@@ -298,12 +226,85 @@ func (f *flight[K, V]) fail(p *loaderPanic) {
 	f.state.Or(flightPanicked)
 }
 
-// onTimeout calls f, in a goroutine of its own, when ctx's time is over; stop keeps
-// it from doing so later.
+// loaderPanic is what a panic in a loader becomes. Each caller that waits for the load
+// panics with it.
+type loaderPanic struct {
+	value any
+	stack []byte
+}
+
+func (p *loaderPanic) Error() string {
+	return fmt.Sprintf("nearcache: the loader panicked: %v\n\n%s", p.value, p.stack)
+}
+
+func (p *loaderPanic) Unwrap() error {
+	err, _ := p.value.(error)
+	return err
+}
+
+// onTimeout calls f, in a goroutine of its own, if ctx's deadline passes. stop prevents
+// that from then on.
 func onTimeout(ctx context.Context, f func()) (stop func() bool) {
 	return context.AfterFunc(ctx, func() {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			f()
 		}
 	})
+}
+
+// slots bounds the loads that run at a time, see MaxConcurrentLoads: each acquires a slot
+// and releases it. Nil bounds nothing.
+//
+// A load that another load waits for needs no slot of its own, if the other one has a slot,
+// in this cache or in any other. Otherwise, if loads that wait for loads had all slots, no
+// slot would ever become free.
+type slots chan struct{}
+
+func newSlots(n int) slots {
+	if n == 0 {
+		return nil
+	}
+	return make(slots, n)
+}
+
+// needed reports whether a load that the loader of parent begins has to acquire a slot.
+// With a nil parent no loader begins it.
+func (s slots) needed(parent *loadContext) bool { return s != nil && !hasSlot(parent, false) }
+
+// hasSlot reports whether a load has a slot, or needs none since its parent has one. own
+// says whether it has one itself.
+func hasSlot(parent *loadContext, own bool) bool { return own || parent != nil && parent.hasSlot }
+
+// acquire waits for a slot, and reports whether it got one before ctx ended.
+func (s slots) acquire(ctx context.Context) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	select {
+	case s <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// tryAcquire acquires a slot if one is free, and reports whether it did.
+func (s slots) tryAcquire() bool {
+	select {
+	case s <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// release gives a slot back.
+func (s slots) release() { <-s }
+
+// jittered takes a random part of up to a tenth off ttl, unless ttl is NoExpiry.
+func (bp *Backplane) jittered(ttl time.Duration) time.Duration {
+	if ttl == NoExpiry {
+		return ttl
+	}
+	return backoff.Less(bp.random, ttl, 10)
 }

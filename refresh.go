@@ -7,26 +7,28 @@ import (
 )
 
 const (
-	// refreshesAtOnce bounds a cache's calls of Load and LoadMany that nobody waits for.
+	// refreshesAtOnce bounds a cache's calls of Load and LoadMany for refreshes ahead of
+	// expiry, which no caller waits for.
 	refreshesAtOnce = 16
 
-	// gatherPause is how long a refresh waits for others to be loaded with, if there is a
-	// LoadMany: hits that come close together share one call, and nobody waits for it.
+	// gatherPause is how long a refresh waits for others, if there is a LoadMany. Hits that
+	// come close together then share one call. No caller waits for it.
 	gatherPause = time.Millisecond
 
 	// mostGathered bounds the keys of one such call.
 	mostGathered = 256
 )
 
-// Refresh loads the item of key anew and keeps it here, whether it is in memory or
-// not. It never returns what a load brought that had begun before: while one is under
-// way it waits for that, and then shares one load with all other calls of Refresh that
-// came meanwhile. (If ctx has a deadline it does not wait for a load that has already
-// lasted as long as ctx has left.) Nothing is told to
-// other instances: it is for a change that they need not know of, or know of
-// already. An invalidation that overtakes the load keeps the result out of memory,
-// as ever. If the load fails, Refresh returns its error, and what was held stays. The
-// errors are those of Get.
+// Refresh loads the item of key again and keeps it here, whether it is in memory or not. It
+// never returns the result of a load that began before. While one is under way, Refresh
+// waits for it, and then shares one load with all calls of Refresh that came meanwhile. If
+// ctx has a deadline, Refresh does not wait for a load that has already lasted as long as
+// ctx has left.
+//
+// Other instances are not told. So Refresh is for a change that they need not know of, or
+// know of already. As with every load, an invalidation that overtakes it keeps the result
+// out of memory. If the load fails, Refresh returns its error, and the item in memory
+// stays. The errors are those of Get.
 func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 	if err := ctx.Err(); err != nil {
 		var zero V
@@ -38,45 +40,44 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		return value, c.marked(ctx, err)
 	}
 	from := callerOf(ctx)
-	j := c.loader.joinForRefresh(&from, key, c.startOptions(&from.origin))
-	if j.conditional {
-		if _, err := c.loader.waitFor(&from, &j, nil); err != nil {
+	lk := c.loader.joinForRefresh(&from, key, c.startOptions(&from.origin))
+	if lk.conditional {
+		if _, err := c.loader.waitFor(&from, &lk, nil); err != nil {
 			var zero V
 			return zero, err
 		}
-		c.loader.leave(&from, &j)
-		c.loader.follow(&from, key, &j, c.startOptions(&from.origin))
+		c.loader.leave(&from, &lk)
+		c.loader.follow(&from, key, &lk, c.startOptions(&from.origin))
 	}
-	if j.mustStart || j.jumpsQueue {
-		c.startFlight(&from, j.flight, false)
+	if lk.mustStart || lk.jumpsQueue {
+		c.startFlight(&from, lk.flight, false)
 	}
-	if _, err := c.loader.wait(&from, j.flight, nil); err != nil {
+	if _, err := c.loader.wait(&from, lk.flight, nil); err != nil {
 		var zero V
 		return zero, err
 	}
-	value, err, _ := j.flight.result(c.loader)
+	value, err, _ := lk.flight.result(c.loader)
 	return value, c.marked(ctx, err)
 }
 
-// attend does what a hit on e has to do with the item's times: it notes the hit, and
-// has the item loaded anew if that is due.
+// afterHit notes a hit on e, and begins a refresh of e if one is due.
 func (c *Cache[K, V]) afterHit(ctx context.Context, e *entry[K, V], at int64) {
 	l := c.local
 	l.noteHit(e, at)
-	if l.due(e, at) && l.claim(e) {
+	if l.isDue(e, at) && l.markRefreshing(e) {
 		c.refreshDue(ctx, e)
 	}
 }
 
-// refreshDue has e, which the caller has claimed, loaded again in the background.
+// refreshDue refreshes e in the background. The caller has marked e as refreshing.
 func (c *Cache[K, V]) refreshDue(ctx context.Context, e *entry[K, V]) {
 	asked := false
 	defer func() { // the context is the user's, and may panic
 		if !asked {
-			c.local.disclaim(e)
+			c.local.unmarkRefreshing(e)
 		}
 	}()
-	d := due[K, V]{origin: originOf(ctx), entry: e}
+	d := dueRefresh[K, V]{origin: originOf(ctx), entry: e}
 	asked = true
 	if c.options.LoadMany != nil {
 		c.gather(d)
@@ -85,39 +86,39 @@ func (c *Cache[K, V]) refreshDue(ctx context.Context, e *entry[K, V]) {
 	c.refresh(&d)
 }
 
-// refresh has an item, which the caller has claimed, loaded anew in the background, if
-// there is room.
-func (c *Cache[K, V]) refresh(d *due[K, V]) {
+// refresh loads an item again in the background, if a slot is free. The caller has marked
+// its entry as refreshing.
+func (c *Cache[K, V]) refresh(d *dueRefresh[K, V]) {
 	l, e := c.local, d.entry
-	f, placed := c.loader.newRefresh(&d.origin, e)
+	f, acquired := c.loader.newRefresh(&d.origin, e)
 	if f == nil {
-		l.disclaim(e) // for a later hit
+		l.unmarkRefreshing(e) // so that a later hit may refresh it
 		return
 	}
 	c.stats.refreshes.Add(1)
-	if placed {
+	if acquired {
 		go c.loader.runHoldingSlot(f)
 	} else {
 		go c.loader.run(f)
 	}
 }
 
-// gathering has the items whose refreshes are to begin together.
+// gathering has the items that are to be refreshed together.
 type gathering[K comparable, V any] struct {
 	mu    sync.Mutex // guards items
-	items []due[K, V]
+	items []dueRefresh[K, V]
 }
 
-// due is an item that is due for a refresh, and was claimed for it, and the origin of
-// the hit that found it so.
-type due[K comparable, V any] struct {
+// dueRefresh is an entry that is due for a refresh and was marked as refreshing, and the
+// origin of the hit that found it due.
+type dueRefresh[K comparable, V any] struct {
 	origin
 	entry *entry[K, V]
 }
 
-// gather has an item refreshed in a moment, together with others.
-func (c *Cache[K, V]) gather(d due[K, V]) {
-	g := &c.loader.due
+// gather has an item refreshed after gatherPause, together with others.
+func (c *Cache[K, V]) gather(d dueRefresh[K, V]) {
+	g := &c.loader.gathered
 	g.mu.Lock()
 	g.items = append(g.items, d)
 	first, full := len(g.items) == 1, g.items
@@ -135,9 +136,9 @@ func (c *Cache[K, V]) gather(d due[K, V]) {
 	}
 }
 
-// gathered has what was gathered refreshed at once.
+// refreshGatheredNow refreshes the gathered items at once.
 func (c *Cache[K, V]) refreshGatheredNow() {
-	g := &c.loader.due
+	g := &c.loader.gathered
 	if c.local.refreshAfter == 0 || c.options.LoadMany == nil {
 		return
 	}
@@ -149,10 +150,9 @@ func (c *Cache[K, V]) refreshGatheredNow() {
 	}
 }
 
-// refreshGathered begins the refreshes of all that was gathered. Another call may have
-// done so before.
+// refreshGathered begins the refreshes of the gathered items. There may be none left.
 func (c *Cache[K, V]) refreshGathered() {
-	g := &c.loader.due
+	g := &c.loader.gathered
 	g.mu.Lock()
 	items := g.items
 	g.items = nil
@@ -166,68 +166,67 @@ func (c *Cache[K, V]) refreshGathered() {
 	}
 }
 
-// refreshTogether has LoadMany load items in the background, if there is room for one
-// call more.
-func (c *Cache[K, V]) refreshBatch(items []due[K, V]) {
+// refreshBatch has LoadMany load items in the background, if a slot is free.
+func (c *Cache[K, V]) refreshBatch(items []dueRefresh[K, V]) {
 	l, ld := c.local, c.loader
-	place := newRefreshSlot(&ld.refreshes, 1) // for this function, as long as it lasts
-	defer place.leave()
-	placed := place != nil && ld.slots != nil && ld.slots.tryAcquire()
-	if place == nil || ld.slots != nil && !placed {
+	slot := newRefreshSlot(&ld.refreshes, 1) // this function counts as a user while it runs
+	defer slot.leave()
+	acquired := slot != nil && ld.slots != nil && ld.slots.tryAcquire()
+	if slot == nil || ld.slots != nil && !acquired {
 		for _, d := range items {
-			l.disclaim(d.entry) // for later hits
+			l.unmarkRefreshing(d.entry) // so that later hits may refresh it
 		}
 		return
 	}
-	b := newBatchLoad(&items[0].origin, placed)
-	b.wanted.Add(1) // for this function too: the first flight may be overtaken before the second is there
+	b := newBatchLoad(&items[0].origin, acquired)
+	b.wanted.Add(1) // this function counts too: the first flight may be overtaken before the second is there
 	var flights []*flight[K, V]
 	for _, d := range items {
-		place.users.Add(1)
-		if f := ld.registerRefresh(&d.origin, d.entry, startOptions{batch: b}, place); f != nil {
+		slot.users.Add(1)
+		if f := ld.registerRefresh(&d.origin, d.entry, startOptions{batch: b}, slot); f != nil {
 			flights = append(flights, f)
 		} else {
-			place.leave()
-			l.disclaim(d.entry)
+			slot.leave()
+			l.unmarkRefreshing(d.entry)
 		}
 	}
 	b.leave()
 	c.stats.refreshes.Add(uint64(len(flights)))
-	if placed {
+	if acquired {
 		go ld.runBatchHoldingSlot(flights, b)
 	} else {
 		go ld.runBatchNow(flights, b)
 	}
 }
 
-// ahead returns a flight that is to replace e in time, or nil if there is no need or
-// no room for one. Loads that callers wait for have precedence: it takes a place only
-// if there is one, and reports whether it has. A loader's hit needs one for it, too:
-// unlike what a loader waits for, it goes on when the loader has ended.
-func (l *loader[K, V]) newRefresh(o *origin, e *entry[K, V]) (f *flight[K, V], placed bool) {
-	place := newRefreshSlot(&l.refreshes, 1)
-	if place == nil {
+// newRefresh returns a flight that refreshes e ahead of expiry. It returns nil if there is
+// no need for one, or no free slot: loads that callers wait for come first. It reports
+// whether it has acquired a slot of MaxConcurrentLoads. The refresh needs one even if a
+// loader's hit has begun it: it continues after that loader has ended.
+func (l *loader[K, V]) newRefresh(o *origin, e *entry[K, V]) (f *flight[K, V], acquired bool) {
+	slot := newRefreshSlot(&l.refreshes, 1)
+	if slot == nil {
 		return nil, false
 	}
-	placed = l.slots != nil
-	if placed && !l.slots.tryAcquire() {
-		place.leave()
+	acquired = l.slots != nil
+	if acquired && !l.slots.tryAcquire() {
+		slot.leave()
 		return nil, false
 	}
-	if f = l.registerRefresh(o, e, startOptions{}, place); f == nil {
-		place.leave()
-		if placed {
+	if f = l.registerRefresh(o, e, startOptions{}, slot); f == nil {
+		slot.leave()
+		if acquired {
 			l.slots.release()
 		}
 		return nil, false
 	}
-	return f, placed
+	return f, acquired
 }
 
-// launchAhead registers a flight that is to replace e in time, or returns nil if there is
-// no need for one.
+// registerRefresh registers a flight that refreshes e ahead of expiry. It returns nil if
+// there is no need for one.
 func (l *loader[K, V]) registerRefresh(
-	o *origin, e *entry[K, V], how startOptions, place *refreshSlot,
+	o *origin, e *entry[K, V], how startOptions, slot *refreshSlot,
 ) *flight[K, V] {
 	hash := l.local.hash(e.Item.key)
 	sh := l.local.shard(hash)
@@ -240,16 +239,16 @@ func (l *loader[K, V]) registerRefresh(
 	}
 	f := l.registerLocked(sh, o, hash, e.Item.key, how)
 	f.refreshOf = e
-	l.detachLocked(f, l.refreshUntil(e, m.at), place)
+	l.detachLocked(f, l.refreshUntil(e, m.at), slot)
 	return f
 }
 
-// refreshed ends a refresh. If it failed, the next one waits.
+// endRefresh ends a refresh. If it failed, the next one waits for that long.
 func (l *loader[K, V]) endRefresh(f *flight[K, V], pause time.Duration) {
 	if pause > 0 {
-		// It keeps the entry alive for as long, at most, which we accept.
-		time.AfterFunc(pause, func() { l.local.disclaim(f.refreshOf) })
+		// The timer keeps the entry in memory for that long at most. We accept that.
+		time.AfterFunc(pause, func() { l.local.unmarkRefreshing(f.refreshOf) })
 	} else {
-		l.local.disclaim(f.refreshOf)
+		l.local.unmarkRefreshing(f.refreshOf)
 	}
 }

@@ -10,28 +10,29 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// The shared level keeps values in Redis, between memory and the source: what one
-// instance has loaded the others read there. It takes no writes. Whatever changes an
-// item deletes its value, in the same step in which Redis accepts the message, and
-// the next load stores another.
+// shared is the shared level: it keeps values in Redis, between memory and the source. What
+// one instance has loaded, the others read there. It takes no writes. Every change of an
+// item deletes its value, in the step in which Redis accepts the message. The next load
+// stores the new value.
 //
-// A load claims its key first, by a token in Redis, which is extended while the load
-// lives, see claims. Who finds it claimed waits for the value. An invalidation takes the
-// token away, too: a value that was loaded before it is stored nowhere.
+// A load first claims its key, by a token in Redis. The token is extended while the load
+// lives, see claims. A load that finds its key claimed waits for the other load's value. An
+// invalidation deletes the token too, so a value that was loaded before it is not stored.
 //
-// A value's label says how often the cache had been cleared when its load was
-// claimed. Redis alone knows how often that is now, so it is asked with each value.
+// A value's label says how often the cache had been cleared when its load was claimed. Only
+// Redis knows how often it has been cleared by now. So it is asked with each value.
 //
-// What Redis says counts only if the server is the one that this instance follows: a
-// master, of the history that the last echo showed.
+// What Redis says counts only if it comes from the server that this instance follows: a
+// master, with the history that the last echo showed.
 //
-//  1. a value is removed   2. a replica takes over, which never heard of it and has the
-//     value still   3. an instance that has not probed since reads it under its lease.
+//  1. a value is removed   2. a replica takes over that never heard of the removal, and
+//     still has the value   3. an instance that has not probed since reads that value under
+//     its lease.
 //
 // The probe that renews the lease voids all values of another history.
 //
-// Redis is never in a load's way: what fails, or takes longer than Timeout, is left
-// out, and after some failures for a while altogether.
+// Redis never holds a load up for long. A request that fails, or takes longer than Timeout,
+// is given up. After several failures in a row, Redis is not asked for a while.
 type shared[K comparable, V any] struct {
 	redis     *valueGuard
 	backplane *Backplane
@@ -40,69 +41,69 @@ type shared[K comparable, V any] struct {
 	keys      keyCodec[K]
 	options   SharedOptions[V]
 	keeper    *keeper[K, V]
-	regions   func(K, V) []string // may be nil
-	exact     bool                // items have a life of their own, by Expiry
+	regions   func(K, V) []string // Options.Regions; may be nil
+	exact     bool                // Expiry decides how long each item lives
 	notFounds time.Duration       // Options.NotFoundTTL
 
-	notFoundRegions func(K) []string // may be nil
+	notFoundRegions func(K) []string // Options.NotFoundRegions; may be nil
 
-	claimed time.Duration // for how long the claim of a load is kept at most
+	claimed time.Duration // the longest time for which a load's claim is extended
 	kind    uint64        // of the values, see fingerprintOf
-	refused logOnce       // by the codec: for the log
-	checked atomic.Bool   // the first value that was stored
+	refused logOnce       // the codec has refused to encode a value
+	checked atomic.Bool   // the first value to be stored was checked, see checkStored
 	stats   *sharedCounters
 }
 
 const (
-	// The pauses between looks for the value that another instance loads. They grow
-	// with the wait, as what has taken long takes longer.
+	// The pauses between two looks for a value that another instance loads. They grow with
+	// the wait: what has taken long is likely to take longer.
 	leastPause = time.Millisecond
 	mostPause  = 50 * time.Millisecond
 
-	// mostTogether bounds how many keys one script is for, and how many bytes: Redis
-	// does nothing else meanwhile.
+	// mostTogether bounds the keys of one script, and mostBytesTogether their values: Redis
+	// does nothing else while a script runs.
 	mostTogether      = 256
 	mostBytesTogether = 1 << 20
 
-	// mostBytesRead bounds the bytes of the values that are read in one exchange, however
-	// large they are.
+	// mostBytesRead bounds the bytes of the values that are read in one exchange, even if
+	// each has MaxValueBytes.
 	mostBytesRead = 256 << 20
 )
 
 func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 	o := c.options
-	most := o.LoadTimeout
-	if most == 0 {
-		most = mostLives * o.Shared.LoadWait
+	longest := o.LoadTimeout
+	if longest == 0 {
+		longest = mostLives * o.Shared.LoadWait
 	}
 	return &shared[K, V]{
 		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, o.Shared.MaxValueBytes+mostLabel, &c.stats.shared),
 		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
 		options: *o.Shared, keeper: c.keeper, regions: o.Regions, notFoundRegions: o.NotFoundRegions,
-		exact: o.Expiry != nil, notFounds: o.NotFoundTTL, claimed: most, kind: fingerprintOf(o.Shared.Codec),
+		exact: o.Expiry != nil, notFounds: o.NotFoundTTL, claimed: longest, kind: fingerprintOf(o.Shared.Codec),
 		stats: &c.stats.shared,
 	}
 }
 
-// lookup is a flight's business with the shared level.
+// sharedLookup is the state of one flight's lookup at the shared level.
 type sharedLookup[K comparable, V any] struct {
 	flight *flight[K, V]
 	wire   string
 
-	seenID           string // the id of the value that was seen, and was no good
-	toRead           bool   // it is to be looked at
-	claimedElsewhere bool   // somebody else's load is under way
-	bypass           bool   // somebody else's load has left nothing: no claim is made
+	seenID           string // the id of the value that was found and could not be used
+	toRead           bool   // the value is to be read next
+	claimedElsewhere bool   // another load of the key is under way, whose value is waited for
+	bypass           bool   // another load has left nothing: this one makes no claim
 	found            bool   // the flight has its value
 
-	// Of the claim, if there is a token: how the value will be labelled.
+	// The claim; no token: there is none. The label of the value will have epoch and count.
 	token string
 	epoch string
 	count uint64
 }
 
-// lookup returns what a flight that has begun has to do with the shared level; nil:
-// nothing.
+// lookup returns the shared lookup of a flight that has begun. Nil: the flight may not use
+// the shared level.
 func (s *shared[K, V]) lookup(f *flight[K, V]) *sharedLookup[K, V] {
 	if lookups := s.lookups([]*flight[K, V]{f}); len(lookups) > 0 {
 		return lookups[0]
@@ -110,43 +111,43 @@ func (s *shared[K, V]) lookup(f *flight[K, V]) *sharedLookup[K, V] {
 	return nil
 }
 
-// fetch answers an lookup's flight from the shared level, or returns with the claim of
-// its load, if it could get one.
-func (s *shared[K, V]) resolve(ctx context.Context, e *sharedLookup[K, V]) {
-	lookups := []*sharedLookup[K, V]{e}
+// resolve looks for the value of a flight, and waits while another instance loads it. It
+// returns with the value, with the claim of the flight's own load, or with neither.
+func (s *shared[K, V]) resolve(ctx context.Context, sl *sharedLookup[K, V]) {
+	lookups := []*sharedLookup[K, V]{sl}
 	began := time.Now()
-	for busy := s.readAndClaim(ctx, lookups); busy; {
-		busy = s.retry(ctx, lookups, began)
+	for waiting := s.readAndClaim(ctx, lookups); waiting; {
+		waiting = s.retry(ctx, lookups, began)
 	}
 }
 
-// look looks for a value, and claims nothing. It reports whether that is to be gone on
-// with: Redis has answered, or ctx has ended, which is a caller's and none of its
-// business.
-func (s *shared[K, V]) lookOnce(ctx context.Context, e *sharedLookup[K, V]) (goOn bool) {
-	if !e.toRead {
+// lookOnce looks for a value, and claims nothing. It reports whether to continue with this
+// lookup. That is so if Redis has answered. It is also so if ctx has ended: ctx is that of
+// a caller, and says nothing about Redis.
+func (s *shared[K, V]) lookOnce(ctx context.Context, sl *sharedLookup[K, V]) (proceed bool) {
+	if !sl.toRead {
 		return true
 	}
 	history := s.redis.history(1)
 	if history == "" {
 		return false
 	}
-	if s.read(ctx, history, []*sharedLookup[K, V]{e}) {
+	if s.read(ctx, history, []*sharedLookup[K, V]{sl}) {
 		return true
 	}
-	e.toRead = true
+	sl.toRead = true
 	return ctx.Err() != nil
 }
 
-// lookups returns those of flights that have begun and may use the shared level. The
-// others load.
+// lookups returns the shared lookups of those flights that may use the shared level. The
+// other flights load from the source. All of them have begun.
 //
-//  1. this instance invalidates a key   2. a Get begins, and reads the old value in
-//     Redis   3. Redis accepts the message, and deletes the value. The message comes
-//     back as work that was done.
+//  1. this instance invalidates a key   2. a Get begins, and reads the old value in Redis
+//  3. Redis accepts the message, and deletes the value. This instance does not apply its
+//     own message again, so the old value would stay in its memory.
 //
-// So from before the local part until Redis has accepted the message no flight may. One
-// that began before the local part is overtaken by that.
+// So loads skip Redis from before the local part of an invalidation until Redis has
+// accepted its message. A load that began earlier is overtaken by the local part.
 func (s *shared[K, V]) lookups(flights []*flight[K, V]) []*sharedLookup[K, V] {
 	lookups := make([]*sharedLookup[K, V], 0, len(flights))
 	for _, f := range flights {
@@ -163,83 +164,83 @@ func (s *shared[K, V]) lookups(flights []*flight[K, V]) []*sharedLookup[K, V] {
 	return lookups
 }
 
-// wire returns a key's form in Redis. MarshalText may panic, and nobody is there to be
-// told.
+// wire returns a key's form in Redis. It turns a panic of MarshalText into an error, since
+// no caller is there to see it.
 func (s *shared[K, V]) wire(key K) (wire string, err error) {
 	defer recovered("MarshalText", &err)
 	return s.keys.wire(key)
 }
 
-// seek looks for values, and claims the loads of those that it does not find. It
-// reports whether there are any to wait for.
-func (s *shared[K, V]) readAndClaim(ctx context.Context, lookups []*sharedLookup[K, V]) (busy bool) {
+// readAndClaim looks for values, and claims the loads of those that it does not find. It
+// reports whether another instance loads some of them.
+func (s *shared[K, V]) readAndClaim(ctx context.Context, lookups []*sharedLookup[K, V]) (waiting bool) {
 	history := s.redis.history(len(lookups))
 	if history == "" {
 		return false
 	}
-	for part := range slices.Chunk(lookups, s.together()) {
-		// A value may come between the two steps, to be looked at once more. It does not go
-		// on for ever: the last is taken as it is.
+	for part := range slices.Chunk(lookups, s.keysPerRead()) {
+		// A value may be stored between the two steps. Then it is read once more. The
+		// number of rounds is bounded, and the last answer counts.
 		for range 3 {
 			if !s.read(ctx, history, part) || !s.claim(ctx, history, part) {
-				for _, e := range lookups { // nobody waits for a value through a Redis that fails
-					e.claimedElsewhere = false
+				for _, sl := range lookups { // while Redis fails, no load waits for a value there
+					sl.claimedElsewhere = false
 				}
 				return false
 			}
-			if !slices.ContainsFunc(part, func(e *sharedLookup[K, V]) bool { return e.toRead }) {
+			if !slices.ContainsFunc(part, func(sl *sharedLookup[K, V]) bool { return sl.toRead }) {
 				break
 			}
 		}
 	}
-	return slices.ContainsFunc(lookups, func(e *sharedLookup[K, V]) bool { return e.claimedElsewhere })
+	return slices.ContainsFunc(lookups, func(sl *sharedLookup[K, V]) bool { return sl.claimedElsewhere })
 }
 
-// together returns how many values are read in one exchange.
-func (s *shared[K, V]) together() int {
+// keysPerRead returns how many values are read in one exchange.
+func (s *shared[K, V]) keysPerRead() int {
 	return max(1, min(mostTogether, mostBytesRead/max(1, s.options.MaxValueBytes)))
 }
 
-// again waits a little and looks once more for the values that others load. It reports
-// whether there are any to wait for still: not when ctx has ended, nor when the longest
-// claim that was there at a time would have ended. So nobody waits for several loads that
-// hang, one after the other.
-func (s *shared[K, V]) retry(ctx context.Context, lookups []*sharedLookup[K, V], began time.Time) (busy bool) {
+// retry pauses, and looks again for the values that other instances load. It reports
+// whether there still are some to wait for. There are none once ctx has ended. Nor are
+// there once the longest claim that existed when the wait began would have ended: so no
+// load waits for several hung loads, one after the other.
+func (s *shared[K, V]) retry(ctx context.Context, lookups []*sharedLookup[K, V], began time.Time) (waiting bool) {
 	var sought []*sharedLookup[K, V]
-	for _, e := range lookups {
-		if e.claimedElsewhere {
-			e.claimedElsewhere = false
-			sought = append(sought, e)
+	for _, sl := range lookups {
+		if sl.claimedElsewhere {
+			sl.claimedElsewhere = false
+			sought = append(sought, sl)
 		}
 	}
 	if waited := time.Since(began); waited >= s.claimed+s.options.LoadWait || !s.pause(ctx, waited) {
 		return false
 	}
-	busy = s.readAndClaim(ctx, sought)
-	for _, e := range sought {
-		if e.found {
+	waiting = s.readAndClaim(ctx, sought)
+	for _, sl := range sought {
+		if sl.found {
 			s.stats.waited.Add(1)
 		}
 	}
-	return busy
+	return waiting
 }
 
-// pause waits for an eighth of what was waited for so far, within bounds, and reports
-// whether ctx is alive.
+// pause waits for an eighth of the time that was waited so far, within bounds. It reports
+// whether ctx is still alive.
 func (s *shared[K, V]) pause(ctx context.Context, waited time.Duration) bool {
 	d := min(max(waited/8, leastPause), mostPause)
 	return backoff.Wait(ctx, backoff.Less(s.backplane.random, d+d/4, 5), nil)
 }
 
-// read looks at the values of those lookups that are to be read, and answers the
-// flights of those that are valid. It reports whether Redis answered.
+// read reads the values of those lookups that have toRead set, and gives valid values to
+// their flights. It reports whether Redis answered.
 func (s *shared[K, V]) read(ctx context.Context, history string, lookups []*sharedLookup[K, V]) bool {
 	var sought []*sharedLookup[K, V]
 	var wires []string
-	for _, e := range lookups {
-		if e.toRead {
-			e.toRead = false
-			sought, wires = append(sought, e), append(wires, e.wire)
+	for _, sl := range lookups {
+		if sl.toRead {
+			sl.toRead = false
+			sought, wires = append(sought, sl), append(wires, sl.wire)
 		}
 	}
 	if len(sought) == 0 {
@@ -249,10 +250,10 @@ func (s *shared[K, V]) read(ctx context.Context, history string, lookups []*shar
 	if err != nil {
 		return false
 	}
-	var doubtful []candidate[K, V] // since something was cleared meanwhile
+	var doubtful []candidate[K, V] // something was cleared since they were claimed
 	until := time.Now().Add(s.options.Timeout)
-	for i, e := range sought {
-		c := candidate[K, V]{lookup: e}
+	for i, sl := range sought {
+		c := candidate[K, V]{lookup: sl}
 		switch c.judge(ctx, s, &reading.Values[i], &reading, until) {
 		case usable:
 			s.answer(&c)
@@ -263,8 +264,8 @@ func (s *shared[K, V]) read(ctx context.Context, history string, lookups []*shar
 	if len(doubtful) > 0 && !s.resolveDoubts(ctx, history, reading.Epoch, doubtful) {
 		return false
 	}
-	for _, e := range sought {
-		if e.found {
+	for _, sl := range sought {
+		if sl.found {
 			s.stats.hits.Add(1)
 		} else {
 			s.stats.misses.Add(1)
@@ -273,20 +274,20 @@ func (s *shared[K, V]) read(ctx context.Context, history string, lookups []*shar
 	return true
 }
 
-// claim claims the loads of lookups that have found nothing. It reports whether Redis
-// answered.
+// claim claims the loads of those lookups that have found no value. It reports whether
+// Redis answered.
 func (s *shared[K, V]) claim(ctx context.Context, history string, lookups []*sharedLookup[K, V]) bool {
 	var sought []*sharedLookup[K, V]
 	var claims []transport.Claim
 	own := s.backplane.claims
-	for _, e := range lookups {
-		if e.found || e.token != "" || e.claimedElsewhere || e.bypass {
+	for _, sl := range lookups {
+		if sl.found || sl.token != "" || sl.claimedElsewhere || sl.bypass {
 			continue
 		}
-		sought = append(sought, e)
+		sought = append(sought, sl)
 		claims = append(claims, transport.Claim{
-			Key: e.wire, Token: tokenNonce(), Seen: e.seenID, Any: e.flight.skipShared, Life: s.options.LoadWait,
-			Own: own.token(claimed{s.stats, e.wire}),
+			Key: sl.wire, Token: tokenNonce(), Seen: sl.seenID, Any: sl.flight.skipShared, Life: s.options.LoadWait,
+			Own: own.token(claimed{s.stats, sl.wire}),
 		})
 	}
 	if len(sought) == 0 {
@@ -297,67 +298,68 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, lookups []*sha
 	if err != nil {
 		return false
 	}
-	for i, e := range sought {
+	for i, sl := range sought {
 		switch answer.States[i] {
 		case transport.ClaimTaken:
-			e.token, e.epoch, e.count = answer.Token(claims[i]), answer.Epoch, answer.Count
+			sl.token, sl.epoch, sl.count = answer.Token(claims[i]), answer.Epoch, answer.Count
 			own.hold(&heldClaim{
-				claimed: claimed{s.stats, e.wire}, cache: s.cache, token: e.token, epoch: answer.Epoch, count: answer.Count,
+				claimed: claimed{s.stats, sl.wire}, cache: s.cache, token: sl.token, epoch: answer.Epoch, count: answer.Count,
 				load: ctx, began: began, life: s.options.LoadWait, most: s.claimed, timeout: s.options.Timeout,
 			})
 		case transport.ClaimOwn:
-			// 1. a load here hangs, and its claim is kept   2. another one of its key begins
-			// here, since its callers may not join that. It must not wait for it either.
+			// 1. a load here hangs, and its claim is kept   2. another load of its key
+			// begins here, since callers may not join the first. It must not wait for the
+			// first.
 			if h := own.share(claims[i].Own); h != nil {
-				e.token, e.epoch, e.count = h.token, h.epoch, h.count
+				sl.token, sl.epoch, sl.count = h.token, h.epoch, h.count
 				continue
 			}
-			e.claimedElsewhere = !e.flight.skipShared // it has just ended, and is about to end in Redis
+			sl.claimedElsewhere = !sl.flight.skipShared // the own claim has ended, and is about to end in Redis
 		case transport.ClaimBusy:
-			e.claimedElsewhere = !e.flight.skipShared // which takes nobody else's
+			sl.claimedElsewhere = !sl.flight.skipShared // such a flight takes no other load's value
 		case transport.ClaimChanged:
-			e.toRead = true
+			sl.toRead = true
 		case transport.ClaimBypass:
-			e.bypass = true
+			sl.bypass = true
 		}
 	}
 	return true
 }
 
-// tokenNonce returns what a token is made of.
+// tokenNonce returns the random bytes of which Redis makes a token.
 func tokenNonce() string {
 	nonce := drawNonce()
 	return string(nonce[:])
 }
 
-// longestLife is how long a value of this cache can stand in Redis after its claim.
+// longestLife is how long a value of this cache can stay in Redis after its claim.
 func (s *shared[K, V]) longestLife() time.Duration { return s.options.TTL + s.options.LoadWait }
 
-// settle ends the claims of lookups whose flights have landed: it stores what was
-// loaded, if it is to be kept at all.
+// endClaims ends the claims of lookups whose flights are done. It stores their values,
+// unless they are not to be kept.
 func (s *shared[K, V]) endClaims(lookups []*sharedLookup[K, V]) {
 	var puts []transport.Put
 	check := nothing
-	defer func() { check() }() // last: nobody waits for it
-	defer func() {             // a codec can end the goroutine: the rest is let go
-		for _, e := range lookups {
-			if e.token != "" {
-				puts = append(puts, transport.Put{Key: e.wire, Token: e.token})
-				e.token = ""
+	defer func() { check() }() // last: no caller waits for it
+	defer func() {             // also if a codec ends the goroutine: the other claims are released
+		for _, sl := range lookups {
+			if sl.token != "" {
+				puts = append(puts, transport.Put{Key: sl.wire, Token: sl.token})
+				sl.token = ""
 			}
 		}
 		s.storeInParts(puts)
 	}()
 	size := 0
-	for _, e := range lookups {
-		if e.token == "" {
+	for _, sl := range lookups {
+		if sl.token == "" {
 			continue
 		}
-		p := s.put(e)
-		if o := &e.flight.outcome; p.Bytes != nil && o.err == nil && len(p.Bytes) <= mostChecked && !s.checked.Swap(true) {
+		p := s.put(sl)
+		if o := &sl.flight.outcome; p.Bytes != nil && o.err == nil && len(p.Bytes) <= mostChecked && !s.checked.Swap(true) {
 			check = func() { s.checkStored(o.value, p.Bytes) }
 		}
-		e.token = ""
+		sl.token = ""
 		if size += len(p.Bytes); len(puts) == mostTogether || len(puts) > 0 && size > mostBytesTogether {
 			s.store(puts)
 			puts, size = nil, len(p.Bytes)
@@ -378,7 +380,7 @@ func (s *shared[K, V]) store(puts []transport.Put) {
 	}
 	stored, err := s.redis.put(puts)
 	if err != nil {
-		return // the tokens end by themselves
+		return // the tokens expire
 	}
 	for i, p := range puts {
 		switch {
@@ -391,12 +393,12 @@ func (s *shared[K, V]) store(puts []transport.Put) {
 	}
 }
 
-// put returns what ends the claim of a flight that has landed.
-func (s *shared[K, V]) put(e *sharedLookup[K, V]) transport.Put {
-	p := transport.Put{Key: e.wire, Token: e.token}
-	f := e.flight
+// put returns the request that ends the claim of a flight that is done.
+func (s *shared[K, V]) put(sl *sharedLookup[K, V]) transport.Put {
+	p := transport.Put{Key: sl.wire, Token: sl.token}
+	f := sl.flight
 	o := &f.outcome
-	p.Bypass = f.ran && f.state.Load()&flightUnheard == 0
+	p.Bypass = f.ran && f.state.Load()&flightAbandoned == 0
 	if p.Forget = o.known; !o.known || o.life <= 0 {
 		return p
 	}
@@ -404,11 +406,11 @@ func (s *shared[K, V]) put(e *sharedLookup[K, V]) transport.Put {
 	if o.err != nil || s.exact {
 		life = min(life, o.life)
 	}
-	life -= time.Duration(s.local.lease.now() - f.start.at) // it counts from the load's start
+	life -= time.Duration(s.local.lease.now() - f.start.at) // an item's life counts from its load's start
 	if life <= 0 {
 		return p
 	}
-	l := label{id: e.token, notFound: o.err != nil, epoch: e.epoch, count: e.count, kind: s.kind, loaded: time.Now(), life: life}
+	l := label{id: sl.token, notFound: o.err != nil, epoch: sl.epoch, count: sl.count, kind: s.kind, loaded: time.Now(), life: life}
 	bytes, err := encodeValue(&s.options, l, o.value)
 	switch {
 	case err != nil:
@@ -425,8 +427,8 @@ func (s *shared[K, V]) put(e *sharedLookup[K, V]) transport.Put {
 	return p
 }
 
-// close ends the claims of loads that are under way.
+// close releases the claims of loads that are under way.
 func (s *shared[K, V]) close() {
 	s.backplane.claims.release(context.Background(), s.stats)
-	s.backplane.sharedOutage.works(s.redis) // it does not fail any more, and nothing is said of that
+	s.backplane.sharedOutage.works(s.redis) // a closed cache no longer fails; no line says so
 }

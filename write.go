@@ -7,23 +7,22 @@ import (
 	"strings"
 )
 
-// Set keeps value under key here and evicts every other instance's copy. Call it
-// after writing value to the source, and only if no one else writes the same
-// item: of two writers that race, the one whose write the source took first can
-// be the one that Set last, and its value stays until the TTL. Update has no such
-// race, and Remove is right whenever in doubt. Set is not for filling a cache:
-// every call evicts the item from all other instances.
+// Set keeps value under key here, and evicts every other instance's copy. Call it after
+// value was written to the source, and only if nothing else writes the same item. Two
+// writers may race: the one whose write the source took first may call Set last. Then its
+// value stays until the TTL. Update has no such race, and Remove is always right. Set is
+// not for filling a cache: every call evicts the item from all other instances.
 //
-// Set takes effect in one moment, after it has called Expiry, Weigh and Regions.
-// A clear of the cache or of one of the item's regions counts against the item from
-// the call on, another write to the item from that moment on. The errors are those
-// of Remove.
+// Set calls Expiry, Weigh and Regions, and then takes effect in one moment. A clear of the
+// cache, or of one of the item's regions, makes the item invalid if it comes after the call
+// began. Another write to the item does so if it comes after that moment. The errors are
+// those of Remove.
 func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	if c.isClosed() {
 		return c.refusal()
 	}
-	// All callbacks come before the write is counted as one that Close waits for: it may
-	// be called from them.
+	// All callbacks come before the write counts as one that Close waits for: Close may be
+	// called from a callback.
 	var inv invalidation
 	var keyErr error
 	alone := c.alone()
@@ -65,23 +64,24 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	return c.publish(ctx, inv, func() { c.local.put(hash, key, start, &o) })
 }
 
-// alone reports whether nobody is to hear of a write, and its key cannot be at
-// fault: then the key need not be put into the form that it has in messages.
+// alone reports whether no other instance is to be told of a write, and every key can be
+// encoded. Then the key need not be encoded.
 func (c *Cache[K, V]) alone() bool {
 	return c.backplane.publisher == nil && c.keys.exact
 }
 
-// Update runs write, which is to change the item at the source and return its
-// new value, keeps that value here, and evicts every other instance's copy. It
-// takes care of the order: the value is kept only if nothing invalidated the
-// item while write ran, another Update of it included; neither of two that
-// overlap is kept, since nobody knows which of them the source took last.
+// Update runs write, keeps the value that it returns here, and evicts every other
+// instance's copy. write has to change the item at the source and return its new value.
+//
+// The value is kept only if nothing invalidated the item while write ran. Another Update of
+// the item invalidates it too: of two that overlap, neither value is kept, since it is not
+// known which of them the source took last.
 //
 // write runs in the caller's goroutine, with ctx. It must not call Backplane.Close, which
-// waits for it. If it fails or panics, the item
-// is evicted everywhere, since what reached the source is unknown; Update returns
-// write's own error as it is. If write succeeded, the value is valid whatever the
-// error; the errors are those of Remove. After Close write is not called.
+// waits for it. If write fails or panics, the item is evicted everywhere, since it is not
+// known what reached the source. Update then returns write's own error as it is. If write
+// succeeded, the value is valid even if there is an error. The errors are those of Remove.
+// After Close, write is not called.
 func (c *Cache[K, V]) Update(
 	ctx context.Context, key K, write func(context.Context) (V, error),
 ) (value V, err error) {
@@ -97,7 +97,7 @@ func (c *Cache[K, V]) Update(
 	}
 	defer c.backplane.leave()
 	key = c.local.own(key)
-	var w *pendingWrite // nil: the key cannot be fenced, so everything is cleared at the end
+	var w *pendingWrite // nil: the key cannot be fenced, so the cache is cleared at the end
 	if keyErr == nil {
 		w = c.local.beginWrite(key)
 	}
@@ -111,7 +111,7 @@ func (c *Cache[K, V]) Update(
 		}
 	}
 	defer func() {
-		if !returned { // by a panic: whoever recovers it expects no wait
+		if !returned { // by a panic: a caller that recovers from it expects no wait
 			c.enqueue(inv, localPart)
 			return
 		}
@@ -121,7 +121,7 @@ func (c *Cache[K, V]) Update(
 	}()
 	value, err = write(ctx)
 	if err == nil && w != nil {
-		var decided outcome[V] // to be o only if nothing panics
+		var decided outcome[V] // becomes o only if nothing panics
 		c.keeper.of(key, value, nil, &decided)
 		o = decided
 	}
@@ -129,8 +129,8 @@ func (c *Cache[K, V]) Update(
 	return value, err
 }
 
-// publish does the local part of a write, tells the other instances, and waits for
-// Redis to accept it.
+// publish does the local part of a write, tells the other instances, and waits until Redis
+// has accepted the message.
 func (c *Cache[K, V]) publish(ctx context.Context, inv invalidation, local func()) error {
 	return c.backplane.publish(ctx, inv, func() {
 		local()
@@ -138,7 +138,7 @@ func (c *Cache[K, V]) publish(ctx context.Context, inv invalidation, local func(
 	})
 }
 
-// enqueue is publish, and waits for nothing.
+// enqueue is publish without the wait.
 func (c *Cache[K, V]) enqueue(inv invalidation, local func()) {
 	c.backplane.enqueue(inv, func() {
 		local()
@@ -146,19 +146,18 @@ func (c *Cache[K, V]) enqueue(inv invalidation, local func()) {
 	})
 }
 
-// tellSuccessor does the local part of a write for the cache that has this one's
-// name now.
+// tellSuccessor does the local part of a write on the cache that has this one's name now.
 //
-//  1. an Update begins   2. its cache is closed, and made anew   3. a Get on the new
-//     one loads version 1   4. the Update writes version 2. Its own message comes
-//     back as work that was done.
+//  1. an Update begins   2. its cache is closed, and another one of its name is made
+//  3. a Get on the new cache loads version 1   4. the Update writes version 2. This
+//     instance does not apply its own message again, so version 1 would stay.
 func (c *Cache[K, V]) tellSuccessor(inv invalidation) {
 	if c.local.closed.Load() {
 		c.backplane.applyHere(inv)
 	}
 }
 
-// What an announcer asks of a cache, see memory.
+// The methods of a cache that its announcer calls, see memory.
 
 func (c *Cache[K, V]) closedHere() bool { return c.local.closed.Load() }
 
@@ -174,21 +173,21 @@ func (c *Cache[K, V]) applyLocal(inv invalidation, keys []K) {
 	c.tellSuccessor(inv)
 }
 
-// announcer tells the instances of invalidations, this one included. Cache and
-// Invalidator share it.
+// announcer tells all instances of invalidations, this one included. Cache and Invalidator
+// share it.
 type announcer[K comparable] struct {
 	backplane *Backplane
-	name      string // of the cache
+	name      string // the cache's
 	keys      keyCodec[K]
 	memory    memory[K]
 }
 
-// memory is what this instance has to do for its own invalidations.
+// memory is what an announcer's own invalidations do to the memory of this instance.
 type memory[K comparable] interface {
-	closedHere() bool // it is: a write is refused
+	closedHere() bool // reports whether the cache is closed: then writes are refused
 
-	// applyLocal evicts what an invalidation is about. The keys are those of inv, if it
-	// has any, before they were encoded.
+	// applyLocal evicts what inv is about. keys are the keys of inv before they were
+	// encoded, if it has any.
 	applyLocal(inv invalidation, keys []K)
 }
 
@@ -206,20 +205,23 @@ func newAnnouncer[K comparable](bp *Backplane, name string) (a announcer[K], err
 	return announcer[K]{backplane: bp, name: strings.Clone(name), keys: keys}, nil
 }
 
-// Remove evicts items here and in every other instance. Call it after the source
-// was changed. The local part is done when it returns, whatever it returns, and
-// even if ctx has ended: ctx bounds only the wait for Redis. That wait also ends
-// when the attempt to send the message fails, and there is none while attempts
-// fail; Backplane.Flush waits longer. An attempt waits for an answer for the
-// command timeout at most (asyncTimeout, else syncTimeout, in the connection
-// string, Redis.ReadTimeout, or 5 seconds), after connecting anew if it has to; a
-// write may also have to wait for the attempt before its own.
+// Remove evicts items here and in every other instance. Call it after the source was
+// changed.
 //
-// It returns nil when Redis has accepted the message, an error that wraps
-// ErrUnconfirmed when it has not yet (nothing is to be repeated: it is queued),
-// ErrInvalidKey if a key does not survive encoding (the cache is cleared everywhere
-// instead), or ErrClosed. No keys: nothing happens. More than 65 536 keys are told
-// to other instances as a clear of the cache.
+// The local part is done when Remove returns, whatever it returns, and even if ctx has
+// ended. ctx bounds only the wait for Redis. That wait also ends when the attempt to send
+// the message fails. While attempts fail there is no wait. Backplane.Flush waits longer.
+//
+// An attempt waits for an answer at most for the command timeout: asyncTimeout in the
+// connection string, else syncTimeout, else Redis.ReadTimeout, else 5 seconds. It may have
+// to connect first. A write may also have to wait for the attempt before its own.
+//
+// Remove returns nil when Redis has accepted the message. It returns an error that wraps
+// ErrUnconfirmed when Redis has not accepted it yet: the message is queued, and nothing
+// needs to be repeated. The error wraps ErrInvalidKey if a key does not survive encoding:
+// the cache is cleared everywhere instead. After Close it wraps ErrClosed. Without keys,
+// nothing happens. Other instances are told to clear the cache if there are more than 65
+// 536 keys.
 func (a *announcer[K]) Remove(ctx context.Context, keys ...K) error {
 	if a.isClosed() {
 		return a.refusal()
@@ -231,10 +233,10 @@ func (a *announcer[K]) Remove(ctx context.Context, keys ...K) error {
 	return joinErrors(keyErr, a.invalidate(ctx, &inv, keys))
 }
 
-// ClearRegion evicts every item of the regions, here and in every other
-// instance, in a time that does not depend on how many there are. An item's
-// regions are those that Regions returned for the copy that is held. The errors
-// are those of Remove. No regions: nothing happens.
+// ClearRegion evicts every item of the regions, here and in every other instance. The time
+// that it takes does not depend on how many items there are. An item's regions are those
+// that Regions returned for the copy in memory. The errors are those of Remove. Without
+// regions, nothing happens.
 func (a *announcer[K]) ClearRegion(ctx context.Context, regions ...string) error {
 	if len(regions) == 0 {
 		return a.invalidate(ctx, nil, nil)
@@ -242,15 +244,14 @@ func (a *announcer[K]) ClearRegion(ctx context.Context, regions ...string) error
 	return a.invalidate(ctx, &invalidation{cache: a.name, regions: regions}, nil)
 }
 
-// Clear evicts every item of this cache, here and in every other instance, in a
-// time that does not depend on how many there are. The errors are those of
-// Remove.
+// Clear evicts every item of this cache, here and in every other instance. The time that it
+// takes does not depend on how many items there are. The errors are those of Remove.
 func (a *announcer[K]) Clear(ctx context.Context) error {
 	return a.invalidate(ctx, &invalidation{cache: a.name, clear: true}, nil)
 }
 
-// invalidate evicts what inv is about, here and in every other instance. Nil is about
-// nothing.
+// invalidate evicts what inv is about, here and in every other instance. If inv is nil, it
+// evicts nothing.
 func (a *announcer[K]) invalidate(ctx context.Context, inv *invalidation, keys []K) error {
 	if err := a.enter(); err != nil {
 		return err
@@ -262,10 +263,10 @@ func (a *announcer[K]) invalidate(ctx context.Context, inv *invalidation, keys [
 	return a.backplane.publish(ctx, *inv, func() { a.memory.applyLocal(*inv, keys) })
 }
 
-// enter refuses a write on a closed cache or backplane. Each success is paired with one
-// backplane.leave, before which the backplane closes only if its time is up. So no
-// callback is called in between, except those of Update, which has written the source
-// by then.
+// enter counts a write, or refuses it if the cache or the backplane is closed. Each success
+// is paired with one backplane.leave. Until then the backplane does not close, unless its
+// time is up. So no callback is called in between, except those of Update: it has written
+// the source by then.
 func (a *announcer[K]) enter() error {
 	if a.memory.closedHere() || !a.backplane.enter() {
 		return a.refusal()
@@ -279,8 +280,8 @@ func (a *announcer[K]) isClosed() bool { return a.memory.closedHere() || a.backp
 // refusal is the error of a write after Close.
 func (a *announcer[K]) refusal() error { return fmt.Errorf("%w: cache %q", ErrClosed, a.name) }
 
-// removal returns the invalidation of keys: a clear of the cache, and an error
-// that says so, if one of them cannot be named to others.
+// removal returns the invalidation of keys. If one of them cannot be encoded, that is a
+// clear of the cache, and removal returns an error that says so.
 func (a *announcer[K]) removal(keys ...K) (invalidation, error) {
 	wires := make([]string, len(keys))
 	for i, key := range keys {
@@ -293,7 +294,8 @@ func (a *announcer[K]) removal(keys ...K) (invalidation, error) {
 	return invalidation{cache: a.name, keys: wires}, nil
 }
 
-// removalOf is removal of one key, and returns the key to go on with, see keyCodec.name.
+// removalOf is removal for one key. It also returns the key to continue with, see
+// keyCodec.name.
 func (a *announcer[K]) removalOf(key K) (invalidation, K, error) {
 	wire, again, err := a.keys.name(key)
 	if err != nil {
@@ -303,13 +305,13 @@ func (a *announcer[K]) removalOf(key K) (invalidation, K, error) {
 	return invalidation{cache: a.name, keys: []string{wire}}, again, nil
 }
 
-// unnamed is the removal of a key that cannot be named to others, for that reason.
+// unnamed is the removal of a key that cannot be encoded, because of cause.
 func (a *announcer[K]) unnamed(key K, cause error) (invalidation, error) {
 	return invalidation{cache: a.name, clear: true}, fmt.Errorf(
 		"%w: cache %q, key %v: %w; the whole cache was cleared", ErrInvalidKey, a.name, key, cause)
 }
 
-// joinErrors returns one error that wraps those of its two that are not nil.
+// joinErrors returns an error that wraps those of its arguments that are not nil.
 func joinErrors(keyErr, published error) error {
 	if keyErr != nil && published != nil {
 		return fmt.Errorf("%w: %w", keyErr, published)

@@ -497,8 +497,8 @@ var mutations = []mutation{
 		name:  "conditional waiters need the proof",
 		fence: "a Get that waits for a load from before a region's clear returns its result only if that is proven",
 		file:  "waiter.go",
-		old:   "	return !j.forRefresh && j.flight.state.Load()&flightProven != 0\n",
-		new:   "	return !j.forRefresh && j.flight.state.Load()&flightDone != 0\n",
+		old:   "	return !lk.forRefresh && lk.flight.state.Load()&flightProven != 0\n",
+		new:   "	return !lk.forRefresh && lk.flight.state.Load()&flightDone != 0\n",
 		tests: []string{"TestWaitersHaveNothingFromBeforeAClear", "TestProof"},
 	}, {
 		name:  "the proof",
@@ -532,8 +532,8 @@ var mutations = []mutation{
 		name:  "loads in the background end by themselves",
 		fence: "a load that no caller waits for is cancelled when its item ends",
 		file:  "background.go",
-		old:   "	l.outliveLocked(sh, f)\n}\n\n// outliveLocked",
-		new:   "}\n\n// outliveLocked",
+		old:   "	l.endBackgroundLocked(sh, f)\n}\n\n// endBackgroundLocked",
+		new:   "}\n\n// endBackgroundLocked",
 		tests: []string{"TestRefreshAheadThatHangsEndsByItself", "TestSixteenRefreshesThatHang"},
 	}, {
 		name:  "loads that outlast their callers",
@@ -602,7 +602,7 @@ var mutations = []mutation{
 		name:  "Refresh begins its own load",
 		fence: "Refresh does not return the result of a load that began before it",
 		file:  "flight.go",
-		old:   "		j.waitLocked()\n		f.extra.nextSkipsShared = true\n",
+		old:   "		lk.waitConditionallyLocked()\n		f.extra.nextSkipsShared = true\n",
 		new:   "		f.waiters++\n",
 		tests: []string{"TestRefresh"},
 	}, {
@@ -703,8 +703,8 @@ var mutations = []mutation{
 		name:  "clears during a load",
 		fence: "a value counts from when its load was claimed, not from when it was stored",
 		file:  "shared.go",
-		old:   "epoch: e.epoch, count: e.count,",
-		new: "epoch: e.epoch, count: func() uint64 {\n" +
+		old:   "epoch: sl.epoch, count: sl.count,",
+		new: "epoch: sl.epoch, count: func() uint64 {\n" +
 			"		r, _ := s.redis.values.Read(context.Background(), s.cache, nil, nil)\n		return r.Count\n	}(),",
 		tests: []string{"TestSharedSlowLoaderAgainstAClear"},
 	}, {
