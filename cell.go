@@ -6,10 +6,10 @@ import (
 	"unsafe"
 )
 
-// place says how a held value is read and replaced where it lies. Readers take no
-// lock, so only what the processor reads and writes in one go can be replaced under
-// their eyes: a value that is one pointer, or one number of eight bytes. Of other
-// types a new entry takes the old one's place, for readers to find in one go.
+// cellKind says how the value of an entry is read and replaced in place. Readers take no lock. So a
+// value can be replaced in place only if the processor reads and writes it in one step: if it is
+// one pointer, or one number of eight bytes. For values of other types, a new entry replaces the
+// old one, which readers see in one step.
 type cellKind int8
 
 const (
@@ -18,7 +18,7 @@ const (
 	numberWord
 )
 
-// placeOf returns the place of values of type V.
+// cellKindOf returns the kind for values of type V.
 func cellKindOf[V any]() cellKind {
 	switch t := reflect.TypeFor[V](); t.Kind() {
 	case reflect.Pointer, reflect.Map, reflect.Chan, reflect.Func, reflect.UnsafePointer:
@@ -31,7 +31,7 @@ func cellKindOf[V any]() cellKind {
 	return fixed
 }
 
-// load returns the value at v, which lies in a published entry.
+// loadValue returns the value at v, in a published entry.
 func loadValue[V any](p cellKind, v *V) V {
 	switch p {
 	case pointerWord:
@@ -44,7 +44,7 @@ func loadValue[V any](p cellKind, v *V) V {
 	return *v
 }
 
-// store replaces the value at v, in a published entry whose place is not fixed.
+// storeValue replaces the value at v, in a published entry whose kind is not fixed.
 func storeValue[V any](p cellKind, v *V, value V) {
 	if p == pointerWord {
 		atomic.StorePointer((*unsafe.Pointer)(unsafe.Pointer(v)), *(*unsafe.Pointer)(unsafe.Pointer(&value)))

@@ -1,22 +1,22 @@
 package nearcache
 
-// fate is what has become of an entry.
+// fate is what a read finds an entry to be.
 type fate int
 
 const (
 	absent fate = iota // there is no entry
 	alive
-	stale // expired, and may be served while its load fails
+	stale // expired, but may be served while its load fails
 	expired
 	cleared
-	unleased // nothing is known against it, but neither does the lease vouch for it
-	fates    // how many there are
+	unleased // neither dead nor expired, but no lease vouches for it
+	fates    // how many fates there are
 )
 
-// dead reports whether an entry of that fate will never be served again.
+// dead reports whether an entry of that fate can never be served again.
 func (f fate) dead() bool { return f == expired || f == cleared }
 
-// fate reports whether e may be served by a read that began at m.
+// fate returns the fate of e for a read that began at m.
 func (l *local[K, V]) fate(e *entry[K, V], m moment) fate {
 	it := &e.Item
 	switch {
@@ -35,33 +35,31 @@ func (l *local[K, V]) fate(e *entry[K, V], m moment) fate {
 	return alive
 }
 
-// lapseSpread is the part of MaxStaleness over which entries lapse one by one.
+// lapseSpread is the part of MaxStaleness over which entries lapse one after the other.
 const lapseSpread = 5
 
-// covered reports whether the serving rule lets e be served by a read that began
-// at m.
+// covered reports whether the serving rule lets a read that began at m serve e.
 func (l *local[K, V]) covered(e *entry[K, V], m moment) bool {
 	return l.lease.covers(m, e.Item.started.Load(), l.stalenessOf(l.hash(e.Item.key)))
 }
 
-// stalenessOf takes up to a fifth off MaxStaleness, as the key's hash has it: when
-// Redis is lost the source is not asked for everything in one moment, nor for
-// everything at once again. A lease is renewed long before that matters.
+// stalenessOf takes up to a fifth off MaxStaleness, depending on the key's hash. So when Redis is
+// lost, entries lapse one after the other, and the source is not asked for all of them at once, nor
+// each time that they lapse again. A lease is renewed long before this matters.
 func (l *local[K, V]) stalenessOf(hash uint64) int64 {
 	return l.staleness - int64(float64(l.staleness-l.freshLeaseAge)*float64(hash>>32)/(1<<32))
 }
 
-// servesOnError reports whether a read that began at m may have e, which is stale or
-// unleased, in place of an error. What was invalidated is neither.
+// servesOnError reports whether a read that began at m may return e instead of an error. e is stale
+// or unleased, and so has not been invalidated.
 func (l *local[K, V]) servesOnError(e *entry[K, V], m moment) bool {
 	return l.servesStale && e.Item.scope.err == nil && (l.staleWithoutLease || m.leaseAge < l.freshLeaseAge || l.covered(e, m))
 }
 
-// lastResort returns the entry of key if it may be served in place of an error, or
-// nil.
+// lastResort returns the entry of key if it may be served instead of an error, or else nil.
 //
-//  1. an item has expired, and a Get waits for its load   2. the item is invalidated
-//  3. the load fails. It is asked for again here, and has gone.
+//  1. an item has expired, and a Get waits for its load   2. the item is invalidated   3. the
+//     load fails. The entry is looked up again here, and is gone.
 func (l *local[K, V]) lastResort(key K) *entry[K, V] {
 	m := l.lease.read() // first
 	e := l.find(key)

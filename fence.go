@@ -5,16 +5,15 @@ import (
 	"time"
 )
 
-// The fence: nothing is kept that an invalidation overtook. Each load and each
-// write notes its start (the generation, the count of region clears) and
-// registers itself under its key. It may keep its result only if it is still
-// registered and its start still holds. Numbered interleavings stand beside the
-// lines that handle them.
+// The fence keeps out of memory what an invalidation has overtaken. Each load and each write notes
+// its start: the generation, and the count of region clears. It also registers itself under its
+// key. It may keep its result only if it is still registered, and nothing was cleared since its
+// start that its item belongs to. Numbered interleavings stand beside the lines that handle them.
 
-// start is what a load or write notes when it begins.
+// start is what a load or a write notes when it begins.
 type start struct {
 	at         int64       // lease.now
-	since      int64       // from when the age counts of what it brings; at, but see noteShared
+	since      int64       // when the result's age starts: equals at, except for values from Redis
 	generation *generation // local.current
 	clears     uint64      // clearLog.count
 }
@@ -22,8 +21,8 @@ type start struct {
 // pendingWrite is an Update under way.
 type pendingWrite struct{ start start }
 
-// begin notes the start of a load or write of a key of that shard. Each is paired
-// with one l.end.
+// beginWork counts a load or write of a key of that shard as under way, and returns its start. Each
+// call is paired with one endWork.
 func (l *local[K, V]) beginWork(sh *shard[K, V]) start {
 	if l.regional {
 		l.clears.begin(&sh.underWay) // first, see there
@@ -31,20 +30,20 @@ func (l *local[K, V]) beginWork(sh *shard[K, V]) start {
 	return l.startNow()
 }
 
-// note notes the start of what is counted as under way.
+// startNow returns a start for a load or write that is counted as under way.
 func (l *local[K, V]) startNow() start {
 	at := l.lease.now()
 	return start{at: at, since: at, generation: l.current.Load(), clears: l.clears.count.Load()}
 }
 
-// noteShared notes of a load's start s that the shared level may be asked, and
-// reports whether it may: under a lease. The age of what is read there counts from
-// when that lease's probe was sent.
+// startFromLease is called before a load asks the shared level. It reports whether the load may: only
+// under a lease. The age of what is read there starts when that lease's probe was sent, and
+// startFromLease sets s so.
 //
-//  1. a probe is sent that earns a lease   2. the master is cut off from the others,
-//     and takes no writes any more; another one accepts an invalidation   3. a load
-//     reads the old version from the former. It may be served for as long as under the
-//     lease, and not until MaxStaleness after 3.
+//  1. a probe is sent that earns a lease   2. the master is cut off from the other servers,
+//     and takes no more writes. Another master accepts an invalidation   3. a load reads the old
+//     version from the first. It may be served as long as that lease allows. Counted from 3, it
+//     might be served longer.
 func (l *local[K, V]) startFromLease(s *start) bool {
 	m := l.lease.read()
 	if m.leaseAge >= l.freshLeaseAge {
@@ -60,14 +59,13 @@ func (l *local[K, V]) endWork(sh *shard[K, V]) {
 	}
 }
 
-// holds reports whether nothing was cleared since s: not the cache, no region.
+// nothingClearedSince reports whether nothing was cleared since s: neither the cache nor a region.
 func (l *local[K, V]) nothingClearedSince(s start) bool {
 	return s.generation == l.current.Load() && (!l.regional || s.clears == l.clears.count.Load())
 }
 
-// beginWrite fences key for an Update: it is evicted, loads and writes
-// under way will not keep it, and what it returns tells at the end whether
-// anything has invalidated it since.
+// beginWrite fences key for an Update. It evicts the key, and has loads and writes under way keep
+// nothing. The result tells endWrite whether anything has invalidated the key since.
 func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 	hash := l.hash(key)
 	sh := l.shard(hash)
@@ -80,13 +78,12 @@ func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 	return w
 }
 
-// endWrite ends w. The key is invalidated once more, and then kept as outcome
-// says unless anything else invalidated it since w began.
+// endWrite ends w. The key is invalidated once more. Then o is kept, unless anything else has
+// invalidated the key since w began.
 //
-//  1. Update A of key begins   2. Update B of key begins, A is no longer registered
-//  3. A ends, B is no longer registered   4. B ends: neither result is kept,
-//
-// since nobody knows in which order the source took them.
+//  1. Update A of key begins   2. Update B of key begins, and A is no longer registered
+//  3. A ends, and B is no longer registered   4. B ends. Neither result is kept, since it is
+//     not known in which order the source took them.
 func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	hash := l.hash(key)
 	sh := l.shard(hash)
@@ -100,9 +97,8 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	}
 }
 
-// put keeps o under key, for a write that began at s, unless the cache or one of
-// its regions was cleared since. What was held is replaced, and loads and writes
-// under way will not be kept.
+// put keeps o under key, for a write that began at s, unless the cache or one of the item's regions
+// was cleared since. It replaces the entry in memory. Loads and writes under way keep nothing.
 func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	fresh := l.prepare(o, hash, key, &s)
 	sh := l.shard(hash)
@@ -116,8 +112,8 @@ func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	}
 }
 
-// prepare makes the entry that o will need, as far as can be told, before the
-// shard's lock is taken: what allocates may have to help the garbage collector.
+// prepare makes the entry that o is likely to need, before the shard's lock is taken: an allocation
+// may have to help the garbage collector.
 func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entry[K, V] {
 	if o.ttl <= 0 || l.cell != fixed && l.table(hash).find(hash, key) != nil {
 		return nil
@@ -125,31 +121,30 @@ func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entr
 	return newEntry(key, o.value, s.since, deadline(s.at, o.ttl))
 }
 
-// keepLocked keeps o under key, whose load or write began at s, unless the cache
-// or one of its regions was cleared since; the caller has checked that key
-// itself was not invalidated. It reports whether o is in memory now. Fresh is what
-// prepare has made, or nil.
+// storeLocked keeps o under key, unless the cache or one of the item's regions was cleared since its
+// load or write began at s. The caller has checked that key itself was not invalidated. storeLocked
+// reports whether o is in memory now. fresh is what prepare has made, or nil.
 func (l *local[K, V]) storeLocked(
 	sh *shard[K, V], hash uint64, now int64, key K, s *start, o *outcome[V], fresh *entry[K, V],
 ) (kept bool) {
 	expires := deadline(s.at, o.ttl)
 	last := expires
 	if o.err == nil {
-		last = deadline(expires, l.staleIfError) // it may be of use though it has expired
+		last = deadline(expires, l.staleIfError) // it may be served although it has expired
 	}
 	if o.ttl <= 0 || last <= now || l.closed.Load() {
 		return false
 	}
-	// 1. a load begins   2. it reads the source   3. the cache is cleared   4. the
-	// load ends. A clear between this line and the end is harmless: the entry is of
-	// the old generation and born dead.
+	// 1. a load begins   2. it reads the source   3. the cache is cleared   4. the load ends.
+	// A clear between this line and the end does no harm: the entry is of the old generation, and
+	// dead from the start.
 	l.renewLocked(sh)
 	if s.generation != sh.generation {
 		return false
 	}
-	// The same for a region. A kept error is a member of all, unless NotFoundRegions names
-	// its own, and born dead if one is cleared from here on; other items are if their
-	// regions are marked.
+	// The same for regions. A kept error belongs to all regions, unless NotFoundRegions names its
+	// own. It is dead from the start if any region is cleared from here on. Other items are if one
+	// of their regions is marked.
 	if o.err != nil && !o.hasRegions && s.clears != l.clears.count.Load() {
 		return false
 	}
@@ -166,8 +161,8 @@ func (l *local[K, V]) storeLocked(
 		l.renew(e, now)
 		l.addLocked(sh, hash, e, o.weight, now)
 	}
-	// 1. the checks above pass   2. a clear, and the sweep that follows it, which
-	// finds nothing here   3. the entry is stored. No other sweep would come.
+	// 1. the checks above pass   2. the cache or a region is cleared. The sweep that follows
+	// finds nothing here   3. the entry is stored. No other sweep would come for it.
 	if l.fate(e, vouched(now)) == cleared {
 		l.dropLocked(sh, hash, e)
 		return false
@@ -175,8 +170,8 @@ func (l *local[K, V]) storeLocked(
 	return true
 }
 
-// scopeLocked returns the scope of what a load or write that began at s ended with,
-// unless one of its regions was cleared since. What is held of the key is e, or nil.
+// scopeLocked returns the scope for the result of a load or write that began at s. It reports false
+// if one of the result's regions was cleared since. e is the key's entry in memory, or nil.
 func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s *start, e *entry[K, V]) (*scope, bool) {
 	if o.err != nil && !o.hasRegions {
 		return &scope{generation: s.generation, err: o.err, every: true, clears: s.clears}, true
@@ -197,7 +192,7 @@ func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s *start, e *e
 // never is the deadline of an entry that does not expire.
 const never = math.MaxInt64
 
-// deadline adds ttl to at without overflow.
+// deadline adds ttl to at, without overflow.
 func deadline(at int64, ttl time.Duration) int64 {
 	if int64(ttl) > never-at {
 		return never
@@ -217,13 +212,13 @@ func (l *local[K, V]) remove(keys ...K) {
 	}
 }
 
-// removeLocked invalidates key: its entry goes, and so do its load and write
-// under way, which nobody joins and which keep nothing from here on.
+// removeLocked invalidates key. Its entry is dropped. No caller joins its load under way from here
+// on, and neither that load nor a write under way is kept.
 //
-//  1. Get starts a load   2. the load reads version 1   3. another instance
-//     writes version 2 and its message arrives here   4. the load ends: it is no
-//     longer registered, its callers get version 1, and nobody keeps it.
-//  5. A Get after 3 finds no load to join and starts its own.
+//  1. a Get starts a load   2. the load reads version 1   3. another instance writes
+//     version 2, and its message arrives here   4. the load ends. It is no longer registered:
+//     its callers get version 1, and it is not kept   5. a Get after 3 finds no load to join,
+//     and starts its own.
 func (l *local[K, V]) removeLocked(sh *shard[K, V], hash uint64, key K) {
 	if e := sh.table.Load().find(hash, key); e != nil {
 		l.dropLocked(sh, hash, e)
@@ -231,17 +226,15 @@ func (l *local[K, V]) removeLocked(sh *shard[K, V], hash uint64, key K) {
 	sh.overtakeLocked(key)
 }
 
-// overtakeLocked sees to it that loads and writes of key that are under way keep
-// nothing, and that nobody joins them.
-//
-// A load that has not begun will not have been overtaken when it does.
+// overtakeLocked has loads and writes of key that are under way keep nothing, and no caller join
+// them. It does not concern a load that has not begun, which will read the source later.
 func (sh *shard[K, V]) overtakeLocked(key K) {
 	if f := sh.flights[key]; f != nil && !f.begun {
 		f.older.overtakenLocked()
 		f.older = nil
 	} else if f != nil {
 		f.overtakenLocked()
-		forget(&sh.flights, &sh.mostFlights, key) // with all the older ones
+		forget(&sh.flights, &sh.mostFlights, key) // with all older ones
 	}
 	forget(&sh.writes, &sh.mostWrites, key)
 }

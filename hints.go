@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// hints are the lines that a cache logs about itself, once each, or once in logInterval.
+// hints are the lines that a cache logs about itself: once each, or once in logInterval.
 type hints struct {
 	logger *slog.Logger
 	cache  string
 
 	unheardLines logLimit
-	slowSaid     [3]logOnce // of items, not-founds, errors
+	slowSaid     [3]logOnce // of items, not-founds and errors
 	notFoundSaid logOnce
 }
 
-// warn logs what is surely a mistake in the options: each of them is legal, and has no
-// effect beside another.
+// warn logs what is surely a mistake in the options: an option that is legal, but has no effect
+// beside another one.
 func (o *Options[K, V]) warn(warn func(text string, details ...any)) {
 	if o.RefreshAfter >= o.TTL && o.Expiry == nil {
 		warn("items expire before they are refreshed: RefreshAfter is not less than TTL",
@@ -29,7 +29,7 @@ func (o *Options[K, V]) warn(warn func(text string, details ...any)) {
 		warn("loads end before SoftTimeout: it is more than LoadTimeout",
 			"SoftTimeout", o.SoftTimeout, "LoadTimeout", o.LoadTimeout)
 	}
-	if o.StaleIfError > 0 && o.TTL == NoExpiry && o.Expiry == nil && o.Shared == nil { // what is read there does expire
+	if o.StaleIfError > 0 && o.TTL == NoExpiry && o.Expiry == nil && o.Shared == nil { // items of the shared level do expire
 		warn("StaleIfError is for items that have expired, and with TTL NoExpiry none does", "StaleIfError", o.StaleIfError)
 	}
 	kept := o.NotFoundTTL > 0 || o.ErrorTTL > 0
@@ -47,8 +47,7 @@ func (h *hints) warn(text string, details ...any) {
 	h.logger.Warn("nearcache: "+text, append([]any{"cache", h.cache}, details...)...)
 }
 
-// foreignNotFound says that a loader has wrapped a not-found of another cache, and what
-// follows.
+// foreignNotFound logs that a loader has wrapped a not-found of another item, and what follows.
 func (h *hints) foreignNotFound(other string) {
 	if h.notFoundSaid.allow() {
 		h.warn("a loader's error wraps the not-found of another item, and counts as a failure; "+
@@ -56,7 +55,7 @@ func (h *hints) foreignNotFound(other string) {
 	}
 }
 
-// slow says that loads of a kind take too long for their results to be kept.
+// slow logs that loads of a kind take too long for their results to be kept.
 func (h *hints) slow(kind int, option string, took, ttl time.Duration) {
 	if h.slowSaid[kind].allow() {
 		h.warn("a load took longer than its result may be kept, which counts from the load's start",
@@ -64,8 +63,8 @@ func (h *hints) slow(kind int, option string, took, ttl time.Duration) {
 	}
 }
 
-// unheard logs how a load ended that panicked, or ended its goroutine, and that no
-// caller waits for: a refresh ahead, or one that all have left.
+// unheard logs that a load has panicked or ended its goroutine, and that no caller waits for it: a
+// refresh ahead of expiry, or a load that all callers have left.
 func (h *hints) unheard(err error) {
 	if h.unheardLines.allow() {
 		h.logger.Error("nearcache: a load that no caller waits for has panicked, or ended its goroutine",

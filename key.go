@@ -10,26 +10,25 @@ import (
 	"unsafe"
 )
 
-// errForeignKey is why a cache is cleared by a message with a key that it cannot
-// read. It does not show the key.
+// errForeignKey is the error of a message with a key that the cache cannot read. It clears the
+// cache. The error does not show the key.
 var errForeignKey = errors.New("a key is none of the cache's key type")
 
-// keyCodec turns keys into the bytes that travel in messages and back. Memory is
-// keyed by K itself, so only writes and the subscriber ever use it.
+// keyCodec turns keys into their form in messages, and back. Memory is keyed by K itself, so a hit
+// does not use it.
 type keyCodec[K comparable] struct {
 	encode func(K) (string, error)
 	decode func(string) (K, error)
 
-	// exact says that every K survives encode and decode, so that nothing has to
-	// be checked: true for strings and integers, unknown for a TextMarshaler.
+	// exact says that every K survives encode and decode, so that nothing has to be checked. It is
+	// true for strings and integers, and false for a TextMarshaler, of which it is not known.
 	exact bool
 
-	strings bool // K is a string kind, and travels as its own bytes
+	strings bool // K is a string kind, which is encoded as its own bytes
 }
 
-// newKeyCodec chooses the codec for K: text marshalling where K has both halves
-// of it, else the bytes of a string kind, else the decimal form of an integer
-// kind.
+// newKeyCodec chooses the codec for K: MarshalText and UnmarshalText if K has both, else the bytes
+// of a string kind, else the decimal form of an integer kind.
 func newKeyCodec[K comparable]() (keyCodec[K], error) {
 	kind := reflect.TypeFor[K]()
 	_, marshals := any(new(K)).(encoding.TextMarshaler)
@@ -53,16 +52,14 @@ func newKeyCodec[K comparable]() (keyCodec[K], error) {
 		"or a type (no pointer) with MarshalText, and UnmarshalText on its pointer", kind)
 }
 
-// wire returns key's encoded form, or an error that says why other instances
-// could not recognise it.
+// wire returns key's encoded form, or an error that says why other instances could not recognise it.
 func (c keyCodec[K]) wire(key K) (string, error) {
 	text, _, err := c.name(key)
 	return text, err
 }
 
-// name is wire, and returns the key that the encoded form decodes to as well. It is
-// equal to key. Where strings lie behind a key whose type has MarshalText, these are
-// its own: a copy that costs nothing beside the check.
+// name returns what wire returns, and also the key that the encoded form decodes to. That key
+// equals key. If K has MarshalText, the strings in it are copies, which come free with the check.
 func (c keyCodec[K]) name(key K) (text string, again K, err error) {
 	text, err = c.encode(key)
 	if err != nil || c.exact {
@@ -78,8 +75,8 @@ func (c keyCodec[K]) name(key K) (text string, again K, err error) {
 	return text, again, nil
 }
 
-// keepable reports whether an item under key may be kept in memory: whether an
-// invalidation from another instance could find it. It returns the key as name does.
+// keepable reports whether an item under key may be kept in memory, because an invalidation from
+// another instance could find it. It also returns the key, as name does.
 func (c keyCodec[K]) keepable(key K) (again K, keepable bool) {
 	if c.exact {
 		return key, true
@@ -88,15 +85,14 @@ func (c keyCodec[K]) keepable(key K) (again K, keepable bool) {
 	return again, err == nil
 }
 
-// ownString returns a key of a string kind with bytes of its own. Callers may use the
-// memory of theirs again, as web frameworks do that hand out pieces of a request's buffer.
+// ownString returns a copy of a key of a string kind. Callers may reuse the memory of their keys, as
+// web frameworks do that hand out pieces of a request's buffer.
 func ownString[K comparable](key K) K {
-	s := strings.Clone(*(*string)(unsafe.Pointer(&key))) // all types of the kind are laid out alike
+	s := strings.Clone(*(*string)(unsafe.Pointer(&key))) // all types of the kind have one memory layout
 	return *(*K)(unsafe.Pointer(&s))
 }
 
-// bytesOf returns how many bytes key holds outside itself, as far as its encoded form
-// tells.
+// bytesOf returns how many bytes key has outside itself, as far as its encoded form shows.
 func (c keyCodec[K]) bytesOf(key K) int {
 	if c.exact && !c.strings {
 		return 0
@@ -130,14 +126,10 @@ func encodeText[K comparable](key K) (string, error) {
 	return string(text), err
 }
 
-// decodeText also reads what other instances send, so a panic in UnmarshalText
-// must not end the subscriber.
+// decodeText also decodes what other instances send. So a panic in UnmarshalText must not end the
+// subscriber.
 func decodeText[K comparable](text string) (key K, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("UnmarshalText panicked: %v", r)
-		}
-	}()
+	defer recovered("UnmarshalText", &err)
 	err = any(&key).(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
 	return key, err
 }

@@ -26,30 +26,29 @@ const (
 	// mostNamed bounds how many keys, and how many causes, an error's text names.
 	mostNamed = 10
 
-	// mostAlike bounds with how many errors of the same text and root one is compared.
+	// mostAlike bounds how many errors of the same text and root an error is compared with.
 	mostAlike = 16
 
-	// deepest bounds how far wrapped errors are looked into.
+	// deepest bounds how deep wrapped errors are followed.
 	deepest = 32
 )
 
-// keyFailures gathers which keys have failed and why, in one KeysError for each cause.
+// keyFailures collects which keys have failed and why, in one KeysError for each cause.
 //
-// Errors of one cause are the same for errors.Is and errors.As: they are equal, or they
-// wrap the same errors in the same way, as those of one fmt.Errorf in a loader do. That
-// two have the same text says nothing. Two that wrap the same, and that somebody compares
-// with by their addresses, are told apart no more. We accept this, because a loader that
-// wraps its errors makes another one for each key.
+// Errors of one cause are the same for errors.Is and errors.As. They are equal, or they wrap the
+// same errors in the same way, as those of one fmt.Errorf in a loader do. To have the same text is
+// not enough. Two errors that wrap the same errors can no longer be told apart by their addresses.
+// We accept this, because a loader that wraps its errors makes a new one for each key.
 type keyFailures[K comparable] struct {
 	all   []*KeysError[K]
 	alike map[likeness][]*KeysError[K]
 }
 
-// likeness is what errors of one cause have in common, and few others: so that a million
-// errors are not compared with each other.
+// likeness is what errors of one cause have in common, and few others do. It saves comparing a
+// million errors with each other.
 type likeness struct {
 	text string
-	root error // the innermost one, if it can be compared
+	root error // the innermost error, if it is comparable
 }
 
 func (c *keyFailures[K]) add(key K, err error) {
@@ -85,8 +84,8 @@ func (c *keyFailures[K]) err(cache string) error {
 	return keysErrors[K](c.all)
 }
 
-// rootOf returns the innermost error that err wraps, the first one where there are
-// several; nil if it cannot be compared.
+// rootOf returns the innermost error that err wraps, following the first where there are several. It
+// returns nil if that error is not comparable.
 func rootOf(err error) error {
 	for range deepest {
 		var inner error
@@ -114,8 +113,8 @@ var (
 	wrapsMany = reflect.TypeFor[interface{ Unwrap() []error }]()
 )
 
-// sameCause reports whether two errors, or parts of errors, are the same. Pointers to
-// what wraps nothing are, if they are equal: an error is told from others by its address.
+// sameCause reports whether two errors, or parts of errors, are the same. Pointers to what wraps
+// nothing are the same if they are equal: such errors are told apart by their addresses.
 func sameCause(a, b reflect.Value, depth int) bool {
 	if depth == 0 || !a.IsValid() || !b.IsValid() || a.Type() != b.Type() {
 		return a.IsValid() == b.IsValid() && !a.IsValid()
@@ -160,8 +159,8 @@ func (e keysErrors[K]) Unwrap() []error {
 	return all
 }
 
-// Error has a line for each of the first texts, and says how many more keys there are.
-// Causes with the same text share a line.
+// Error returns a line for each of the first texts, and says how many more keys there are. Causes
+// with the same text share a line.
 func (e keysErrors[K]) Error() string {
 	type line struct {
 		text  string
@@ -196,7 +195,7 @@ func (e keysErrors[K]) Error() string {
 	return strings.Join(texts, "\n")
 }
 
-// notLoaded is the text of an error about so many keys, of which it names some.
+// notLoaded is the text of an error about count keys, of which it names some.
 func notLoaded[K comparable](cache string, named []K, count int, cause string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "nearcache: cache %q: not loaded: ", cache)

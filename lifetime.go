@@ -9,20 +9,20 @@ import (
 
 // lifetimes are the times in an item's life other than its deadline.
 type lifetimes struct {
-	refreshAfter      int64 // from an item's start until a hit has it loaded anew; 0: none does
-	idle              int64 // without a hit; 0: for any time
-	idleShift         uint  // logarithm of a tick
+	refreshAfter      int64 // how old an item must be for a hit to refresh it; 0: no hit does
+	idle              int64 // how long an item may go without a hit; 0: for ever
+	idleShift         uint  // the binary logarithm of a tick
 	staleIfError      time.Duration
 	servesStale       bool // items may be served while their load fails
-	staleWithoutLease bool // also without a lease
+	staleWithoutLease bool // even without a lease
 
-	tracksHits bool // hits have to do with these times
+	tracksHits bool // hits have to be noted, or may be due for a refresh
 }
 
-// An entry's note has, lowest, whether a refresh of it was begun, and above that
-// the tick of its last hit, of which the upper bits are cut off.
+// The lowest bit of an entry's note says whether a refresh of it was begun. The bits above have the
+// tick of its last hit, without its upper bits.
 //
-// A tick is a sixteenth of IdleTTL or less, so hits write a note that often at most.
+// A tick is at most a sixteenth of IdleTTL. So hits write a note at most once in that time.
 const (
 	refreshing = 1
 	tickShift  = 1
@@ -45,12 +45,11 @@ func newLifetimes[K comparable, V any](o Options[K, V]) lifetimes {
 
 func (t *lifetimes) tick(at int64) uint32 { return uint32(at>>t.idleShift) & tickMask }
 
-// isIdle reports whether, at that time, an entry with that note has had no hit for
-// IdleTTL, or up to a tick less.
+// isIdle reports whether at that time an entry with that note has had no hit for IdleTTL, or for up
+// to a tick less.
 //
-// The bits that are cut off tell ticks apart that are half of tickMask from each
-// other, thousands of IdleTTLs. The sweeper comes by much more often, and takes out
-// what is idle.
+// Without the upper bits, ticks are ambiguous if they are more than half of tickMask apart. That is
+// thousands of IdleTTLs. The sweeper comes much more often, and evicts what is idle.
 func (t *lifetimes) isIdle(note uint32, at int64) bool {
 	ticks := (t.tick(at) - note>>tickShift) & tickMask
 	if ticks > tickMask/2 {
@@ -59,18 +58,18 @@ func (t *lifetimes) isIdle(note uint32, at int64) bool {
 	return int64(ticks)<<t.idleShift+at&(1<<t.idleShift-1) >= t.idle
 }
 
-// hit notes a hit on e.
+// noteHit notes a hit on e.
 func (l *local[K, V]) noteHit(e *entry[K, V], at int64) {
 	if l.idle == 0 {
 		return
 	}
 	note, tick := e.Note(), l.tick(at)
 	if later := (tick - note>>tickShift) & tickMask; later != 0 && later <= tickMask/2 {
-		e.SwapNote(note, tick<<tickShift|note&refreshing) // if not, another hit was quicker
+		e.SwapNote(note, tick<<tickShift|note&refreshing) // if it fails, another hit was noted
 	}
 }
 
-// renew makes e an entry that has just been asked for, and that nobody refreshes.
+// renew has e count as just hit, and as not refreshing.
 func (l *local[K, V]) renew(e *entry[K, V], now int64) {
 	if !l.tracksHits {
 		return
@@ -83,8 +82,8 @@ func (l *local[K, V]) renew(e *entry[K, V], now int64) {
 	}
 }
 
-// claim reports whether the caller may refresh e. Nobody else may until disclaim, or
-// until the entry's value is replaced.
+// markRefreshing marks e as refreshing, and reports whether it was not before. The caller then
+// refreshes e. The mark stays until unmarkRefreshing, or until the entry's value is replaced.
 func (l *local[K, V]) markRefreshing(e *entry[K, V]) bool {
 	note := e.Note()
 	return note&refreshing == 0 && e.SwapNote(note, note|refreshing)
@@ -95,28 +94,27 @@ func (l *local[K, V]) unmarkRefreshing(e *entry[K, V]) {
 	}
 }
 
-// due reports whether a hit at that time is to have e refreshed.
+// isDue reports whether a hit at that time has to refresh e.
 func (l *local[K, V]) isDue(e *entry[K, V], at int64) bool {
 	return l.refreshAfter > 0 && at-e.Item.started.Load() >= l.refreshAfter && e.Item.scope.err == nil
 }
 
-// failures says how often the load of an item failed that is still held, since one
-// did not, and when the next may begin for its own sake.
+// failedLoad says how often in a row the load of an item in memory has failed, and until when no
+// other load of it begins.
 type failedLoad struct {
 	count int
 	until int64
 }
 
 const (
-	failurePause     = 100 * time.Millisecond // after the first
+	failurePause     = 100 * time.Millisecond // after the first failure
 	mostFailurePause = 10 * time.Second
 )
 
-// failedLocked counts a failure of the load of key, and returns how long to wait for
-// the next.
+// noteFailureLocked counts a failed load of key, and returns how long to wait for the next.
 func (sh *shard[K, V]) noteFailureLocked(key K, now int64, random backoff.Random) time.Duration {
 	f := sh.failedLoads[key]
-	pause := backoff.Less(random, backoff.Ceiling(failurePause, mostFailurePause, f.count), 2) // so that not all come at once again
+	pause := backoff.Less(random, backoff.Ceiling(failurePause, mostFailurePause, f.count), 2) // a random part, so that not all come at once again
 	if sh.failedLoads == nil {
 		sh.failedLoads = map[K]failedLoad{}
 	}

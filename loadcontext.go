@@ -7,29 +7,30 @@ import (
 	"time"
 )
 
-// loadContext is a loader's context. It ends with its flight alone, and has the values
-// of the context of the flight's first caller. It knows the load that this caller
-// belongs to, so that a loader which asks for the key that it is loading can be told from
-// other callers, however many loads lie in between, if each of them was begun by the one
-// before. We accept that a circle which two callers began from different ends is not
-// noticed: such a loader never returns anyway.
+// loadContext is the context that a loader gets. It ends only when its flight ends. It has the
+// values of the context of the flight's first caller.
 //
-// It is made for a loader that looks at nothing but Err: what can be waited for, and
-// looked up in, is only made when somebody asks for it, as it costs a third of a miss.
+// It knows the load that this caller belongs to. So a loader that asks for the key that it is
+// loading can be told from other callers, even through a chain of loads of which each has begun
+// the next. A circle of loads that two callers began at different points is not noticed. We
+// accept that, because such a loader never returns anyway.
+//
+// It is made for loaders that look at nothing but Err. The channel to wait on and the context to
+// look values up in are made only on demand: they cost a third of a miss.
 type loadContext struct {
 	values  context.Context
 	parent  *loadContext // of the load whose loader began this one; nil: none did
-	batch   *loadContext // of the call of LoadMany that the load is a part of; nil: of none
-	hasSlot bool         // the load has a place, or its parent has: see places
+	batch   *loadContext // of the batch load that the load is a part of; nil: none
+	hasSlot bool         // the load has a slot, or its parent has: see slots
 	ended   atomic.Bool  // written under mu
 
 	mu       sync.Mutex
-	over     chan struct{}      // closed at the end; nil: no caller has waited
-	standard context.Context    // which ends with this one; nil: the loader has not asked for it
+	over     chan struct{}      // closed at the end; nil: no caller has waited yet
+	standard context.Context    // ends with this one; nil: the loader has not needed it yet
 	cancel   context.CancelFunc // of standard
 }
 
-// ending returns what the flight's callers wait for, which costs less than Done.
+// ending returns the channel on which the flight's callers wait. It costs less than Done.
 func (c *loadContext) ending() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -42,8 +43,8 @@ func (c *loadContext) ending() <-chan struct{} {
 	return c.over
 }
 
-// library returns the context of the standard library that ends with this one. It is
-// known there: contexts that are derived from it need no goroutine of their own.
+// library returns a context of the standard library that ends with this one. Contexts that are
+// derived from such a context need no goroutine of their own.
 func (c *loadContext) library() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,7 +57,7 @@ func (c *loadContext) library() context.Context {
 	return c.standard
 }
 
-// end ends it.
+// end ends the context.
 func (c *loadContext) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,8 +93,8 @@ func (c *loadContext) Value(key any) any {
 	return c.values.Value(key)
 }
 
-// begunBy reports whether c is the context of that load's loader, or of a load that
-// was begun with it, by however many others. Nil was begun by none.
+// begunBy reports whether c is the context of the given load's loader, or of a load that this
+// loader has begun, however indirectly. It reports false if c is nil.
 func (c *loadContext) begunBy(load *loadContext) bool {
 	for call := load.call(); c != nil; c = c.parent {
 		if c.call() == call {
@@ -103,7 +104,7 @@ func (c *loadContext) begunBy(load *loadContext) bool {
 	return false
 }
 
-// call returns the context of the call of LoadMany that the load is a part of, or c.
+// call returns the context of the batch load that the load is a part of, or else c.
 func (c *loadContext) call() *loadContext {
 	if c.batch != nil {
 		return c.batch
@@ -111,37 +112,37 @@ func (c *loadContext) call() *loadContext {
 	return c
 }
 
-// loadKey is what the contexts of loads answer to, with themselves.
+// loadKey is the key under which the context of a load has itself as its value.
 type loadKey struct{}
 
-// origin is the context of a call, and the innermost load that it belongs to.
+// origin is the context of a call, and the innermost load that the call belongs to.
 type origin struct {
 	ctx  context.Context
 	load *loadContext // nil: none
 }
 
-// originOf asks ctx, which may be nil, for the load that it belongs to.
+// originOf asks ctx for the load that it belongs to. ctx may be nil.
 func originOf(ctx context.Context) origin {
-	if ctx == nil { // which a hit does not look at
+	if ctx == nil { // allowed for a hit, which does not use it
 		ctx = context.Background()
 	}
 	load, _ := ctx.Value(loadKey{}).(*loadContext)
 	return origin{ctx, load}
 }
 
-// caller is what has to be known of a call that may wait for a load. A context may be of
-// a user's own type, and its methods may use the cache, block, or panic. So all of them
-// are called here, before a lock is taken and before a load is registered:
+// caller is what the cache needs to know of a call that may wait for a load. A context may be of a
+// user's own type. Its methods may use the cache, block, or panic. So all of them are called here,
+// before a lock is taken and before a load is registered:
 //
-//  1. a lock of the cache is held   2. a method of the context is called, and reads
-//     the cache   3. it waits for the lock, for ever.
+//  1. a lock of the cache is taken   2. a method of the context is called, and reads the
+//     cache   3. it waits for that lock, for ever.
 //
-// Only Err is called later, when nobody waits for the caller any more.
+// Only Err is called later, when the call has left its load.
 type caller struct {
 	origin
 	done     <-chan struct{}
 	deadline time.Time
-	limited  bool // there is a deadline
+	limited  bool // the context has a deadline
 }
 
 func callerOf(ctx context.Context) caller {

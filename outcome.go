@@ -8,16 +8,16 @@ import (
 	"unsafe"
 )
 
-// outcome is what a load or write ended with, as far as keeping it goes.
+// outcome is what to keep of the result of a load or a write.
 type outcome[V any] struct {
-	known        bool // there is the item, or there is none: no failure
+	known        bool // the item exists, or does not: the load has not failed
 	value        V
-	err          error         // is kept in place of a value
-	ttl          time.Duration // zero or less: not to be kept
-	life         time.Duration // the same, but for what is too heavy to be kept here
+	err          error         // kept instead of a value
+	ttl          time.Duration // zero or less: not kept
+	life         time.Duration // ttl, as if the item were not too heavy for memory; for the shared level
 	weight       uint32
-	hasRegions   bool // regions says which it belongs to: else it may be any
-	needsRegions bool // regions were cleared since it began: say which are its own, kept or not
+	hasRegions   bool // regions are known; if not, it may belong to any
+	needsRegions bool // the regions have to be known even if it is not kept, see askForRegions
 	regions      regionNames
 }
 
@@ -36,12 +36,12 @@ func newKeeper[K comparable, V any](c *Cache[K, V]) *keeper[K, V] {
 	}
 }
 
-// of decides what to keep of a load, or of a write that succeeded, and says it in
-// o, which is zero. If one of the cache's functions panics o is of no use.
+// of decides what to keep of a load, or of a write that succeeded. It fills in o, which is zero. If
+// one of the cache's functions panics, o must not be used.
 //
-// Here and in addLocked a load's goroutine is at its deepest, but for the loader. It
-// keeps to the stack that goroutines begin with, of which a good thousand bytes are
-// theirs: to grow it takes longer than the rest of a miss.
+// Apart from the loader's own calls, the stack of a load's goroutine is deepest here and in
+// addLocked. It stays within the stack that goroutines begin with, of which a good
+// thousand bytes are usable. To grow a stack takes longer than the rest of a miss.
 func (k *keeper[K, V]) of(key K, value V, err error, o *outcome[V]) {
 	o.weight = 1
 	if err != nil {
@@ -75,10 +75,9 @@ func (k *keeper[K, V]) ofError(key K, err error, o *outcome[V]) {
 			o.hasRegions, o.regions = true, namesOf(k.options.NotFoundRegions(key))
 		}
 	default:
-		// Also context.DeadlineExceeded and context.Canceled: a load's context has no
-		// caller's deadline, so they are the source's own. When all callers have gone the
-		// load's context is cancelled too, but then the load is no longer registered, and
-		// nothing of it is kept.
+		// This includes context.DeadlineExceeded and context.Canceled. A load's context has no
+		// caller's deadline, so they are the source's own. It is also cancelled when all callers have
+		// left. But then the load is no longer registered, and its result is not kept.
 		o.err, o.ttl = err, k.options.ErrorTTL
 	}
 	if o.ttl > 0 && k.options.MaxWeight > 0 {
@@ -86,9 +85,8 @@ func (k *keeper[K, V]) ofError(key K, err error, o *outcome[V]) {
 	}
 }
 
-// ofTimeout decides what to keep of a load that LoadTimeout has ended. It is
-// called by a goroutine in which a panic of WeighNotFound would reach no caller: then
-// nothing is kept.
+// ofTimeout decides what to keep of a load that LoadTimeout has ended. A panic of WeighNotFound
+// would reach no caller in the goroutine that calls it. After one, nothing is kept.
 func (k *keeper[K, V]) ofTimeout(key K, err error) (o outcome[V]) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -103,8 +101,7 @@ func (k *keeper[K, V]) ofTimeout(key K, err error) (o outcome[V]) {
 	return o
 }
 
-// isNotFound reports whether a loader's error says that the item which it was to load
-// does not exist.
+// isNotFound reports whether a loader's error says that the item that it was to load does not exist.
 func (k *keeper[K, V]) isNotFound(err error) bool {
 	if !k.options.IsNotFound(err) {
 		return false
@@ -117,34 +114,33 @@ func (k *keeper[K, V]) isNotFound(err error) bool {
 	return true
 }
 
-// weighError returns the weight of a not-found, or of another error, that is to be kept
-// under key. Without WeighNotFound it is in bytes: what an entry and its scope take, the
-// key, and the error's text.
+// weighError returns the weight of a not-found, or of another error, that is to be kept under key.
+// Without WeighNotFound the weight is in bytes: those of an entry and its scope, of the key, and of
+// the error's text.
 //
-// Weigh is not asked, since it is for values. One that returns a constant, or counts
-// rows, says nothing of a key that somebody else has chosen, and such keys can come in
-// any number.
+// Weigh is not asked, since it is for values. A Weigh that returns a constant, or counts rows, does
+// not know how long a key is. Keys of missing items may be chosen by others, and be any number.
 func (k *keeper[K, V]) weighError(key K, err error) uint32 {
 	if k.options.WeighNotFound != nil {
 		return k.options.WeighNotFound(key, err)
 	}
 	n := errorBytes[K, V]() + k.keys.bytesOf(key)
-	if err != ErrNotFound { // whose text is there once
+	if err != ErrNotFound { // its text exists only once
 		n += len(err.Error())
 	}
 	return uint32(min(uint64(n), math.MaxUint32))
 }
 
-// slotBytes is what an entry takes in its shard's table, which is between half full and
-// full, and in the policy's memory of evicted items.
+// slotBytes is what an entry takes in two more places: in its shard's table, which is between half
+// full and full, and in the policy's memory of evicted items.
 const slotBytes = 32
 
-// errorBytes is what a kept error takes beside its key's bytes and its text.
+// errorBytes is what a kept error takes, apart from its key's bytes and its text.
 func errorBytes[K comparable, V any]() int {
 	return int(unsafe.Sizeof(entry[K, V]{})+unsafe.Sizeof(scope{})) + slotBytes
 }
 
-// weighed decides by its weight whether an outcome is kept in memory.
+// weighed sets the weight of an outcome, and decides by it whether the outcome is kept in memory.
 func (k *keeper[K, V]) weighed(o *outcome[V], weight uint32) {
 	o.weight = weight
 	if int64(weight) > k.options.MaxWeight {
@@ -153,7 +149,7 @@ func (k *keeper[K, V]) weighed(o *outcome[V], weight uint32) {
 	}
 }
 
-// slow tells of a result that came too late to be kept: it counts from the start of its
+// slow logs that a result came too late to be kept: its time to live counts from the start of its
 // load, which took that long.
 func (k *keeper[K, V]) slow(o *outcome[V], took time.Duration) {
 	kind, option := 0, "TTL"

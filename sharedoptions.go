@@ -80,12 +80,11 @@ type SharedOptions[V any] struct {
 
 // withDefaults returns o with its defaults filled in, for a cache with those times.
 func (o SharedOptions[V]) withDefaults(ttl, loadTimeout time.Duration, wrong *optionErrors) *SharedOptions[V] {
-	if o.TTL == 0 && ttl == NoExpiry {
-		*wrong = append(*wrong, "Shared.TTL is required, since TTL is NoExpiry")
-		ttl = defaultTTL
-	}
 	if o.TTL == 0 {
-		o.TTL = ttl
+		wrong.check(ttl != NoExpiry, "Shared.TTL is required, since TTL is NoExpiry")
+		if o.TTL = ttl; ttl == NoExpiry {
+			o.TTL = defaultTTL // so that no other rule fails too
+		}
 	}
 	if o.Codec == nil {
 		o.Codec = jsonCodec[V]{}

@@ -7,30 +7,30 @@ import (
 )
 
 const (
-	// sweepInterval is how long an expired entry may hold on to its memory.
+	// sweepInterval is how long an expired entry may keep its memory.
 	sweepInterval = time.Minute
 
-	// sweepShare bounds what sweeping costs when regions are cleared without end:
-	// after a sweep, nothing is swept for this many times as long as it took.
+	// sweepShare bounds what sweeping costs when regions are cleared all the time. After a sweep, no
+	// other begins for this many times as long as it took.
 	sweepShare = 10
 )
 
-// sweeper runs a cache's sweep in the background: soon after a clear, and at
-// intervals while there are entries that can expire. It is a timer and not a
-// goroutine that waits, so a cache that is empty or forgotten costs nothing.
+// sweeper runs a cache's sweep in the background: soon after a clear, and at intervals while there
+// are entries that can expire. It uses a timer instead of a goroutine that waits. So a cache that is
+// empty or forgotten costs nothing.
 type sweeper struct {
 	sweep func(stopped func() bool)
 	due   func() bool // reports whether there are entries that will expire
 
-	// armed reports whether a sweep is scheduled, sooner or later.
+	// armed says that a sweep is scheduled, or running.
 	armed atomic.Bool
 
 	mu      sync.Mutex // guards everything below
 	timer   *time.Timer
 	next    time.Time // when timer fires
-	rest    time.Time // no sweep starts before
+	rest    time.Time // no sweep begins before
 	running bool
-	again   bool // a clear came while running
+	again   bool // a clear came while a sweep was running
 	closed  bool
 	idle    sync.Cond // on mu: running became false
 }
@@ -41,7 +41,7 @@ func newSweeper(sweep func(stopped func() bool), due func() bool) *sweeper {
 	return s
 }
 
-// later makes sure that a sweep will come at all.
+// later ensures that a sweep is scheduled.
 func (s *sweeper) later() {
 	if s.armed.Load() {
 		return
@@ -51,7 +51,7 @@ func (s *sweeper) later() {
 	s.scheduleLocked(sweepInterval)
 }
 
-// soon asks for a sweep as soon as the last one is far enough behind.
+// soon schedules a sweep for as soon as sweepShare allows.
 func (s *sweeper) soon() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +99,7 @@ func (s *sweeper) run() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = false
-	s.armed.Store(false) // before due is asked: who adds an entry later arms again
+	s.armed.Store(false) // before due is asked: an entry that is added later arms the timer again
 	s.rest = ended.Add(sweepShare * ended.Sub(began))
 	if s.again {
 		s.scheduleLocked(0)
@@ -115,7 +115,7 @@ func (s *sweeper) stopped() bool {
 	return s.closed
 }
 
-// close stops sweeping and waits for a sweep that is running.
+// close stops sweeping, and waits for a sweep that is running.
 func (s *sweeper) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

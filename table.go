@@ -6,18 +6,18 @@ import (
 	"sync/atomic"
 )
 
-// table finds entries by key. Any number of readers may look up, without a lock,
-// while one writer at a time changes it: the caller sees to that by the shard's
-// lock. A writer that runs out of room fills a larger table and publishes that.
+// table finds entries by key. Any number of readers may look keys up, without a lock, while one
+// writer changes it. The caller ensures by the shard's lock that there is one writer at a time. A
+// writer that runs out of room fills a larger table and publishes that.
 //
-// Two cache misses lie between a key and its entry, the bucket's and the entry's,
-// and the slots of a bucket are told apart by tags that lie in the bucket itself.
+// Between a key and its entry lie two cache misses: the bucket's and the entry's. The slots of a
+// bucket are told apart by tags in the bucket itself.
 //
-// A look-up that overlaps with a change of its key sees it or does not. In
-// particular it may go on in a table that was replaced, and there find an entry
-// that was deleted from the new one since: the look-up began before.
+// A look-up that overlaps with a change of its key may or may not see that change. In particular,
+// it may continue in a table that was replaced, and find an entry there that was deleted from the
+// new table since. That is right: the look-up began before.
 type table[K comparable, V any] struct {
-	buckets []bucket[K, V] // a power of two
+	buckets []bucket[K, V] // their number is a power of two
 }
 
 const (
@@ -27,13 +27,11 @@ const (
 
 // bucket is one cache line.
 //
-// An entry is in the bucket that its hash names or, if that was full, in one of
-// those that follow it. Each bucket on the way counts the entry as passed on, so
-// that a look-up knows where to stop.
+// An entry is in the bucket that its hash names. If that bucket was full, it is in one of the next.
+// Each full bucket on the way counts the entry as passed on. So a look-up knows where to stop.
 type bucket[K comparable, V any] struct {
-	// tags has a byte for each slot, zero if the slot is empty, and in its last byte
-	// the number of entries that were passed on. A count that has reached passedMany
-	// stays there.
+	// tags has a byte for each slot, which is zero if the slot is empty. Its last byte is the number
+	// of entries that were passed on. A count that has reached passedMany stays there.
 	tags  atomic.Uint64
 	slots [bucketSlots]atomic.Pointer[entry[K, V]]
 }
@@ -43,7 +41,7 @@ const (
 	passedOne   = 1 << passedShift
 	passedMany  = 0xff
 
-	lowBits  = 0x0001010101010101 // of each slot's byte
+	lowBits  = 0x0001010101010101 // the lowest bit of each slot's byte
 	highBits = lowBits << 7
 )
 
@@ -53,11 +51,11 @@ func newTable[K comparable, V any](n int) *table[K, V] {
 	return &table[K, V]{buckets: make([]bucket[K, V], 1<<bits.Len(uint(max(buckets, 1)-1)))}
 }
 
-// room returns for how many entries there is room.
+// room returns how many entries there is room for.
 func (t *table[K, V]) room() int { return bucketFill * len(t.buckets) }
 
-// The lowest bits of a hash choose the shard, the next ones the bucket, and the
-// highest make the tag.
+// The lowest bits of a hash choose the shard, the next ones the bucket, and the highest ones make
+// the tag.
 func home(hash uint64) uint64 { return hash >> 16 }
 func tag(hash uint64) uint64  { return hash>>57 | 0x80 }
 
@@ -82,19 +80,18 @@ func (t *table[K, V]) find(hash uint64, key K) *entry[K, V] {
 	return nil
 }
 
-// zeroBytes returns the highest bit of each of the slots' bytes that is zero in
-// x. It may have that of others too, behind one that is.
+// zeroBytes returns the highest bit of each slot's byte that is zero in x. Bytes above a zero byte
+// may count as zero too.
 func zeroBytes(x uint64) uint64 { return (x - lowBits) &^ x & highBits }
 
-// put adds an entry whose key is not held. The caller has seen to it that there
-// is room.
+// put adds an entry, whose key must not be in the table. There must be room.
 func (t *table[K, V]) put(hash uint64, e *entry[K, V]) {
 	for i := home(hash); ; i++ {
 		b := t.at(i)
 		tags := b.tags.Load()
 		free := bits.TrailingZeros64(zeroBytes(tags)) / 8
 		if free < bucketSlots {
-			b.slots[free].Store(e) // first: who sees the tag finds the entry
+			b.slots[free].Store(e) // first: a reader that sees the tag finds the entry
 			b.tags.Store(tags | tag(hash)<<(8*free))
 			return
 		}
@@ -104,13 +101,13 @@ func (t *table[K, V]) put(hash uint64, e *entry[K, V]) {
 	}
 }
 
-// replace puts e in the place of old, which is held and has the same key.
+// replace replaces old, which is in the table, by e, which has the same key.
 func (t *table[K, V]) replace(hash uint64, old, e *entry[K, V]) {
 	b, slot := t.locate(hash, old)
 	b.slots[slot].Store(e)
 }
 
-// delete takes out e, which is held.
+// delete deletes e, which is in the table.
 func (t *table[K, V]) delete(hash uint64, e *entry[K, V]) {
 	found, slot := t.locate(hash, e)
 	found.tags.Store(found.tags.Load() &^ (0xff << (8 * slot)))
@@ -123,7 +120,7 @@ func (t *table[K, V]) delete(hash uint64, e *entry[K, V]) {
 	}
 }
 
-// locate returns where e is, which is held.
+// locate returns the bucket and the slot of e, which is in the table.
 func (t *table[K, V]) locate(hash uint64, e *entry[K, V]) (*bucket[K, V], int) {
 	for i := home(hash); i < home(hash)+uint64(len(t.buckets)); i++ {
 		b := t.at(i)
@@ -136,8 +133,7 @@ func (t *table[K, V]) locate(hash uint64, e *entry[K, V]) (*bucket[K, V], int) {
 	panic("nearcache: the entry is not in the table")
 }
 
-// resized returns a table with room for n entries that holds what t holds, which is
-// no more.
+// resized returns a table with room for n entries that has the entries of t, which are no more.
 func (t *table[K, V]) resized(n int, hash func(K) uint64) *table[K, V] {
 	other := newTable[K, V](n)
 	for e := range t.all() {
@@ -146,7 +142,7 @@ func (t *table[K, V]) resized(n int, hash func(K) uint64) *table[K, V] {
 	return other
 }
 
-// all yields every entry. Of those that come and go meanwhile it may yield some.
+// all yields every entry. Entries that come or go meanwhile may be yielded or not.
 func (t *table[K, V]) all() iter.Seq[*entry[K, V]] {
 	return func(yield func(*entry[K, V]) bool) {
 		for i := range t.buckets {
