@@ -24,14 +24,16 @@ type Cache[K comparable, V any] struct {
 
 // New makes a cache on a backplane.
 //
-// K is a string or integer kind, or a type with both MarshalText (of
-// [encoding.TextMarshaler]) and UnmarshalText on its pointer, which then make its
-// keys' form in messages. Pointers and types that hold interfaces are no keys. A
-// key that does not survive being encoded and decoded, such as a time.Time with a
-// monotonic part, is never kept, and a write to it clears the whole cache.
+// K is a string or integer kind, or a type with MarshalText, and with UnmarshalText on its
+// pointer. These two, of [encoding.TextMarshaler] and [encoding.TextUnmarshaler], then make
+// the form of its keys in messages. Pointers, and types that hold interfaces, cannot be
+// keys.
 //
-// The error wraps ErrInvalidOptions, and names every field that is wrong, or ErrClosed
-// if the backplane is closed.
+// A key may not survive being encoded and decoded, such as a time.Time with a monotonic
+// part. The item of such a key is never kept, and a write to it clears the whole cache.
+//
+// The error wraps ErrInvalidOptions, and names every field that is wrong. If the backplane
+// is closed, it wraps ErrClosed.
 func New[K comparable, V any](bp *Backplane, options Options[K, V]) (*Cache[K, V], error) {
 	o, err := options.withDefaults()
 	if err != nil {

@@ -9,11 +9,11 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// candidate is a value in Redis that may answer a flight.
+// candidate is a value in Redis that may become a flight's result.
 type candidate[K comparable, V any] struct {
 	lookup *sharedLookup[K, V]
 	label  label
-	life   time.Duration // that it has left
+	life   time.Duration // how long it may still live
 	value  V
 	names  []string // of its regions
 }
@@ -21,27 +21,27 @@ type candidate[K comparable, V any] struct {
 type verdict int
 
 const (
-	// mostUnpacking bounds the bytes that values are unpacked to at a time, in all caches of
-	// a backplane; those of up to leastUnpacked are not counted.
+	// mostUnpacking bounds the bytes of all values that are being unpacked at a time, in
+	// all caches of a backplane. Values of up to leastUnpacked bytes do not count.
 	mostUnpacking = 64 << 20
 	leastUnpacked = 64 << 10
 )
 
-// errNoRoom is why a value is not unpacked that could be.
+// errNoRoom says that a value was not unpacked, although it could be.
 var errNoRoom = errors.New("too many large values are being unpacked")
 
 const (
 	invalid verdict = iota
 	usable
-	doubted // something was cleared since: it depends on when its regions were
+	doubted // something was cleared since: it is usable only if its regions were not
 )
 
-// judge decodes a value, and says what it is worth. A large one may have to wait for
-// others to be decoded, until the time that is given at most.
+// judge decodes a value and decides whether it is usable. A large value may have to wait
+// for others to be decoded, at most until the given time.
 func (c *candidate[K, V]) judge(
 	ctx context.Context, s *shared[K, V], v *transport.Value, r *transport.Reading, until time.Time,
 ) verdict {
-	e := c.lookup
+	sl := c.lookup
 	if !v.Found {
 		return invalid
 	}
@@ -52,18 +52,18 @@ func (c *candidate[K, V]) judge(
 	if err != nil {
 		s.noteRefused(err)
 		if len(v.Bytes) > transport.IDAt {
-			e.seenID = string(v.Bytes[transport.IDAt:min(len(v.Bytes), transport.IDAt+transport.IDLength)])
+			sl.seenID = string(v.Bytes[transport.IDAt:min(len(v.Bytes), transport.IDAt+transport.IDLength)])
 		}
 		return invalid
 	}
-	e.seenID, c.label, c.life = l.id, l, min(v.Life, l.life)
+	sl.seenID, c.label, c.life = l.id, l, min(v.Life, l.life)
 	if c.life <= 0 || l.epoch != r.Epoch || l.count > r.Count || l.count < r.Cleared ||
 		l.notFound && (l.count != r.Count && s.notFoundRegions == nil || s.notFounds <= 0) ||
-		e.flight.refreshOf != nil && !s.isNewer(c) {
+		sl.flight.refreshOf != nil && !s.isNewer(c) {
 		return invalid
 	}
 	if l.kind != s.kind {
-		s.stats.undecodable.Add(1) // of another type, or another application's
+		s.stats.undecodable.Add(1) // of another type, or of another application
 		return invalid
 	}
 	if c.value, err = s.decode(ctx, l, data, until); err != nil {
@@ -73,8 +73,8 @@ func (c *candidate[K, V]) judge(
 	if l.count == r.Count || s.regions == nil && !l.notFound {
 		return usable
 	}
-	if c.names, err = s.regionsOf(e.flight.key, c.value, l.notFound); err != nil {
-		return invalid // the load will show it
+	if c.names, err = s.regionsOf(sl.flight.key, c.value, l.notFound); err != nil {
+		return invalid // the load will meet the same error
 	}
 	if len(c.names) == 0 {
 		return usable
@@ -82,8 +82,8 @@ func (c *candidate[K, V]) judge(
 	return doubted
 }
 
-// decode decodes a value. What is large is unpacked only if there is room for it among
-// those that are decoded at the time.
+// decode decodes a value. A large one is unpacked only if there is room for it beside the
+// others that are being decoded.
 func (s *shared[K, V]) decode(ctx context.Context, l label, data []byte, until time.Time) (value V, err error) {
 	n, err := unpackedLength(l, data, s.options.MaxValueBytes)
 	if err != nil {
@@ -93,12 +93,12 @@ func (s *shared[K, V]) decode(ctx context.Context, l label, data []byte, until t
 		if !s.backplane.unpacking.take(ctx, n, until) {
 			return value, errNoRoom
 		}
-		defer s.backplane.unpacking.give(n) // the codec may end the goroutine
+		defer s.backplane.unpacking.give(n) // also if the codec ends the goroutine
 	}
 	return decodeValue(&s.options, l, data)
 }
 
-// refuse counts a value that is a miss for what it is.
+// noteRefused counts a value that cannot be used as it is. It counts as a miss.
 func (s *shared[K, V]) noteRefused(err error) {
 	switch {
 	case errors.Is(err, errTooLarge):
@@ -114,8 +114,8 @@ func (s *shared[K, V]) noteRefused(err error) {
 	}
 }
 
-// isNewer reports whether a value is younger than the item that its flight is to
-// refresh.
+// isNewer reports whether a value is clearly newer than the item that its flight is to
+// refresh: less than half as old.
 func (s *shared[K, V]) isNewer(c *candidate[K, V]) bool {
 	held := s.local.lease.now() - c.lookup.flight.refreshOf.Item.started.Load()
 	return c.label.life-c.life < time.Duration(held)/2
@@ -130,8 +130,8 @@ func (s *shared[K, V]) regionsOf(key K, value V, notFound bool) (names []string,
 	return s.regions(key, value), nil
 }
 
-// settleDoubts answers the flights of those candidates whose regions were not cleared
-// since their loads were claimed. It asks for the regions after the values were read.
+// resolveDoubts answers the flights of those candidates whose regions were not cleared
+// since their loads were claimed. It reads the regions after the values were read.
 func (s *shared[K, V]) resolveDoubts(ctx context.Context, history, epoch string, doubtful []candidate[K, V]) bool {
 	var names []string
 	for _, c := range doubtful {
@@ -156,12 +156,12 @@ func (s *shared[K, V]) resolveDoubts(ctx context.Context, history, epoch string,
 	return true
 }
 
-// answer gives a flight its value, and says how it is to be kept: for no longer than
-// it would live in Redis.
+// answer gives a flight its value. The value is kept here for no longer than it would live
+// in Redis.
 func (s *shared[K, V]) answer(c *candidate[K, V]) {
-	e := c.lookup
-	e.found = true
-	f := e.flight
+	sl := c.lookup
+	sl.found = true
+	f := sl.flight
 	defer f.recoverPanic()
 	f.value = c.value
 	if c.label.notFound {

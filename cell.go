@@ -6,10 +6,10 @@ import (
 	"unsafe"
 )
 
-// cellKind says how the value of an entry is read and replaced in place. Readers take no lock. So a
-// value can be replaced in place only if the processor reads and writes it in one step: if it is
-// one pointer, or one number of eight bytes. For values of other types, a new entry replaces the
-// old one, which readers see in one step.
+// cellKind says how the value of an entry is read and replaced in place. Readers take no
+// lock. So a value can be replaced in place only if the processor reads and writes it in
+// one step: if it is one pointer, or one number of eight bytes. For values of other types,
+// a new entry replaces the old one, which readers see in one step.
 type cellKind int8
 
 const (

@@ -10,69 +10,70 @@ import (
 )
 
 const (
-	// extensionsPerLife is how often a claim is extended while it would last, so that one
-	// extension may fail.
+	// extensionsPerLife is how often a claim is extended in the time that it lasts, so that
+	// one extension may fail.
 	extensionsPerLife = 3
 
-	// leastExtensionPause is between two extensions, also if LoadWait is short.
+	// leastExtensionPause is the shortest pause between two extensions, even if LoadWait is
+	// short.
 	leastExtensionPause = 5 * time.Millisecond
 
-	// mostLives bounds for how many times LoadWait the claim of a load is kept, if there is
-	// no LoadTimeout that bounds the load: others are not to wait for ever for one that
+	// mostLives bounds how long the claim of a load is extended if there is no LoadTimeout,
+	// in multiples of LoadWait. So other instances do not wait for ever for a load that
 	// hangs.
 	mostLives = 12
 )
 
-// claims are what the caches of a backplane have claimed at the shared level: of each
-// the load is under way here.
+// claims are the claims of a backplane's caches at the shared level. The loads of all of
+// them are under way here.
 //
-// A claim lasts for LoadWait, and is extended while its load lives, so an instance that
-// dies holds the others up for LoadWait. What an invalidation has taken away is not
-// extended, whenever an extension is executed: it sets only a token that it finds in the
-// same step, and Redis has made that token for one claim alone.
+// A claim lasts for LoadWait, and is extended while its load lives. So an instance that
+// dies delays the others by LoadWait at most. A claim that an invalidation has removed is
+// not extended, however late the extension is executed. It extends only a token that it
+// finds in the same step, and Redis has made that token for one claim alone.
 //
-// A timer extends, and not a goroutine of each load: nearly all loads end before their
-// claim has to be extended.
+// A timer does the extensions, instead of a goroutine for each load: nearly all loads end
+// before their claim has to be extended.
 type claims struct {
 	values   transport.Values   // nil in a process-local backplane, which has no claims
-	outlived func(h *heldClaim) // tells that a load has outlived its claim; without a lock
-	lifetime context.Context    // of extensions
-	end      context.CancelFunc // ends it
-	running  sync.WaitGroup     // an extension, or none
+	outlived func(h *heldClaim) // told of a load that has outlived its claim; called without a lock
+	lifetime context.Context    // the context of extensions
+	end      context.CancelFunc // ends lifetime
+	running  sync.WaitGroup     // counts the extension that is under way
 
 	mu                   sync.Mutex             // guards everything below
 	held                 map[string]*heldClaim  // by token
-	newest               map[claimed]*heldClaim // of each key
+	newest               map[claimed]*heldClaim // the newest of each key
 	mostHeld, mostNewest int                    // see forget
 	timer                *time.Timer
-	next                 time.Time // when timer fires; zero: it does not
-	busy                 bool      // it has fired, and sets itself again
+	next                 time.Time // when timer fires; zero: it is not set
+	busy                 bool      // extend is under way, and will set the timer
 	closed               bool
 }
 
-// claimed is what was claimed.
+// claimed is what a claim is for.
 type claimed struct {
-	stats *sharedCounters // of its cache, which also tell it from an earlier one of its name
+	stats *sharedCounters // of the cache; they also tell it from an earlier cache of its name
 	key   string
 }
 
-// heldClaim is a claim in Redis that is this instance's. Guarded by claims.mu is what is
-// below.
+// heldClaim is a claim in Redis that this instance has. claims.mu guards sharers, ended and
+// due.
 type heldClaim struct {
 	claimed
 	cache   string
 	token   string
-	epoch   string // and count: how the value will be labelled
+	epoch   string // the label of the value will have epoch and count
 	count   uint64
-	load    context.Context // ends when nobody waits for the load any more
+	load    context.Context // ends when nothing waits for the load
 	began   time.Time       // before Redis was asked for the claim
 	life    time.Duration   // SharedOptions.LoadWait
-	most    time.Duration   // for how long it is kept
+	most    time.Duration   // for how long it is extended
 	timeout time.Duration   // SharedOptions.Timeout
 
-	sharers int       // loads of its key, all on this instance, of which one may store its value
-	ended   bool      // one has, or is about to
-	due     time.Time // to be extended; zero: never
+	sharers int       // loads of its key on this instance, of which one may store its value
+	ended   bool      // one of them has ended the claim, or is about to
+	due     time.Time // when to extend it; zero: never
 }
 
 func newClaims(outlived func(*heldClaim)) *claims {
@@ -81,7 +82,7 @@ func newClaims(outlived func(*heldClaim)) *claims {
 	return c
 }
 
-// hold notes a claim that this instance has, and has it extended.
+// hold adds a claim that this instance has got, and has it extended.
 func (c *claims) hold(h *heldClaim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,11 +91,10 @@ func (c *claims) hold(h *heldClaim) {
 	c.scheduleLocked(h.due)
 }
 
-// pause is between two extensions.
+// pause is the pause between two extensions.
 func (h *heldClaim) pause() time.Duration { return max(h.life/extensionsPerLife, leastExtensionPause) }
 
-// token returns the token of the claim that this instance has of a key; empty: it has
-// none.
+// token returns the token of this instance's claim of a key. Empty: it has none.
 func (c *claims) token(of claimed) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -104,9 +104,9 @@ func (c *claims) token(of claimed) string {
 	return ""
 }
 
-// share has one more load use a claim that this instance has; nil: it has ended
-// meanwhile. Both loads began after the claim, so what either brings may be stored while
-// the claim is there.
+// share has one more load use the claim with that token. It returns nil if the claim has
+// ended. All loads that share a claim began after it. So each of them may store its result
+// while the claim is there.
 func (c *claims) share(token string) *heldClaim {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,17 +118,17 @@ func (c *claims) share(token string) *heldClaim {
 	return h
 }
 
-// letGo notes that loads end, and returns what of their claims is to end in Redis too. A
-// load without a value leaves its claim to the others that share it.
+// letGo notes that loads have ended, and returns which of their claims are to end in Redis
+// too. A load without a value leaves its claim to the other loads that share it.
 //
-//  1. a load begins, and another one of its key, which shares its claim   2. the second
-//     has its value, which ends the first, without one   3. were the claim released for
-//     that, the value might come too late.
+//  1. a load begins, and then another load of its key, which shares its claim   2. the second
+//     gets its value. That ends the first, which has none   3. if the first released the claim,
+//     the second might come too late to store its value.
 func (c *claims) letGo(puts []transport.Put) (ending []transport.Put) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range puts {
-		h := c.held[p.Token] // nil: it was released
+		h := c.held[p.Token] // nil: it was released already
 		last := false
 		if h != nil {
 			h.sharers--
@@ -145,7 +145,7 @@ func (c *claims) letGo(puts []transport.Put) (ending []transport.Put) {
 	return ending
 }
 
-// forgetLocked forgets a claim that has ended, as far as its loads have.
+// forgetLocked forgets a claim that has ended, as far as its loads have ended.
 func (c *claims) forgetLocked(h *heldClaim) {
 	if h.sharers > 0 && !h.ended {
 		return
@@ -159,7 +159,7 @@ func (c *claims) forgetLocked(h *heldClaim) {
 	}
 }
 
-// scheduleLocked has the timer fire at a time, or before.
+// scheduleLocked has the timer fire at a time, or earlier.
 func (c *claims) scheduleLocked(at time.Time) {
 	switch {
 	case c.closed || c.busy || !c.next.IsZero() && !at.Before(c.next):
@@ -172,7 +172,7 @@ func (c *claims) scheduleLocked(at time.Time) {
 	c.next = at
 }
 
-// extend extends the claims that are due, and has itself called again for the others.
+// extend extends the claims that are due, and sets the timer for the others.
 func (c *claims) extend() {
 	due, outlived := c.takeDue()
 	if due == nil && outlived == nil {
@@ -194,12 +194,12 @@ func (c *claims) extend() {
 			case kept[i]:
 				h.due = began.Add(h.pause())
 			default:
-				h.due = time.Time{} // an invalidation has taken it away
+				h.due = time.Time{} // an invalidation has removed it
 			}
 		}
 		c.mu.Unlock()
 		if err != nil {
-			break // the others are due again at once, and Redis is asked one at a time
+			break // the other claims are still due; Redis gets one request at a time
 		}
 	}
 	c.mu.Lock()
@@ -208,8 +208,8 @@ func (c *claims) extend() {
 	c.scheduleAllLocked()
 }
 
-// takeDue returns the claims that are to be extended now, and those whose loads have
-// outlived them, and counts the caller as running if there are any.
+// takeDue returns the claims that are to be extended now, and those that their loads have
+// outlived. If there are any, it counts the caller as running.
 func (c *claims) takeDue() (due, outlived []*heldClaim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -220,13 +220,13 @@ func (c *claims) takeDue() (due, outlived []*heldClaim) {
 	now := time.Now()
 	for _, h := range c.held {
 		switch {
-		case h.due.IsZero() || h.due.After(now.Add(h.pause()/8)): // a little early: together with others
+		case h.due.IsZero() || h.due.After(now.Add(h.pause()/8)): // a little early counts as due, to be sent together
 			continue
 		case now.Sub(h.began) >= h.most:
 			outlived = append(outlived, h)
 			h.due = time.Time{}
 		case h.load.Err() != nil:
-			h.due = time.Time{} // nobody here waits for the load: others need not
+			h.due = time.Time{} // nothing here waits for the load, so other instances need not either
 		default:
 			due = append(due, h)
 			h.due = now
@@ -250,9 +250,9 @@ func (c *claims) scheduleAllLocked() {
 	}
 }
 
-// release ends the claims of a cache, or of all if stats are nil, for other instances to
-// take: this one may be gone before the loads end. It gives up when ctx ends, or at the
-// first failure. Then they end by themselves.
+// release ends the claims of a cache, or of all caches if stats is nil. Other instances can
+// then claim the loads, which this instance may not live to finish. It gives up when ctx
+// ends, and at the first failure. The remaining claims then expire.
 func (c *claims) release(ctx context.Context, stats *sharedCounters) {
 	c.mu.Lock()
 	var held []*heldClaim
@@ -273,8 +273,8 @@ func (c *claims) release(ctx context.Context, stats *sharedCounters) {
 	}
 }
 
-// send makes one attempt at claims of any caches, to extend or to release them, for as
-// long as the most patient of the caches allows.
+// send makes one attempt to extend or to release claims of any caches. It takes at most the
+// longest Timeout of these caches.
 func (c *claims) send(ctx context.Context, held []*heldClaim, extend bool) (kept []bool, err error) {
 	var keeps []transport.Keep
 	timeout := time.Duration(0)
@@ -304,5 +304,5 @@ func (c *claims) close() {
 	c.end()
 }
 
-// wait waits for an extension that is under way, once its connection is closed.
+// wait waits for an extension that is under way, after its connection was closed.
 func (c *claims) wait() { c.running.Wait() }

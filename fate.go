@@ -43,15 +43,16 @@ func (l *local[K, V]) covered(e *entry[K, V], m moment) bool {
 	return l.lease.covers(m, e.Item.started.Load(), l.stalenessOf(l.hash(e.Item.key)))
 }
 
-// stalenessOf takes up to a fifth off MaxStaleness, depending on the key's hash. So when Redis is
-// lost, entries lapse one after the other, and the source is not asked for all of them at once, nor
-// each time that they lapse again. A lease is renewed long before this matters.
+// stalenessOf takes up to a fifth off MaxStaleness, depending on the key's hash. So when
+// Redis is lost, entries lapse one after the other, and the source is not asked for all of
+// them at once, nor each time that they lapse again. A lease is renewed long before this
+// matters.
 func (l *local[K, V]) stalenessOf(hash uint64) int64 {
 	return l.staleness - int64(float64(l.staleness-l.freshLeaseAge)*float64(hash>>32)/(1<<32))
 }
 
-// servesOnError reports whether a read that began at m may return e instead of an error. e is stale
-// or unleased, and so has not been invalidated.
+// servesOnError reports whether a read that began at m may return e instead of an error. e
+// is stale or unleased, and so has not been invalidated.
 func (l *local[K, V]) servesOnError(e *entry[K, V], m moment) bool {
 	return l.servesStale && e.Item.scope.err == nil && (l.staleWithoutLease || m.leaseAge < l.freshLeaseAge || l.covered(e, m))
 }

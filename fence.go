@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// The fence keeps out of memory what an invalidation has overtaken. Each load and each write notes
-// its start: the generation, and the count of region clears. It also registers itself under its
-// key. It may keep its result only if it is still registered, and nothing was cleared since its
-// start that its item belongs to. Numbered interleavings stand beside the lines that handle them.
+// The fence keeps out of memory what an invalidation has overtaken. Each load and each
+// write notes its start: the generation, and the count of region clears. It also registers
+// itself under its key. It may keep its result only if it is still registered, and nothing
+// was cleared since its start that its item belongs to. Numbered interleavings stand beside
+// the lines that handle them.
 
 // start is what a load or a write notes when it begins.
 type start struct {
@@ -21,8 +22,8 @@ type start struct {
 // pendingWrite is an Update under way.
 type pendingWrite struct{ start start }
 
-// beginWork counts a load or write of a key of that shard as under way, and returns its start. Each
-// call is paired with one endWork.
+// beginWork counts a load or write of a key of that shard as under way, and returns its
+// start. Each call is paired with one endWork.
 func (l *local[K, V]) beginWork(sh *shard[K, V]) start {
 	if l.regional {
 		l.clears.begin(&sh.underWay) // first, see there
@@ -36,9 +37,9 @@ func (l *local[K, V]) startNow() start {
 	return start{at: at, since: at, generation: l.current.Load(), clears: l.clears.count.Load()}
 }
 
-// startFromLease is called before a load asks the shared level. It reports whether the load may: only
-// under a lease. The age of what is read there starts when that lease's probe was sent, and
-// startFromLease sets s so.
+// startFromLease is called before a load asks the shared level. It reports whether the load
+// may: only under a lease. The age of what is read there starts when that lease's probe was
+// sent, and startFromLease sets s so.
 //
 //  1. a probe is sent that earns a lease   2. the master is cut off from the other servers,
 //     and takes no more writes. Another master accepts an invalidation   3. a load reads the old
@@ -59,13 +60,15 @@ func (l *local[K, V]) endWork(sh *shard[K, V]) {
 	}
 }
 
-// nothingClearedSince reports whether nothing was cleared since s: neither the cache nor a region.
+// nothingClearedSince reports whether nothing was cleared since s: neither the cache nor a
+// region.
 func (l *local[K, V]) nothingClearedSince(s start) bool {
 	return s.generation == l.current.Load() && (!l.regional || s.clears == l.clears.count.Load())
 }
 
-// beginWrite fences key for an Update. It evicts the key, and has loads and writes under way keep
-// nothing. The result tells endWrite whether anything has invalidated the key since.
+// beginWrite fences key for an Update. It evicts the key, and has loads and writes under
+// way keep nothing. The result tells endWrite whether anything has invalidated the key
+// since.
 func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 	hash := l.hash(key)
 	sh := l.shard(hash)
@@ -78,8 +81,8 @@ func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 	return w
 }
 
-// endWrite ends w. The key is invalidated once more. Then o is kept, unless anything else has
-// invalidated the key since w began.
+// endWrite ends w. The key is invalidated once more. Then o is kept, unless anything else
+// has invalidated the key since w began.
 //
 //  1. Update A of key begins   2. Update B of key begins, and A is no longer registered
 //  3. A ends, and B is no longer registered   4. B ends. Neither result is kept, since it is
@@ -97,8 +100,9 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	}
 }
 
-// put keeps o under key, for a write that began at s, unless the cache or one of the item's regions
-// was cleared since. It replaces the entry in memory. Loads and writes under way keep nothing.
+// put keeps o under key, for a write that began at s, unless the cache or one of the item's
+// regions was cleared since. It replaces the entry in memory. Loads and writes under way
+// keep nothing.
 func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	fresh := l.prepare(o, hash, key, &s)
 	sh := l.shard(hash)
@@ -112,8 +116,8 @@ func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	}
 }
 
-// prepare makes the entry that o is likely to need, before the shard's lock is taken: an allocation
-// may have to help the garbage collector.
+// prepare makes the entry that o is likely to need, before the shard's lock is taken: an
+// allocation may have to help the garbage collector.
 func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entry[K, V] {
 	if o.ttl <= 0 || l.cell != fixed && l.table(hash).find(hash, key) != nil {
 		return nil
@@ -121,9 +125,10 @@ func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entr
 	return newEntry(key, o.value, s.since, deadline(s.at, o.ttl))
 }
 
-// storeLocked keeps o under key, unless the cache or one of the item's regions was cleared since its
-// load or write began at s. The caller has checked that key itself was not invalidated. storeLocked
-// reports whether o is in memory now. fresh is what prepare has made, or nil.
+// storeLocked keeps o under key, unless the cache or one of the item's regions was cleared
+// since its load or write began at s. The caller has checked that key itself was not
+// invalidated. storeLocked reports whether o is in memory now. fresh is what prepare has
+// made, or nil.
 func (l *local[K, V]) storeLocked(
 	sh *shard[K, V], hash uint64, now int64, key K, s *start, o *outcome[V], fresh *entry[K, V],
 ) (kept bool) {
@@ -135,16 +140,16 @@ func (l *local[K, V]) storeLocked(
 	if o.ttl <= 0 || last <= now || l.closed.Load() {
 		return false
 	}
-	// 1. a load begins   2. it reads the source   3. the cache is cleared   4. the load ends.
-	// A clear between this line and the end does no harm: the entry is of the old generation, and
-	// dead from the start.
+	// 1. a load begins   2. it reads the source   3. the cache is cleared   4. the load
+	// ends. A clear between this line and the end does no harm: the entry is of the old
+	// generation, and dead from the start.
 	l.renewLocked(sh)
 	if s.generation != sh.generation {
 		return false
 	}
-	// The same for regions. A kept error belongs to all regions, unless NotFoundRegions names its
-	// own. It is dead from the start if any region is cleared from here on. Other items are if one
-	// of their regions is marked.
+	// The same for regions. A kept error belongs to all regions, unless NotFoundRegions
+	// names its own. It is dead from the start if any region is cleared from here on. Other
+	// items are if one of their regions is marked.
 	if o.err != nil && !o.hasRegions && s.clears != l.clears.count.Load() {
 		return false
 	}
@@ -161,8 +166,9 @@ func (l *local[K, V]) storeLocked(
 		l.renew(e, now)
 		l.addLocked(sh, hash, e, o.weight, now)
 	}
-	// 1. the checks above pass   2. the cache or a region is cleared. The sweep that follows
-	// finds nothing here   3. the entry is stored. No other sweep would come for it.
+	// 1. the checks above pass   2. the cache or a region is cleared. The sweep that
+	// follows finds nothing here   3. the entry is stored. No other sweep would come for
+	// it.
 	if l.fate(e, vouched(now)) == cleared {
 		l.dropLocked(sh, hash, e)
 		return false
@@ -170,8 +176,9 @@ func (l *local[K, V]) storeLocked(
 	return true
 }
 
-// scopeLocked returns the scope for the result of a load or write that began at s. It reports false
-// if one of the result's regions was cleared since. e is the key's entry in memory, or nil.
+// scopeLocked returns the scope for the result of a load or write that began at s. It
+// reports false if one of the result's regions was cleared since. e is the key's entry in
+// memory, or nil.
 func (l *local[K, V]) scopeLocked(sh *shard[K, V], o *outcome[V], s *start, e *entry[K, V]) (*scope, bool) {
 	if o.err != nil && !o.hasRegions {
 		return &scope{generation: s.generation, err: o.err, every: true, clears: s.clears}, true
@@ -212,8 +219,8 @@ func (l *local[K, V]) remove(keys ...K) {
 	}
 }
 
-// removeLocked invalidates key. Its entry is dropped. No caller joins its load under way from here
-// on, and neither that load nor a write under way is kept.
+// removeLocked invalidates key. Its entry is dropped. No caller joins its load under way
+// from here on, and neither that load nor a write under way is kept.
 //
 //  1. a Get starts a load   2. the load reads version 1   3. another instance writes
 //     version 2, and its message arrives here   4. the load ends. It is no longer registered:
@@ -226,8 +233,9 @@ func (l *local[K, V]) removeLocked(sh *shard[K, V], hash uint64, key K) {
 	sh.overtakeLocked(key)
 }
 
-// overtakeLocked has loads and writes of key that are under way keep nothing, and no caller join
-// them. It does not concern a load that has not begun, which will read the source later.
+// overtakeLocked has loads and writes of key that are under way keep nothing, and no caller
+// join them. It does not concern a load that has not begun, which will read the source
+// later.
 func (sh *shard[K, V]) overtakeLocked(key K) {
 	if f := sh.flights[key]; f != nil && !f.begun {
 		f.older.overtakenLocked()

@@ -12,11 +12,11 @@ import (
 	"strings"
 )
 
-// fingerprintOf returns what tells the values of a cache from those of another type, or
-// in another form, that have come to be under its name: by a deployment, or by another
-// application on the channel. It is made of the type with its package's path and, if
-// the values are JSON, of the exported fields, as far as it goes. Another Codec sees to
-// the form of its values on its own, so its type counts in place of the fields.
+// fingerprintOf returns a number that differs between types of values, and between forms of
+// a type. It tells a cache's values from others that are stored under its name, by another
+// deployment or by another application on the channel. It depends on the type's name and
+// its package's path. For JSON it also depends on the exported fields, at any depth. Any
+// other Codec handles changes of the form itself, so its type counts instead of the fields.
 func fingerprintOf[V any](codec Codec[V]) uint64 {
 	h := sha256.New()
 	t := reflect.TypeFor[V]()
@@ -29,11 +29,11 @@ func fingerprintOf[V any](codec Codec[V]) uint64 {
 	return binary.BigEndian.Uint64(h.Sum(nil))
 }
 
-// fullName is the name of a type with the paths of packages.
+// fullName is the name of a type with the paths of its packages.
 func fullName(t reflect.Type) string {
 	switch {
 	case t.Name() != "":
-		return t.PkgPath() + "." + t.Name() // that of a generic type has the paths of its arguments
+		return t.PkgPath() + "." + t.Name() // the name of a generic type has the paths of its arguments
 	case t.Kind() == reflect.Pointer:
 		return "*" + fullName(t.Elem())
 	case t.Kind() == reflect.Slice:
@@ -44,10 +44,10 @@ func fullName(t reflect.Type) string {
 	return t.String()
 }
 
-// describer writes what the JSON of a type hangs on.
+// describer writes down what the JSON of a type depends on.
 type describer struct {
 	to   io.Writer
-	seen map[reflect.Type]bool // with a name: described already, or about to be
+	seen map[reflect.Type]bool // named types that are described, or being described
 }
 
 func (d *describer) describe(t reflect.Type) {
@@ -75,7 +75,7 @@ func (d *describer) describe(t reflect.Type) {
 	}
 }
 
-// fields describes those that JSON has. Their order is of no concern.
+// fields describes the fields that are in the JSON. Their order does not matter.
 func (d *describer) fields(t reflect.Type) {
 	var fields []reflect.StructField
 	for f := range structFields(t) {
@@ -91,7 +91,7 @@ func (d *describer) fields(t reflect.Type) {
 	}
 }
 
-// structFields goes through the fields of a struct type.
+// structFields yields the fields of a struct type.
 func structFields(t reflect.Type) func(yield func(reflect.StructField) bool) {
 	return func(yield func(reflect.StructField) bool) {
 		for i := range t.NumField() {
@@ -104,8 +104,8 @@ func structFields(t reflect.Type) func(yield func(reflect.StructField) bool) {
 
 func (d *describer) write(format string, args ...any) { _, _ = fmt.Fprintf(d.to, format+";", args...) }
 
-// isOpaque reports whether a type's own methods put its values into the form that they
-// have outside: what is in them is their business.
+// isOpaque reports whether a type's own methods encode its values. Then its fields do not
+// matter.
 func isOpaque(t reflect.Type) bool {
 	for _, of := range []reflect.Type{reflect.TypeFor[json.Marshaler](), reflect.TypeFor[encoding.TextMarshaler]()} {
 		if t.Kind() != reflect.Interface && (t.Implements(of) || reflect.PointerTo(t).Implements(of)) {

@@ -15,8 +15,8 @@ type hints struct {
 	notFoundSaid logOnce
 }
 
-// warn logs what is surely a mistake in the options: an option that is legal, but has no effect
-// beside another one.
+// warn logs what is surely a mistake in the options: an option that is legal, but has no
+// effect beside another one.
 func (o *Options[K, V]) warn(warn func(text string, details ...any)) {
 	if o.RefreshAfter >= o.TTL && o.Expiry == nil {
 		warn("items expire before they are refreshed: RefreshAfter is not less than TTL",
@@ -47,7 +47,8 @@ func (h *hints) warn(text string, details ...any) {
 	h.logger.Warn("nearcache: "+text, append([]any{"cache", h.cache}, details...)...)
 }
 
-// foreignNotFound logs that a loader has wrapped a not-found of another item, and what follows.
+// foreignNotFound logs that a loader has wrapped a not-found of another item, and what
+// follows.
 func (h *hints) foreignNotFound(other string) {
 	if h.notFoundSaid.allow() {
 		h.warn("a loader's error wraps the not-found of another item, and counts as a failure; "+
@@ -63,8 +64,8 @@ func (h *hints) slow(kind int, option string, took, ttl time.Duration) {
 	}
 }
 
-// unheard logs that a load has panicked or ended its goroutine, and that no caller waits for it: a
-// refresh ahead of expiry, or a load that all callers have left.
+// unheard logs that a load has panicked or ended its goroutine, and that no caller waits
+// for it: a refresh ahead of expiry, or a load that all callers have left.
 func (h *hints) unheard(err error) {
 	if h.unheardLines.allow() {
 		h.logger.Error("nearcache: a load that no caller waits for has panicked, or ended its goroutine",

@@ -10,25 +10,26 @@ import (
 	"unsafe"
 )
 
-// errForeignKey is the error of a message with a key that the cache cannot read. It clears the
-// cache. The error does not show the key.
+// errForeignKey is the error of a message with a key that the cache cannot read. It clears
+// the cache. The error does not show the key.
 var errForeignKey = errors.New("a key is none of the cache's key type")
 
-// keyCodec turns keys into their form in messages, and back. Memory is keyed by K itself, so a hit
-// does not use it.
+// keyCodec turns keys into their form in messages, and back. Memory is keyed by K itself,
+// so a hit does not use it.
 type keyCodec[K comparable] struct {
 	encode func(K) (string, error)
 	decode func(string) (K, error)
 
-	// exact says that every K survives encode and decode, so that nothing has to be checked. It is
-	// true for strings and integers, and false for a TextMarshaler, of which it is not known.
+	// exact says that every K survives encode and decode, so that nothing has to be
+	// checked. It is true for strings and integers, and false for a TextMarshaler, of which
+	// it is not known.
 	exact bool
 
 	strings bool // K is a string kind, which is encoded as its own bytes
 }
 
-// newKeyCodec chooses the codec for K: MarshalText and UnmarshalText if K has both, else the bytes
-// of a string kind, else the decimal form of an integer kind.
+// newKeyCodec chooses the codec for K: MarshalText and UnmarshalText if K has both, else
+// the bytes of a string kind, else the decimal form of an integer kind.
 func newKeyCodec[K comparable]() (keyCodec[K], error) {
 	kind := reflect.TypeFor[K]()
 	_, marshals := any(new(K)).(encoding.TextMarshaler)
@@ -52,14 +53,16 @@ func newKeyCodec[K comparable]() (keyCodec[K], error) {
 		"or a type (no pointer) with MarshalText, and UnmarshalText on its pointer", kind)
 }
 
-// wire returns key's encoded form, or an error that says why other instances could not recognise it.
+// wire returns key's encoded form, or an error that says why other instances could not
+// recognise it.
 func (c keyCodec[K]) wire(key K) (string, error) {
 	text, _, err := c.name(key)
 	return text, err
 }
 
-// name returns what wire returns, and also the key that the encoded form decodes to. That key
-// equals key. If K has MarshalText, the strings in it are copies, which come free with the check.
+// name returns what wire returns, and also the key that the encoded form decodes to. That
+// key equals key. If K has MarshalText, the strings in it are copies, which come free with
+// the check.
 func (c keyCodec[K]) name(key K) (text string, again K, err error) {
 	text, err = c.encode(key)
 	if err != nil || c.exact {
@@ -75,8 +78,8 @@ func (c keyCodec[K]) name(key K) (text string, again K, err error) {
 	return text, again, nil
 }
 
-// keepable reports whether an item under key may be kept in memory, because an invalidation from
-// another instance could find it. It also returns the key, as name does.
+// keepable reports whether an item under key may be kept in memory, because an invalidation
+// from another instance could find it. It also returns the key, as name does.
 func (c keyCodec[K]) keepable(key K) (again K, keepable bool) {
 	if c.exact {
 		return key, true
@@ -85,8 +88,8 @@ func (c keyCodec[K]) keepable(key K) (again K, keepable bool) {
 	return again, err == nil
 }
 
-// ownString returns a copy of a key of a string kind. Callers may reuse the memory of their keys, as
-// web frameworks do that hand out pieces of a request's buffer.
+// ownString returns a copy of a key of a string kind. Callers may reuse the memory of their
+// keys, as web frameworks do that hand out pieces of a request's buffer.
 func ownString[K comparable](key K) K {
 	s := strings.Clone(*(*string)(unsafe.Pointer(&key))) // all types of the kind have one memory layout
 	return *(*K)(unsafe.Pointer(&s))
@@ -126,8 +129,8 @@ func encodeText[K comparable](key K) (string, error) {
 	return string(text), err
 }
 
-// decodeText also decodes what other instances send. So a panic in UnmarshalText must not end the
-// subscriber.
+// decodeText also decodes what other instances send. So a panic in UnmarshalText must not
+// end the subscriber.
 func decodeText[K comparable](text string) (key K, err error) {
 	defer recovered("UnmarshalText", &err)
 	err = any(&key).(encoding.TextUnmarshaler).UnmarshalText([]byte(text))

@@ -35,17 +35,18 @@ const (
 
 // keyFailures collects which keys have failed and why, in one KeysError for each cause.
 //
-// Errors of one cause are the same for errors.Is and errors.As. They are equal, or they wrap the
-// same errors in the same way, as those of one fmt.Errorf in a loader do. To have the same text is
-// not enough. Two errors that wrap the same errors can no longer be told apart by their addresses.
-// We accept this, because a loader that wraps its errors makes a new one for each key.
+// Errors of one cause are the same for errors.Is and errors.As. They are equal, or they
+// wrap the same errors in the same way, as those of one fmt.Errorf in a loader do. To have
+// the same text is not enough. Two errors that wrap the same errors can no longer be told
+// apart by their addresses. We accept this, because a loader that wraps its errors makes a
+// new one for each key.
 type keyFailures[K comparable] struct {
 	all   []*KeysError[K]
 	alike map[likeness][]*KeysError[K]
 }
 
-// likeness is what errors of one cause have in common, and few others do. It saves comparing a
-// million errors with each other.
+// likeness is what errors of one cause have in common, and few others do. It saves
+// comparing a million errors with each other.
 type likeness struct {
 	text string
 	root error // the innermost error, if it is comparable
@@ -84,8 +85,8 @@ func (c *keyFailures[K]) err(cache string) error {
 	return keysErrors[K](c.all)
 }
 
-// rootOf returns the innermost error that err wraps, following the first where there are several. It
-// returns nil if that error is not comparable.
+// rootOf returns the innermost error that err wraps, following the first where there are
+// several. It returns nil if that error is not comparable.
 func rootOf(err error) error {
 	for range deepest {
 		var inner error
@@ -113,8 +114,9 @@ var (
 	wrapsMany = reflect.TypeFor[interface{ Unwrap() []error }]()
 )
 
-// sameCause reports whether two errors, or parts of errors, are the same. Pointers to what wraps
-// nothing are the same if they are equal: such errors are told apart by their addresses.
+// sameCause reports whether two errors, or parts of errors, are the same. Pointers to what
+// wraps nothing are the same if they are equal: such errors are told apart by their
+// addresses.
 func sameCause(a, b reflect.Value, depth int) bool {
 	if depth == 0 || !a.IsValid() || !b.IsValid() || a.Type() != b.Type() {
 		return a.IsValid() == b.IsValid() && !a.IsValid()
@@ -159,8 +161,8 @@ func (e keysErrors[K]) Unwrap() []error {
 	return all
 }
 
-// Error returns a line for each of the first texts, and says how many more keys there are. Causes
-// with the same text share a line.
+// Error returns a line for each of the first texts, and says how many more keys there are.
+// Causes with the same text share a line.
 func (e keysErrors[K]) Error() string {
 	type line struct {
 		text  string

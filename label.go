@@ -11,41 +11,41 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// label is what stands before the bytes of a value in Redis:
+// label precedes the bytes of a value in Redis:
 //
 //	format   1 byte
-//	id       16 bytes, unlike those of all other values
+//	id       16 bytes, different for each value
 //	flags    1 byte
 //	epoch    string
-//	count    uvarint: of the cache's clears, when its load began
+//	count    uvarint: how often the cache had been cleared when the load was claimed
 //	version  uvarint: SharedOptions.Version
 //	type     8 bytes: see fingerprintOf
-//	loaded   uvarint: milliseconds since 1970, by the clock of the instance; only to be looked at
-//	life     uvarint: milliseconds that it was given
+//	loaded   uvarint: milliseconds since 1970 by the instance's clock; for people to read
+//	life     uvarint: how many milliseconds it was to live
 //
-// Strings are a uvarint of length and that many bytes. Its golden bytes are in
+// A string is its length as a uvarint, and that many bytes. The golden bytes are in
 // testdata/values.
 type label struct {
 	id       string
-	notFound bool // there is no such item
-	packed   bool // the bytes are compressed, as S2 does it
+	notFound bool // the item does not exist
+	packed   bool // the bytes are compressed with S2
 	epoch    string
 	count    uint64
 	version  uint32
-	kind     uint64 // of values: see fingerprintOf
+	kind     uint64 // of the values, see fingerprintOf
 	loaded   time.Time
 	life     time.Duration
 }
 
 const (
-	valueFormat = 2 // 1 had no type
+	valueFormat = 2 // format 1 had no type
 
 	flagNotFound = 1
 	flagPacked   = 2
 
 	flagsAt = transport.IDAt + transport.IDLength
 
-	mostAfterFlags = 80 // bytes, of a label
+	mostAfterFlags = 80 // bytes of a label
 	mostLabel      = flagsAt + 1 + mostAfterFlags
 )
 
@@ -74,7 +74,7 @@ func (l *label) append(b []byte) []byte {
 	return binary.AppendUvarint(b, uint64(l.life.Milliseconds()))
 }
 
-// readLabel returns a value's label and what comes behind it.
+// readLabel returns a value's label and the bytes after it.
 func readLabel(value []byte) (l label, rest []byte, err error) {
 	if len(value) <= flagsAt || value[0] != valueFormat || value[flagsAt] > flagNotFound|flagPacked {
 		return l, nil, errNoValue
@@ -102,8 +102,8 @@ func readLabel(value []byte) (l label, rest []byte, err error) {
 	return l, rest[before-len(r.rest):], nil
 }
 
-// encodeValue returns the bytes of a value, or of a not-found, behind its label.
-// If it is larger than SharedOptions.MaxValueBytes it returns none.
+// encodeValue returns the bytes of a value, or of a not-found, after its label. It returns
+// none if the value is larger than SharedOptions.MaxValueBytes.
 func encodeValue[V any](o *SharedOptions[V], l label, value V) (bytes []byte, err error) {
 	l.version = o.Version
 	if l.notFound {
@@ -113,7 +113,7 @@ func encodeValue[V any](o *SharedOptions[V], l label, value V) (bytes []byte, er
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > o.MaxValueBytes { // compressed or not: others will unpack it
+	if len(data) > o.MaxValueBytes { // compressed or not: readers have to unpack it
 		return nil, nil
 	}
 	if o.CompressOver > 0 && len(data) > o.CompressOver {
@@ -124,7 +124,7 @@ func encodeValue[V any](o *SharedOptions[V], l label, value V) (bytes []byte, er
 	return append(l.append(make([]byte, 0, 64+len(data))), data...), nil
 }
 
-// unpackedLength returns how many bytes a value is unpacked to, and 0 if it is not packed. It
+// unpackedLength returns how many bytes a value unpacks to, or 0 if it is not packed. It
 // unpacks nothing.
 func unpackedLength(l label, data []byte, most int) (int, error) {
 	if !l.packed || l.notFound {
@@ -140,8 +140,8 @@ func unpackedLength(l label, data []byte, most int) (int, error) {
 	return n, nil
 }
 
-// decodeValue returns the value behind a label; that of a not-found is zero. It unpacks no
-// more than SharedOptions.MaxValueBytes.
+// decodeValue returns the value after a label. That of a not-found is zero. It does not
+// unpack more than SharedOptions.MaxValueBytes.
 func decodeValue[V any](o *SharedOptions[V], l label, data []byte) (value V, err error) {
 	if l.version != o.Version {
 		return value, errOtherVersion
@@ -160,8 +160,8 @@ func decodeValue[V any](o *SharedOptions[V], l label, data []byte) (value V, err
 	return unmarshal(o.Codec, data)
 }
 
-// marshal and unmarshal call the codec, which may panic: no caller has to hear of
-// what the shared level could not do.
+// marshal and unmarshal call the codec. They turn a panic into an error, since callers need
+// not hear of what the shared level could not do.
 func marshal[V any](c Codec[V], value V) (data []byte, err error) {
 	defer recovered("Marshal", &err)
 	return c.Marshal(value)

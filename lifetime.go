@@ -19,8 +19,8 @@ type lifetimes struct {
 	tracksHits bool // hits have to be noted, or may be due for a refresh
 }
 
-// The lowest bit of an entry's note says whether a refresh of it was begun. The bits above have the
-// tick of its last hit, without its upper bits.
+// The lowest bit of an entry's note says whether a refresh of it was begun. The bits above
+// have the tick of its last hit, without its upper bits.
 //
 // A tick is at most a sixteenth of IdleTTL. So hits write a note at most once in that time.
 const (
@@ -45,11 +45,12 @@ func newLifetimes[K comparable, V any](o Options[K, V]) lifetimes {
 
 func (t *lifetimes) tick(at int64) uint32 { return uint32(at>>t.idleShift) & tickMask }
 
-// isIdle reports whether at that time an entry with that note has had no hit for IdleTTL, or for up
-// to a tick less.
+// isIdle reports whether at that time an entry with that note has had no hit for IdleTTL,
+// or for up to a tick less.
 //
-// Without the upper bits, ticks are ambiguous if they are more than half of tickMask apart. That is
-// thousands of IdleTTLs. The sweeper comes much more often, and evicts what is idle.
+// Without the upper bits, ticks are ambiguous if they are more than half of tickMask apart.
+// That is thousands of IdleTTLs. The sweeper comes much more often, and evicts what is
+// idle.
 func (t *lifetimes) isIdle(note uint32, at int64) bool {
 	ticks := (t.tick(at) - note>>tickShift) & tickMask
 	if ticks > tickMask/2 {
@@ -82,8 +83,9 @@ func (l *local[K, V]) renew(e *entry[K, V], now int64) {
 	}
 }
 
-// markRefreshing marks e as refreshing, and reports whether it was not before. The caller then
-// refreshes e. The mark stays until unmarkRefreshing, or until the entry's value is replaced.
+// markRefreshing marks e as refreshing, and reports whether it was not before. The caller
+// then refreshes e. The mark stays until unmarkRefreshing, or until the entry's value is
+// replaced.
 func (l *local[K, V]) markRefreshing(e *entry[K, V]) bool {
 	note := e.Note()
 	return note&refreshing == 0 && e.SwapNote(note, note|refreshing)
@@ -99,8 +101,8 @@ func (l *local[K, V]) isDue(e *entry[K, V], at int64) bool {
 	return l.refreshAfter > 0 && at-e.Item.started.Load() >= l.refreshAfter && e.Item.scope.err == nil
 }
 
-// failedLoad says how often in a row the load of an item in memory has failed, and until when no
-// other load of it begins.
+// failedLoad says how often in a row the load of an item in memory has failed. Until a
+// time, neither a refresh nor a Get that can serve the item loads it again.
 type failedLoad struct {
 	count int
 	until int64

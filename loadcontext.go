@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// loadContext is the context that a loader gets. It ends only when its flight ends. It has the
-// values of the context of the flight's first caller.
+// loadContext is the context that a loader gets. It ends only when its flight ends. It has
+// the values of the context of the flight's first caller.
 //
-// It knows the load that this caller belongs to. So a loader that asks for the key that it is
-// loading can be told from other callers, even through a chain of loads of which each has begun
-// the next. A circle of loads that two callers began at different points is not noticed. We
-// accept that, because such a loader never returns anyway.
+// It knows the load that this caller belongs to. So a loader that asks for the key that it
+// is loading can be told from other callers, even through a chain of loads of which each
+// has begun the next. A circle of loads that two callers began at different points is not
+// noticed. We accept that, because such a loader never returns anyway.
 //
-// It is made for loaders that look at nothing but Err. The channel to wait on and the context to
-// look values up in are made only on demand: they cost a third of a miss.
+// It is made for loaders that look at nothing but Err. The channel to wait on and the
+// context to look values up in are made only on demand: they cost a third of a miss.
 type loadContext struct {
 	values  context.Context
 	parent  *loadContext // of the load whose loader began this one; nil: none did
@@ -43,8 +43,8 @@ func (c *loadContext) ending() <-chan struct{} {
 	return c.over
 }
 
-// library returns a context of the standard library that ends with this one. Contexts that are
-// derived from such a context need no goroutine of their own.
+// library returns a context of the standard library that ends with this one. Contexts that
+// are derived from such a context need no goroutine of their own.
 func (c *loadContext) library() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,8 +93,8 @@ func (c *loadContext) Value(key any) any {
 	return c.values.Value(key)
 }
 
-// begunBy reports whether c is the context of the given load's loader, or of a load that this
-// loader has begun, however indirectly. It reports false if c is nil.
+// begunBy reports whether c is the context of the given load's loader, or of a load that
+// this loader has begun, however indirectly. It reports false if c is nil.
 func (c *loadContext) begunBy(load *loadContext) bool {
 	for call := load.call(); c != nil; c = c.parent {
 		if c.call() == call {
@@ -130,9 +130,9 @@ func originOf(ctx context.Context) origin {
 	return origin{ctx, load}
 }
 
-// caller is what the cache needs to know of a call that may wait for a load. A context may be of a
-// user's own type. Its methods may use the cache, block, or panic. So all of them are called here,
-// before a lock is taken and before a load is registered:
+// caller is what the cache needs to know of a call that may wait for a load. A context may
+// be of a user's own type. Its methods may use the cache, block, or panic. So all of them
+// are called here, before a lock is taken and before a load is registered:
 //
 //  1. a lock of the cache is taken   2. a method of the context is called, and reads the
 //     cache   3. it waits for that lock, for ever.

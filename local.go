@@ -10,31 +10,29 @@ import (
 	"github.com/nearcache/nearcache/internal/eviction"
 )
 
-// The local layer holds a cache's items in this process's memory: bounded, in
-// regions, and fenced against invalidations.
+// local is the memory of a cache: bounded, divided into regions, and fenced against
+// invalidations.
 //
-// Readers look entries up in tables that need no lock. Everything that changes
-// what is held for a key, and every look-up that is followed by such a change,
-// happens in one critical section of the key's shard.
+// Readers look entries up in tables that need no lock. Each change of a key's entry happens
+// in one critical section of the key's shard, together with the look-up that leads to it.
 //
-// A key is invalidated by taking it out. Clearing the cache or a region is O(1):
-// it begins a generation, or marks the region, and so makes entries dead where
-// they are. A dead entry is a miss, and a sweep in the background returns its
-// memory.
+// A key is invalidated by dropping its entry. Clearing the cache or a region takes O(1): it
+// begins a generation, or marks the region, which makes entries dead where they are. A dead
+// entry is a miss. A sweep in the background frees its memory.
 //
-// What may be held at all is the fence's business, see fence.go.
+// What may be kept at all is decided by the fence, see fence.go.
 type local[K comparable, V any] struct {
-	// tables has the entries of each shard. A shard's lock guards writes.
+	// tables has the entries of each shard. Writes need the shard's lock.
 	tables []atomic.Pointer[table[K, V]]
 
-	shards []shard[K, V] // as many, a power of two
+	shards []shard[K, V] // as many as tables: a power of two
 	seed   maphash.Seed
 
-	// lockedHits says that the policy has to see hits under the shard lock.
+	// lockedHits says that the eviction policy has to see hits under the shard's lock.
 	lockedHits bool
 
-	// regional says that items may belong to regions: if not, clears of regions
-	// are of no concern to loads and writes.
+	// regional says that items may belong to regions. If not, loads and writes do not have
+	// to heed clears of regions.
 	regional bool
 
 	cell cellKind // of the values
@@ -44,8 +42,8 @@ type local[K comparable, V any] struct {
 
 	lifetimes
 
-	// lease and staleness are the serving rule's, see lease. A lease younger than
-	// fresh covers whatever is held, see covered.
+	// lease and staleness make the serving rule, see lease. A lease younger than
+	// freshLeaseAge covers every entry, see covered.
 	lease                    *lease
 	staleness, freshLeaseAge int64
 
@@ -57,22 +55,22 @@ type local[K comparable, V any] struct {
 
 	clears clearLog // of regions
 
-	// dirty counts clears of regions; swept is what it was when the last whole sweep
-	// began. Equal: every entry of the current generation is live or expired.
+	// dirty counts clears of regions. swept is what dirty was when the last complete sweep
+	// began. If they are equal, no entry of the current generation was cleared.
 	dirty, swept atomic.Uint64
 }
 
-// entry is one item in memory. With a key and a value of eight bytes each it fills
-// one cache line. Key and scope never change once it is published in a table. The
-// others do under the shard's lock, see replaceLocked.
+// entry is one item in memory. With a key and a value of eight bytes each, it fills one
+// cache line. Once it is published in a table, its key and scope never change. Its other
+// fields change under the shard's lock, see replaceLocked.
 type entry[K comparable, V any] = eviction.Node[item[K, V]]
 
 type item[K comparable, V any] struct {
 	key     K
-	value   V // see local.place
+	value   V // see loadValue
 	scope   *scope
 	expires atomic.Int64
-	started atomic.Int64 // when its load or write began; last, since hits on a lease do not ask
+	started atomic.Int64 // when its load or write began; last, since hits under a lease do not read it
 }
 
 // newEntry returns an entry that is not in memory yet, and has no scope.
@@ -83,47 +81,48 @@ func newEntry[K comparable, V any](key K, value V, started, expires int64) *entr
 	return e
 }
 
-// shard is a part of the cache with a lock of its own. What every write changes comes
-// first, in as few cache lines as may be: another processor had the shard before.
+// shard is a part of a cache with a lock of its own. What every write changes comes first,
+// in as few cache lines as possible: another processor is likely to have used the shard
+// before.
 type shard[K comparable, V any] struct {
 	underWay atomic.Int64 // loads and writes of its keys, between clearLog.begin and end
 
-	// mu guards everything below, and all changes to the shard's table.
+	// mu guards everything below, and all changes of the shard's table.
 	mu          sync.Mutex
-	expiring    atomic.Int64 // entries that have a deadline; read without mu
+	expiring    atomic.Int64 // entries that can expire; read without mu
 	counters    shardCounters
 	table       *atomic.Pointer[table[K, V]]
 	limits      eviction.Limits
 	generation  *generation // of all its entries
 	regions     map[string]*region
 	policy      eviction.Policy[item[K, V]]
-	flights     map[K]*flight[K, V] // the newest of each key
+	flights     map[K]*flight[K, V] // the newest flight of each key
 	writes      map[K]*pendingWrite
-	failedLoads map[K]failedLoad // of items that are held
+	failedLoads map[K]failedLoad // of items in memory
 
 	mostFlights, mostWrites, mostFailedLoads, mostRegions int // see forget
 
-	_ [48]byte // shards share no cache line, and all lie alike
+	_ [48]byte // so that shards share no cache line, and all have the same alignment
 }
 
 const (
-	// entriesPerShard is the least capacity of a shard: smaller ones evict much
-	// sooner than the whole cache would, since keys do not spread evenly.
+	// entriesPerShard is the smallest capacity of a shard. Keys do not spread evenly, so
+	// smaller shards would evict long before the whole cache is full.
 	entriesPerShard = 1024
 
-	// Shards beyond what the processors need are there to be small: one whose table
-	// grows holds up its writes until all entries have moved.
+	// There are more shards than the processors need only to keep shards small. A table
+	// that grows delays the writes of its shard until all entries have moved.
 	shardsPerProcessor = 16
 	quicklyMoved       = 1 << 14
 
-	// mostShards bounds what an empty cache takes, and how long it takes to go through
-	// all shards. It leaves the bits of a hash that choose the bucket, see home.
+	// mostShards bounds the memory of an empty cache, and the time to visit all shards. It
+	// leaves enough bits of a hash to choose the bucket, see home.
 	mostShards = 1 << 12
 )
 
-// shardsFor returns how many shards a cache has, a power of two. One that bounds
-// weights has one: how many items that makes is not known, and any item up to the
-// bound must find room.
+// shardsFor returns how many shards a cache has, a power of two. A cache with MaxWeight has
+// one shard. How many items that bound admits is not known, and any item up to the bound
+// must find room.
 func shardsFor(capacity int, maxWeight int64) int {
 	shards := 1
 	if maxWeight > 0 {
@@ -168,7 +167,7 @@ func newLocal[K comparable, V any](o Options[K, V], lease *lease) *local[K, V] {
 	return l
 }
 
-// emptyLocked drops whatever the shard holds; from here on it is g's.
+// emptyLocked drops all that the shard holds, and makes it a shard of g.
 func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
 	sh.generation, sh.regions, sh.failedLoads = g, nil, nil
 	sh.expiring.Store(0)
@@ -180,7 +179,7 @@ func (l *local[K, V]) emptyLocked(sh *shard[K, V], g *generation) {
 	}
 }
 
-// use tells the policy of a hit on e.
+// use tells the eviction policy of a hit on e.
 func (l *local[K, V]) use(e *entry[K, V]) {
 	if l.lockedHits {
 		l.touch(e)
@@ -189,7 +188,7 @@ func (l *local[K, V]) use(e *entry[K, V]) {
 	}
 }
 
-// touch tells a policy that wants the lock of a hit on e, unless e has left.
+// touch tells a policy that needs the lock of a hit on e, unless e is no longer in memory.
 func (l *local[K, V]) touch(e *entry[K, V]) {
 	hash := l.hash(e.Item.key)
 	sh := l.shard(hash)
@@ -200,8 +199,7 @@ func (l *local[K, V]) touch(e *entry[K, V]) {
 	}
 }
 
-// peek returns the live entry of key, or nil, and when the read began. It leaves no
-// trace.
+// peek returns the live entry of key, or nil, and when the read began. It changes nothing.
 func (l *local[K, V]) peek(key K) (*entry[K, V], int64) {
 	m := l.lease.read() // first
 	e := l.find(key)
@@ -221,17 +219,18 @@ func (l *local[K, V]) table(hash uint64) *table[K, V] {
 	return l.tables[hash&uint64(len(l.tables)-1)].Load()
 }
 
-// result returns what an entry stands for.
+// result returns the value of an entry, or the error that is kept instead.
 func (l *local[K, V]) result(e *entry[K, V]) (V, error) {
 	if err := e.Item.scope.err; err != nil {
-		return e.Item.value, err // the zero value, never replaced
+		return e.Item.value, err // the zero value, which is never replaced
 	}
 	return loadValue(l.cell, &e.Item.value), nil
 }
 
-// own returns the key to keep for key, whose bytes may be the caller's. Whatever outlives
-// a call, such as entries, loads, writes and queued messages, has a key from here or, if
-// it has a MarshalText, one that keyCodec.name has decoded. Look-ups take the caller's.
+// own returns the key to keep for key, whose bytes may be the caller's. Everything that
+// outlives a call has such a key: entries, loads, writes and queued messages. If K has a
+// MarshalText, they have a key that keyCodec.name has decoded instead. Look-ups use the
+// caller's key.
 func (l *local[K, V]) own(key K) K {
 	if l.ownsStrings {
 		return ownString(key)
@@ -245,12 +244,12 @@ func (l *local[K, V]) shard(hash uint64) *shard[K, V] {
 	return &l.shards[hash&uint64(len(l.shards)-1)]
 }
 
-// addLocked takes e in, in the place of what is held under its key.
+// addLocked adds e, or replaces the entry of its key.
 //
-// It makes as few atomic operations as may be: each waits for all writes before it, and
-// those for the processors that had their cache lines.
+// It makes as few atomic operations as possible. Each one waits for all writes before it,
+// and these wait for other processors to hand over their cache lines.
 func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], weight uint32, now int64) {
-	sh.retainLocked(e.Item.scope) // first: a region whose last other member leaves goes with it
+	sh.retainLocked(e.Item.scope) // first: or e's region would go when its last other member does
 	expiring := l.expiring(e.Item.expires.Load())
 	t := sh.table.Load()
 	old := t.find(hash, e.Item.key)
@@ -274,7 +273,7 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 		t.replace(hash, old, e)
 		expiring -= l.uncountLocked(sh, old)
 	} else {
-		if sh.policy.Len() > t.room() { // e is in it already
+		if sh.policy.Len() > t.room() { // it counts e already
 			t = t.resized(2*t.room(), l.hash)
 			sh.table.Store(t)
 		}
@@ -286,13 +285,13 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 	l.countExpiringLocked(sh, expiring)
 }
 
-// replaceLocked makes e's value, deadline and start those of a newer load or write
-// of its key, and reports whether it can: if all else about e stays as it is.
+// replaceLocked gives e the value, deadline and start of a newer load or write of its key.
+// It reports false if it cannot, because something else about e would change.
 //
-// Readers look at the deadline and the start first and at the value last. Here the
-// value comes first, so none finds an old value to be good by what was said of a
-// new one. One may find a new value to be good by what was said of the old: the
-// write began after the old one's, and overlaps with the read.
+// Readers read the deadline and the start first, and the value last. Here the value is
+// written first. So no reader combines an old value with the newer times. A reader may
+// combine a newer value with the older times. That is allowed: the newer write began later,
+// and overlaps with the read.
 func (l *local[K, V]) replaceLocked(
 	sh *shard[K, V], e *entry[K, V], s *scope, o *outcome[V], started, expires, now int64,
 ) bool {
@@ -327,8 +326,8 @@ func (l *local[K, V]) countExpiringLocked(sh *shard[K, V], n int) {
 	}
 }
 
-// dropLocked takes a held entry out of memory. A table that has become much too
-// large goes, too.
+// dropLocked removes an entry from memory. It also replaces a table that has become far too
+// large.
 func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	sh.policy.Remove(e)
 	sh.table.Load().delete(hash, e)
@@ -340,8 +339,8 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	}
 }
 
-// uncountLocked takes an entry that is no longer held out of the counts, but for that
-// of the entries that can expire: it returns how many are less of those.
+// uncountLocked takes an entry that was removed out of the counts. That of the entries that
+// can expire is left to the caller: the result is by how much it falls.
 func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) (expiring int) {
 	sh.releaseLocked(e.Item.scope)
 	if e.Item.scope.every {
@@ -350,7 +349,7 @@ func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) (expiring i
 	return l.expiring(e.Item.expires.Load())
 }
 
-// underWay reports whether a load or write has begun and not ended.
+// underWay reports whether any load or write has begun and not ended.
 func (l *local[K, V]) underWay() bool {
 	for i := range l.shards {
 		if l.shards[i].underWay.Load() > 0 {
@@ -366,8 +365,8 @@ func (l *local[K, V]) clear() {
 	l.sweeper.soon()
 }
 
-// len returns the number of entries that are held and not cleared; entries that
-// expired a short while ago may count.
+// len returns the number of entries that were not cleared. Entries that expired a short
+// while ago may count.
 func (l *local[K, V]) len() (n int) {
 	exact := l.swept.Load() == l.dirty.Load()
 	for i := range l.shards {
@@ -391,8 +390,8 @@ func (l *local[K, V]) len() (n int) {
 	return n
 }
 
-// expires reports whether there are entries that will expire. It takes no lock:
-// the sweeper asks under its own, which is taken under a shard's (see addLocked).
+// expires reports whether there are entries that will expire. It takes no lock: the sweeper
+// calls it under its own lock, which addLocked takes under a shard's.
 func (l *local[K, V]) expires() bool {
 	for i := range l.shards {
 		if l.shards[i].expiring.Load() > 0 {
@@ -402,8 +401,8 @@ func (l *local[K, V]) expires() bool {
 	return false
 }
 
-// count returns the sum of the weights of what is held of the current generation,
-// the number of regions of all shards, and the sum of their counters.
+// count returns the total weight of the current generation's entries, the number of regions
+// in all shards, and the sum of the shards' counters.
 func (l *local[K, V]) count() (weight int64, regions int, sum shardCounters) {
 	for i := range l.shards {
 		sh := &l.shards[i]
@@ -418,8 +417,8 @@ func (l *local[K, V]) count() (weight int64, regions int, sum shardCounters) {
 	return weight, regions, sum
 }
 
-// renewLocked makes sh the current generation's. Whatever it holds of another is
-// dropped at once, however much it is.
+// renewLocked moves sh to the current generation. All entries of an older one are dropped
+// at once, however many they are.
 func (l *local[K, V]) renewLocked(sh *shard[K, V]) {
 	if g := l.current.Load(); sh.generation != g {
 		sh.counters.evictions[cleared] += uint64(sh.policy.Len())
@@ -427,7 +426,7 @@ func (l *local[K, V]) renewLocked(sh *shard[K, V]) {
 	}
 }
 
-// sweep takes dead and expired entries out of memory.
+// sweep removes dead entries from memory.
 func (l *local[K, V]) sweep(stopped func() bool) {
 	dirty, now := l.dirty.Load(), vouched(l.lease.now())
 	for i := range l.shards {
@@ -455,14 +454,13 @@ func (l *local[K, V]) sweep(stopped func() bool) {
 	l.swept.Store(dirty)
 }
 
-// stopServing has nothing served from memory, nor kept, from here on. It waits for
-// nothing.
+// stopServing has nothing served from memory, nor kept, from here on. It does not wait.
 func (l *local[K, V]) stopServing() {
-	l.closed.Store(true) // first: nothing is added to a shard that was emptied
+	l.closed.Store(true) // first: nothing is added to a shard after it was emptied
 	l.current.Store(newGeneration())
 }
 
-// close forgets everything and keeps nothing from here on.
+// close drops everything, and keeps nothing from here on.
 func (l *local[K, V]) close() {
 	l.stopServing()
 	l.sweeper.close()
@@ -473,7 +471,7 @@ func (l *local[K, V]) close() {
 		for _, newest := range sh.flights {
 			newest.overtakenLocked()
 		}
-		sh.flights = map[K]*flight[K, V]{} // nobody joins them, and closed again they are not ended again
+		sh.flights = map[K]*flight[K, V]{} // no caller joins them, and a second close does not end them again
 		sh.mu.Unlock()
 	}
 }

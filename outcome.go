@@ -36,8 +36,8 @@ func newKeeper[K comparable, V any](c *Cache[K, V]) *keeper[K, V] {
 	}
 }
 
-// of decides what to keep of a load, or of a write that succeeded. It fills in o, which is zero. If
-// one of the cache's functions panics, o must not be used.
+// of decides what to keep of a load, or of a write that succeeded. It fills in o, which is
+// zero. If one of the cache's functions panics, o must not be used.
 //
 // Apart from the loader's own calls, the stack of a load's goroutine is deepest here and in
 // addLocked. It stays within the stack that goroutines begin with, of which a good
@@ -75,9 +75,10 @@ func (k *keeper[K, V]) ofError(key K, err error, o *outcome[V]) {
 			o.hasRegions, o.regions = true, namesOf(k.options.NotFoundRegions(key))
 		}
 	default:
-		// This includes context.DeadlineExceeded and context.Canceled. A load's context has no
-		// caller's deadline, so they are the source's own. It is also cancelled when all callers have
-		// left. But then the load is no longer registered, and its result is not kept.
+		// This includes context.DeadlineExceeded and context.Canceled. A load's context has
+		// no caller's deadline, so they are the source's own. It is also cancelled when all
+		// callers have left. But then the load is no longer registered, and its result is
+		// not kept.
 		o.err, o.ttl = err, k.options.ErrorTTL
 	}
 	if o.ttl > 0 && k.options.MaxWeight > 0 {
@@ -85,8 +86,9 @@ func (k *keeper[K, V]) ofError(key K, err error, o *outcome[V]) {
 	}
 }
 
-// ofTimeout decides what to keep of a load that LoadTimeout has ended. A panic of WeighNotFound
-// would reach no caller in the goroutine that calls it. After one, nothing is kept.
+// ofTimeout decides what to keep of a load that LoadTimeout has ended. A panic of
+// WeighNotFound would reach no caller in the goroutine that calls it. After one, nothing is
+// kept.
 func (k *keeper[K, V]) ofTimeout(key K, err error) (o outcome[V]) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -101,7 +103,8 @@ func (k *keeper[K, V]) ofTimeout(key K, err error) (o outcome[V]) {
 	return o
 }
 
-// isNotFound reports whether a loader's error says that the item that it was to load does not exist.
+// isNotFound reports whether a loader's error says that the item that it was to load does
+// not exist.
 func (k *keeper[K, V]) isNotFound(err error) bool {
 	if !k.options.IsNotFound(err) {
 		return false
@@ -114,12 +117,13 @@ func (k *keeper[K, V]) isNotFound(err error) bool {
 	return true
 }
 
-// weighError returns the weight of a not-found, or of another error, that is to be kept under key.
-// Without WeighNotFound the weight is in bytes: those of an entry and its scope, of the key, and of
-// the error's text.
+// weighError returns the weight of a not-found, or of another error, that is to be kept
+// under key. Without WeighNotFound the weight is in bytes: those of an entry and its scope,
+// of the key, and of the error's text.
 //
-// Weigh is not asked, since it is for values. A Weigh that returns a constant, or counts rows, does
-// not know how long a key is. Keys of missing items may be chosen by others, and be any number.
+// Weigh is not asked, since it is for values. A Weigh that returns a constant, or counts
+// rows, does not know how long a key is. Keys of missing items may be chosen by others, and
+// be any number.
 func (k *keeper[K, V]) weighError(key K, err error) uint32 {
 	if k.options.WeighNotFound != nil {
 		return k.options.WeighNotFound(key, err)
@@ -131,8 +135,8 @@ func (k *keeper[K, V]) weighError(key K, err error) uint32 {
 	return uint32(min(uint64(n), math.MaxUint32))
 }
 
-// slotBytes is what an entry takes in two more places: in its shard's table, which is between half
-// full and full, and in the policy's memory of evicted items.
+// slotBytes is what an entry takes in two more places: in its shard's table, which is
+// between half full and full, and in the policy's memory of evicted items.
 const slotBytes = 32
 
 // errorBytes is what a kept error takes, apart from its key's bytes and its text.
@@ -140,7 +144,8 @@ func errorBytes[K comparable, V any]() int {
 	return int(unsafe.Sizeof(entry[K, V]{})+unsafe.Sizeof(scope{})) + slotBytes
 }
 
-// weighed sets the weight of an outcome, and decides by it whether the outcome is kept in memory.
+// weighed sets the weight of an outcome, and decides by it whether the outcome is kept in
+// memory.
 func (k *keeper[K, V]) weighed(o *outcome[V], weight uint32) {
 	o.weight = weight
 	if int64(weight) > k.options.MaxWeight {
@@ -149,8 +154,8 @@ func (k *keeper[K, V]) weighed(o *outcome[V], weight uint32) {
 	}
 }
 
-// slow logs that a result came too late to be kept: its time to live counts from the start of its
-// load, which took that long.
+// slow logs that a result came too late to be kept: its time to live counts from the start
+// of its load, which took that long.
 func (k *keeper[K, V]) slow(o *outcome[V], took time.Duration) {
 	kind, option := 0, "TTL"
 	switch {

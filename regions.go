@@ -7,12 +7,12 @@ import (
 	"sync/atomic"
 )
 
-// generation is a cache's life from one clear of the whole cache to the next. Each
-// entry belongs to one, and is dead as soon as that is not the current one.
+// generation is the time from one clear of the whole cache to the next. Each entry belongs
+// to one generation. It is dead as soon as that is no longer the current one.
 type generation struct {
-	plain scope // of the items that belong to no region
+	plain scope // of the items without regions
 
-	errors atomic.Int64 // the kept ones that are members of every region, not-founds among them
+	errors atomic.Int64 // kept errors and not-founds that belong to every region
 }
 
 func newGeneration() *generation {
@@ -21,20 +21,20 @@ func newGeneration() *generation {
 	return g
 }
 
-// scope is what can make an entry dead from afar: its generation, and its regions.
-// The entries of a generation that have none share one scope, those of one region
-// that of the region.
+// scope is what makes entries dead without a visit to each: their generation and their
+// regions. The entries of a generation that have no region share one scope. Entries of one
+// region share that region's scope.
 type scope struct {
 	generation *generation
-	cleared    atomic.Bool // the region was, if this is a region's
-	err        error       // what is kept in place of a value: ErrNotFound, or a loader's
-	every      bool        // of a kept error: it is a member of every region
-	clears     uint64      // then: clearLog.count when its load began
-	regions    []*region   // each once; of a region's own scope: itself
+	cleared    atomic.Bool // the region was cleared, if this is a region's scope
+	err        error       // kept instead of a value: ErrNotFound, or a loader's error
+	every      bool        // a kept error that belongs to every region
+	clears     uint64      // if every: clearLog.count when its load began
+	regions    []*region   // without duplicates; in a region's own scope: that region
 }
 
-// isCleared reports whether a clear has made an entry of scope s dead, of the
-// whole cache or of one of its regions.
+// isCleared reports whether a clear has made the entries of scope s dead: one of the whole
+// cache, or of one of their regions.
 func (l *local[K, V]) isCleared(s *scope) bool {
 	if s.generation != l.current.Load() || s.cleared.Load() {
 		return true
@@ -52,28 +52,30 @@ func (l *local[K, V]) isCleared(s *scope) bool {
 	return false
 }
 
-// region is one region's present life in one shard: clearing it marks the object,
-// and the next item of that name gets a new one. So an entry is dead as soon as
-// one of its regions is marked, without being searched for.
+// region is a region in one shard, until it is cleared. A clear marks the object, and the
+// next item with that name gets a new one. So an entry is dead as soon as one of its
+// regions is marked. Nothing has to search for the entry.
 type region struct {
 	scope   scope // of the items that belong to this region alone
 	name    string
-	members int // entries that hold it
+	members int // entries of the region
 
-	_ [40]byte // hits read the scope: what changes with every write is on another cache line
+	_ [40]byte // hits read the scope: what every write changes is on another cache line
 }
 
-// regionNames are names of regions, each once. They are made before a lock is taken,
-// so that what is done under it takes no longer than the names are many.
+// regionNames is a list of names of regions, without duplicates. It is made before a lock
+// is taken, so that the work under the lock is at most linear in the number of names.
 type regionNames struct {
-	list []string // sorted, if more than fewNames
+	list []string // sorted if it has more than fewNames
 }
 
-// fewNames is how many are compared with each other sooner than sorted.
+// fewNames is up to how many names are searched one by one, which is faster than to sort
+// them.
 const fewNames = 8
 
-// namesOf returns names without those that come twice. It allocates nothing for a
-// few, nor for those that are sorted, and leaves the list as it is.
+// namesOf returns the names of list without duplicates. It does not allocate if there are
+// few names, or if they are sorted, and has no duplicates to remove. It leaves list as it
+// is.
 func namesOf(list []string) regionNames {
 	if len(list) > fewNames {
 		if !ascending(list) {
@@ -93,7 +95,7 @@ func namesOf(list []string) regionNames {
 	return regionNames{list}
 }
 
-// ascending reports whether list is sorted, and has nothing twice.
+// ascending reports whether list is sorted and has no duplicates.
 func ascending(list []string) bool {
 	for i := 1; i < len(list); i++ {
 		if list[i-1] >= list[i] {
@@ -103,7 +105,7 @@ func ascending(list []string) bool {
 	return true
 }
 
-// has reports whether name is one of them.
+// has reports whether name is in the list.
 func (n regionNames) has(name string) bool {
 	if len(n.list) <= fewNames {
 		return slices.Contains(n.list, name)
@@ -112,18 +114,18 @@ func (n regionNames) has(name string) bool {
 	return found
 }
 
-// attachLocked returns the scope of an item that belongs to the regions of those
-// names, of which addLocked makes it a member. It reports false if one of them was
-// cleared after the item's load or write had noted its start s, whose generation
-// is the shard's. An item that is held has the scope held, which saves a look-up if
-// the new one's is the same.
+// attachLocked returns the scope of an item that belongs to the regions with those names.
+// addLocked makes the item a member of them. attachLocked reports false if one of the
+// regions was cleared after the item's load or write began at s, whose generation is the
+// shard's. held is the scope of the item's entry in memory. It saves a look-up if the new
+// scope is the same.
 func (l *local[K, V]) attachLocked(sh *shard[K, V], names regionNames, s *start, held *scope) (*scope, bool) {
 	if len(names.list) == 0 {
 		return &s.generation.plain, true
 	}
-	// 1. a load of item i begins   2. it reads the source   3. i changes, and its
-	// region is cleared   4. the load ends: its value is older than the clear. A clear
-	// that is logged from here on finds the item when it comes to this shard.
+	// 1. a load of item i begins   2. it reads the source   3. i changes, and its region is
+	// cleared   4. the load ends: its value is older than the clear. A clear that is logged
+	// after this check finds the item when it comes to this shard.
 	if l.clears.overtook(s.clears, names) {
 		return nil, false
 	}
@@ -136,13 +138,13 @@ func (l *local[K, V]) attachLocked(sh *shard[K, V], names regionNames, s *start,
 	return &scope{generation: s.generation, regions: sh.regionsLocked(names)}, true
 }
 
-// isOf reports whether s, which may be nil, is that of one region alone, which has
-// that name and was not cleared. That of a kept not-found is not, see scopeLocked.
+// isOf reports whether s is the scope of one region alone, which has that name and was not
+// cleared. s may be nil. The scope of a kept not-found does not count, see scopeLocked.
 func (s *scope) isOf(name string) bool {
 	return s != nil && s.err == nil && len(s.regions) == 1 && s.regions[0].name == name && !s.cleared.Load()
 }
 
-// regionsLocked returns the regions of those names.
+// regionsLocked returns the regions with those names.
 func (sh *shard[K, V]) regionsLocked(names regionNames) []*region {
 	regions := make([]*region, len(names.list))
 	for i, name := range names.list {
@@ -151,15 +153,15 @@ func (sh *shard[K, V]) regionsLocked(names regionNames) []*region {
 	return regions
 }
 
-// regionLocked returns the region of that name. A new one is without a member: it stays
-// only if the item that it is for is added at once.
+// regionLocked returns the region with that name. A new one has no members. The caller has
+// to add the item that it is for at once, or the region would never go.
 func (sh *shard[K, V]) regionLocked(name string) *region {
 	r := sh.regions[name]
 	if r == nil {
 		if sh.regions == nil {
 			sh.regions = map[string]*region{}
 		}
-		name = strings.Clone(name) // it may be a piece of a value, or of memory that is used again
+		name = strings.Clone(name) // it may be a part of a value, or of memory that is reused
 		r = &region{name: name}
 		r.scope.generation, r.scope.regions = sh.generation, []*region{r}
 		sh.regions[name] = r
@@ -174,7 +176,7 @@ func (sh *shard[K, V]) retainLocked(s *scope) {
 	}
 }
 
-// releaseLocked takes back the membership of an entry in its regions.
+// releaseLocked no longer counts an entry as a member of its regions.
 func (sh *shard[K, V]) releaseLocked(s *scope) {
 	for _, r := range s.regions {
 		r.members--
@@ -184,9 +186,9 @@ func (sh *shard[K, V]) releaseLocked(s *scope) {
 	}
 }
 
-// clearRegions invalidates the items of regions. A load under way does not know
-// its regions yet, so none can be joined after it (see holds), and each finds
-// out at its end whether it may be kept (see attachLocked).
+// clearRegions invalidates the items of regions. A load under way does not know its regions
+// yet. So no later caller joins it (see nothingClearedSince), and whether it is kept is
+// decided at its end (see attachLocked).
 func (l *local[K, V]) clearRegions(list []string) {
 	names := namesOf(list)
 	l.clears.record(names.list) // first
@@ -197,7 +199,7 @@ func (l *local[K, V]) clearRegions(list []string) {
 		}
 	}
 	if died {
-		l.dirty.Add(1) // after the entries died: a sweep that counts it has seen them dead
+		l.dirty.Add(1) // after the entries have died: a sweep that sees this count sees them dead
 		l.sweeper.soon()
 	}
 }
@@ -206,14 +208,14 @@ const (
 	// namesAtOnce is how many names are looked up under one hold of a shard's lock.
 	namesAtOnce = 1024
 
-	// searchCost is how many look-ups in the map of a shard's regions take as long as
-	// a search among many names.
+	// searchCost is how many look-ups in the map of a shard's regions take as long as one
+	// search in a long list of names.
 	searchCost = 4
 )
 
-// clearRegions marks those of the shard's regions that have one of the names, and
-// reports whether there are any. It looks at the names or at the shard's regions,
-// whichever takes less: there may be thousands of either, and of shards.
+// clearRegions marks those of the shard's regions that are in names, and reports whether
+// there are any. It walks the names or the shard's regions, whichever is faster. There may
+// be thousands of names, of regions, and of shards.
 func (sh *shard[K, V]) clearRegions(names regionNames) (died bool) {
 	for rest := names.list; len(rest) > 0; {
 		sh.mu.Lock()
@@ -246,46 +248,44 @@ func (sh *shard[K, V]) markLocked(r *region) {
 	forget(&sh.regions, &sh.mostRegions, r.name)
 }
 
-// maxClearLog bounds how many region clears are remembered for the loads under
-// way. A load that was overtaken by more is treated as if one of its regions had
-// been cleared.
+// maxClearLog bounds how many region clears are remembered for the loads under way. A load
+// that was overtaken by more counts as if one of its regions had been cleared.
 const maxClearLog = 1024
 
-// maxClearLogBytes bounds what those names take. Each may be as long as a message.
+// maxClearLogBytes bounds the bytes of those names. Each may be as long as a message.
 const maxClearLogBytes = 1 << 20
 
-// clearLog is what a cache knows of regions that were cleared: their names, since
-// the oldest load under way began, or a few more. It holds no others, however many
-// are ever cleared.
+// clearLog remembers which regions were cleared since the oldest load under way began, and
+// perhaps a few more. Its size does not depend on how many are ever cleared.
 type clearLog struct {
 	// count counts region clears. A load or write notes it at its start.
 	count atomic.Uint64
 
-	// underWay reports whether there are loads and writes between begin and end.
-	// They are counted in each shard: one counter would be passed from processor to
-	// processor with every write.
+	// underWay reports whether there are loads and writes between begin and end. Each shard
+	// counts its own: with a single counter, every write would move its cache line between
+	// processors.
 	underWay func() bool
 
 	mu    sync.Mutex // guards everything below
-	names []string   // names[i] is that of clear number base+1+i
-	bytes int        // of the names
+	names []string   // names[i] is the name of clear number base+1+i
+	bytes int        // of all names
 	base  uint64     // base + len(names) == count
 }
 
-// begin counts a load or write, in its shard, before that notes the clears before it.
-// Each begin is paired with one end.
+// begin counts a load or write in its shard's counter. Only then does the load or write
+// note the count of clears. Each begin is paired with one end.
 //
-// The order matters: counted first, then noted. A clear advances first and then
-// looks whether anyone counts, so that of a load and a clear that race either the
-// load notes the clear or the clear logs its name.
+// The order matters. A clear first advances the count, and then looks whether anything is
+// under way. So if a load and a clear race, either the load notes the clear, or the clear
+// logs its name.
 func (c *clearLog) begin(counter *atomic.Int64) { counter.Add(1) }
 
-// end leaves the names that nobody needs any more to whoever comes by next: they
-// are few, and a look at all shards is too much for every write.
+// end leaves names that are no longer needed in the log. The next record or size drops
+// them: they are few, and to look at all shards would cost too much for every write.
 func (c *clearLog) end(counter *atomic.Int64) { counter.Add(-1) }
 
-// record logs that regions are cleared. One look at what is under way is enough for
-// all of them, since they count as cleared in one moment.
+// record logs that regions are cleared. They count as cleared in one moment, so one look at
+// what is under way is enough.
 func (c *clearLog) record(names []string) {
 	bytes := 0
 	for _, name := range names {
@@ -303,13 +303,13 @@ func (c *clearLog) record(names []string) {
 		c.dropLocked(before)
 	}
 	for _, name := range names {
-		c.names = append(c.names, strings.Clone(name)) // it may be a piece of a large message
+		c.names = append(c.names, strings.Clone(name)) // it may be a part of a large message
 	}
 	c.bytes += bytes
 }
 
-// overtook reports whether one of the regions was cleared, or may have been,
-// after a load or write noted since.
+// overtook reports whether one of the regions was cleared, or may have been, after a load
+// or write noted the count since.
 func (c *clearLog) overtook(since uint64, regions regionNames) bool {
 	if c.count.Load() == since {
 		return false
@@ -317,7 +317,7 @@ func (c *clearLog) overtook(since uint64, regions regionNames) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if since < c.base {
-		return true // the names were not kept that far back
+		return true // names from so long ago were not kept
 	}
 	return slices.ContainsFunc(c.names[since-c.base:], regions.has)
 }

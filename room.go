@@ -12,12 +12,12 @@ type room struct {
 
 	mu    sync.Mutex // guards everything below
 	taken int
-	freed chan struct{} // closed when bytes are given back; nil: nobody waits
+	freed chan struct{} // closed when bytes are given back; nil: nothing waits
 }
 
-// take waits for n bytes, and reports whether they are there for the caller, who gives
-// them back: not if ctx ends before, nor at until. More than there ever are count as all
-// of them.
+// take waits until n bytes are free, and takes them. It reports false if ctx ends first, or
+// at until. More bytes than there are in all count as all of them. The caller gives the
+// bytes back.
 func (r *room) take(ctx context.Context, n int, until time.Time) bool {
 	n = min(n, r.size)
 	var timer *time.Timer

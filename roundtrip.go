@@ -11,22 +11,23 @@ import (
 )
 
 const (
-	// mostChecked bounds the bytes of a value that is checked, so that it takes little time.
+	// mostChecked bounds the bytes of a value that is checked, so that the check takes
+	// little time.
 	mostChecked = 1 << 20
 
-	// mostCompared bounds the parts of a value that are compared, and mostNested how deep
-	// they are.
+	// mostCompared bounds how many parts of a value are compared, and mostNested how deep
+	// they are nested.
 	mostCompared = 100_000
 	mostNested   = 200
 )
 
-// checkStored decodes what was stored of a value, as another instance will, and warns of
-// what is not the same. It is called for the first value of a cache, when its callers have
-// it already.
+// checkStored decodes a value that was stored, as another instance will, and logs a warning
+// if it is not the same. It is called for the first value of a cache, after the callers
+// have got it.
 func (s *shared[K, V]) checkStored(value V, bytes []byte) {
 	l, data, err := readLabel(bytes)
 	if err != nil {
-		return // cannot be: it was written here
+		return // impossible: it was written here
 	}
 	field, difference := reflect.TypeFor[V]().String(), "it cannot be decoded"
 	if again, err := decodeValue(&s.options, l, data); err == nil {
@@ -40,17 +41,17 @@ func (s *shared[K, V]) checkStored(value V, bytes []byte) {
 		Event{}, "cache", s.cache, "field", field, "difference", difference)
 }
 
-// compareValues finds the first difference between a value and what has come back of it,
-// and says in which field it is; "" if there is none. It shows types, and nothing else of
-// the values, keys of maps included.
+// compareValues finds the first difference between a value and its decoded copy. It returns
+// the field and the difference, or "" if there is none. The texts show types, but no part
+// of the values, not even keys of maps.
 //
-// Some differences do not count: an empty slice or map and nil, NaN and NaN. Neither does
-// what is in types that encode themselves, such as time.Time, unless nothing comes back.
-// Values are in other hands meanwhile. So unexported fields of structs with a lock are left
-// alone: they may change.
+// Some differences do not count: that of an empty slice or map and nil, and that of two
+// NaNs. Types that encode themselves, such as time.Time, differ only if nothing comes back.
+// Other goroutines have the value by then. So unexported fields of structs with a lock,
+// which may change, are skipped.
 func compareValues[V any](value, again V) (field, difference string) {
 	defer func() {
-		if recover() != nil { // a kind of value that was not thought of: nothing is known
+		if recover() != nil { // an unforeseen kind of value: nothing is known
 			field, difference = "", ""
 		}
 	}()
@@ -59,18 +60,18 @@ func compareValues[V any](value, again V) (field, difference string) {
 	if name = name[strings.LastIndex(name, ".")+1:]; strings.ContainsAny(name, "[]{}() ") {
 		name = "value"
 	}
-	// By their addresses, so that values of interface types keep that type.
+	// Through pointers, so that values of interface types keep that type.
 	if c.same(reflect.ValueOf(&value).Elem(), reflect.ValueOf(&again).Elem(), name, 0) {
 		return "", ""
 	}
 	return c.field, c.difference
 }
 
-// comparison is one of a value with what has come back of it.
+// comparison is a comparison of a value with its decoded copy.
 type comparison struct {
-	left              int // parts that are still to be compared, at most
+	left              int // how many parts may still be compared
 	seen              map[comparedPair]bool
-	field, difference string // the first one
+	field, difference string // the first difference
 }
 
 // comparedPair is two pointers that are being compared, or were: values may have cycles.
@@ -81,7 +82,7 @@ func (c *comparison) differ(path, difference string) bool {
 	return false
 }
 
-// same compares what is at path. Beyond its bounds everything is the same.
+// same compares what is at path. Beyond its bounds, everything counts as the same.
 func (c *comparison) same(value, again reflect.Value, path string, depth int) bool {
 	if c.left--; c.left < 0 || depth > mostNested {
 		return true
@@ -118,7 +119,7 @@ func (c *comparison) same(value, again reflect.Value, path string, depth int) bo
 	return sameScalars(value, again) || c.differ(path, changed(again))
 }
 
-// changed says how a value has changed that is not in a form of its own.
+// changed says how a scalar has changed.
 func changed(again reflect.Value) string {
 	if again.IsZero() {
 		return fmt.Sprintf("%v comes back empty", again.Type())
@@ -146,7 +147,7 @@ func sameScalars(value, again reflect.Value) bool {
 	return true
 }
 
-// sameElements compares what two pointers or interfaces lead to.
+// sameElements compares what two pointers or interfaces refer to.
 func (c *comparison) sameElements(value, again reflect.Value, path string, depth int) bool {
 	if value.IsNil() || again.IsNil() {
 		return value.IsNil() == again.IsNil() || c.differ(path, fmt.Sprintf("%v does not come back", value.Type()))
@@ -173,7 +174,7 @@ func (c *comparison) sameFields(value, again reflect.Value, path string, depth i
 	return true
 }
 
-// hasLock reports whether a struct type has a lock, or the like, among its fields.
+// hasLock reports whether a struct type has a field from sync or sync/atomic.
 func hasLock(t reflect.Type) bool {
 	for i := range t.NumField() {
 		if isLock(t.Field(i).Type) {
@@ -215,7 +216,7 @@ func (c *comparison) sameMaps(value, again reflect.Value, path string, depth int
 		element := again.MapIndex(at.Key())
 		if !element.IsValid() {
 			if hasNaN(at.Key()) {
-				continue // it is found in no map
+				continue // no map look-up finds it
 			}
 			return c.differ(path, fmt.Sprintf("a key of %v does not come back as it was", value.Type()))
 		}

@@ -14,36 +14,37 @@ import (
 )
 
 const (
-	// After so many failures in a row Redis is left alone for a while.
+	// After this many failures in a row, Redis is not asked for breakerPause.
 	mostFailures = 5
 	breakerPause = time.Second
 
-	redialPause = time.Second // at least, between two
+	redialPause = time.Second // the shortest time between two
 )
 
-// valueGuard is a cache's way to the values in Redis: within Timeout, from the server
-// that this instance follows alone, and not at all for a while after some failures.
+// valueGuard is a cache's access to the values in Redis. Each request is bounded by
+// Timeout. Answers count only from the server that this instance follows. After several
+// failures in a row, Redis is not asked for a while.
 type valueGuard struct {
 	values    transport.Values
 	backplane *Backplane
 	lease     *lease
 	cache     string
 	timeout   time.Duration
-	most      int // bytes of a value, its label included
+	most      int // the most bytes of a value, its label included
 	breaker   *gobreaker.TwoStepCircuitBreaker[any]
-	redialled atomic.Int64          // when connections were last given up here
-	failure   atomic.Pointer[error] // the last one
+	redialled atomic.Int64          // when this cache last gave up connections
+	failure   atomic.Pointer[error] // the last failure
 	stats     *sharedCounters
 
 	mu      sync.Mutex // guards everything below
 	changes []breakerChange
-	telling bool // somebody tells of them
+	telling bool // a goroutine is reporting changes
 }
 
-// breakerChange is one of the breaker's state.
+// breakerChange is one change of the breaker's state.
 type breakerChange struct{ from, to gobreaker.State }
 
-// errOtherServer is why an answer does not count.
+// errOtherServer says why an answer does not count.
 var errOtherServer = errors.New("the server is no master, or not of the history that the last echo showed")
 
 func newValueGuard(
@@ -56,7 +57,7 @@ func newValueGuard(
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= mostFailures && !bp.noBreaker },
 		IsExcluded:  func(err error) bool { return err == errSaysNothing },
 		OnStateChange: func(_ string, from, to gobreaker.State) {
-			// It is called with the breaker's lock: attempt tells of it.
+			// The breaker's lock is held here: attempt reports the change later.
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			g.changes = append(g.changes, breakerChange{from, to})
@@ -65,21 +66,21 @@ func newValueGuard(
 	return g
 }
 
-// The breaker hears of these alone: it looks at errors under its lock, and those of an
-// attempt may wrap a user's.
+// The breaker gets only these errors. It looks at errors under its lock, and the errors of
+// an attempt may wrap a user's.
 var (
 	errFailed      = errors.New("the attempt has failed")
 	errSaysNothing = errors.New("the attempt says nothing of Redis")
 )
 
-// isFailure reports whether an error says something of Redis: not if whoever waited has
-// left, or the backplane is closed.
+// isFailure reports whether an error says that Redis fails. It does not if the caller has
+// left, or if the backplane is closed.
 func isFailure(err error) bool {
 	return err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, ErrClosed)
 }
 
-// tellChanges tells how the breaker has changed, in that order: whoever tells of one
-// change tells of those that come meanwhile.
+// tellChanges reports the breaker's changes in their order. The goroutine that reports one
+// also reports those that come meanwhile.
 func (g *valueGuard) tellChanges() {
 	g.mu.Lock()
 	for !g.telling && len(g.changes) > 0 {
@@ -96,8 +97,8 @@ func (g *valueGuard) tellChanges() {
 	g.mu.Unlock()
 }
 
-// breakerChanged tells that Redis is left alone from here on, or asked again. Each cache
-// has its events. The log has a line for all caches, and one more for each minute in which
+// breakerChanged reports that Redis is no longer asked, or is asked again. Each cache has
+// its events. The log has one line for all caches, and one more for each minute in which
 // one of them fails.
 func (g *valueGuard) breakerChanged(from, to gobreaker.State) {
 	bp := g.backplane
@@ -108,7 +109,7 @@ func (g *valueGuard) breakerChanged(from, to gobreaker.State) {
 			e.Err = *last
 		}
 		if from != gobreaker.StateClosed {
-			e.Kind = 0 // for the log alone: it fails still
+			e.Kind = 0 // for the log only: it still fails
 		}
 		caches, logged := bp.sharedOutage.failing(g)
 		bp.tellIf(logged, slog.LevelWarn, "nearcache: the shared level fails; items are loaded from the source until Redis answers",
@@ -119,18 +120,18 @@ func (g *valueGuard) breakerChanged(from, to gobreaker.State) {
 	}
 }
 
-// sharedOutage is which caches' shared levels fail, and what the log says of that: a
+// sharedOutage knows which caches' shared levels fail, and what the log has said of that. A
 // Redis that is gone is gone for all caches of a backplane.
 type sharedOutage struct {
 	limit logLimit
 
 	mu     sync.Mutex // guards everything below
 	caches map[*valueGuard]struct{}
-	said   bool // that one fails, and not yet that all work
+	said   bool // the log says that one fails, and not yet that all work
 }
 
-// failing notes that a cache's shared level fails. It returns how many do, and reports
-// whether to log it.
+// failing notes that a cache's shared level fails. It returns how many fail now, and
+// reports whether to log it.
 func (o *sharedOutage) failing(g *valueGuard) (caches int, logged bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -156,13 +157,13 @@ func (o *sharedOutage) works(g *valueGuard) (logged bool) {
 	return logged
 }
 
-// history returns the history that this instance follows, for so many flights; empty:
-// Redis does not tell it, and they do without the shared level.
+// history returns the history that this instance follows. If Redis does not tell its
+// history, it is empty. Then that many flights do without the shared level.
 func (g *valueGuard) history(flights int) string {
 	history := g.lease.history()
 	if history == "" {
 		g.stats.noHistory.Add(uint64(flights))
-		if g.backplane.noHistory.allow() { // for all its caches
+		if g.backplane.noHistory.allow() { // once for all caches
 			g.backplane.logger.Warn("nearcache: the shared level is not used, since Redis does not tell its history " +
 				"(grant the user +info)")
 		}
@@ -170,8 +171,8 @@ func (g *valueGuard) history(flights int) string {
 	return history
 }
 
-// read asks Redis, and takes no answer from another server than the one that this
-// instance follows.
+// read reads values from Redis. An answer of another server than the one that this instance
+// follows does not count.
 func (g *valueGuard) read(ctx context.Context, history string, keys, regions []string) (transport.Reading, error) {
 	var reading transport.Reading
 	err := g.attempt(ctx, func(ctx context.Context) (err error) {
@@ -195,7 +196,7 @@ func (g *valueGuard) claim(
 	return claimed, err
 }
 
-// put is not for anybody who waits.
+// put stores values, and ends claims. No caller waits for it.
 func (g *valueGuard) put(puts []transport.Put) (stored []bool, err error) {
 	err = g.attempt(context.Background(), func(ctx context.Context) (err error) {
 		stored, err = g.values.Put(ctx, g.cache, puts)
@@ -204,7 +205,8 @@ func (g *valueGuard) put(puts []transport.Put) (stored []bool, err error) {
 	return stored, err
 }
 
-// attempt makes one attempt at Redis, within Timeout and unless it is left alone.
+// attempt makes one attempt at Redis, bounded by Timeout. It makes none while Redis is not
+// asked.
 func (g *valueGuard) attempt(ctx context.Context, attempt func(context.Context) error) error {
 	done, err := g.breaker.Allow()
 	if err != nil {
@@ -212,7 +214,7 @@ func (g *valueGuard) attempt(ctx context.Context, attempt func(context.Context) 
 		g.stats.failing.Add(1)
 		return err
 	}
-	said := errSaysNothing // also if the goroutine ends, in a method of ctx
+	said := errSaysNothing // also if a method of ctx ends the goroutine
 	defer func() {
 		done(said)
 		g.tellChanges()
@@ -227,7 +229,7 @@ func (g *valueGuard) attempt(ctx context.Context, attempt func(context.Context) 
 		said = nil
 	case !isFailure(err):
 	case time.Since(began) < g.timeout && (ctx.Err() != nil || limited && !time.Now().Before(deadline)):
-		err = context.Canceled // by whoever waited, which says nothing of Redis
+		err = context.Canceled // the caller's wait was over, which says nothing about Redis
 	default:
 		said = errFailed
 		g.failure.Store(&err)
@@ -236,8 +238,9 @@ func (g *valueGuard) attempt(ctx context.Context, attempt func(context.Context) 
 	return err
 }
 
-// redial gives up the connections, which lead to a server that is none any more, or
-// is not known to this instance yet; now and then, since all who ask find out.
+// redial gives up the connections: their server is no longer a master, or is one that this
+// instance does not know yet. All requests notice that, so it does so at most once in
+// redialPause.
 func (g *valueGuard) redial() {
 	last, now := g.redialled.Load(), g.lease.now()
 	if (last == 0 || now-last > int64(redialPause)) && g.redialled.CompareAndSwap(last, now) {

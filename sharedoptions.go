@@ -7,78 +7,88 @@ import (
 
 const (
 	defaultMaxValueBytes = 1 << 20
-	mostValueBytes       = 512 << 20 // of a string in Redis
+	mostValueBytes       = 512 << 20 // the most bytes of a string in Redis
 	defaultSharedTimeout = 250 * time.Millisecond
 	defaultLoadWait      = 5 * time.Second
 	mostSharedTTL        = 10 * 365 * 24 * time.Hour
 )
 
-// SharedOptions say how a cache uses the shared level. All instances should use the
-// same; one that has none neither reads nor stores values, but what it invalidates
-// goes there, too.
+// SharedOptions say how a cache uses the shared level. All instances should use the same.
+// An instance without them neither reads nor stores values. But what it invalidates is
+// deleted there too.
 //
-// Redis needs to tell its history (INFO), or the shared level is not used, which is
-// logged once. Values are read from the master. Who can write to that Redis can write
-// values.
+// The shared level needs Redis to tell its history (INFO). Without it the shared level is
+// not used, which is logged once. Values are read from the master. Anyone who can write to
+// that Redis can write values.
 type SharedOptions[V any] struct {
-	// TTL bounds how long a value stands in Redis, counted from the start of its load;
-	// a random part of up to 10 % is taken off. It may be longer than the cache's TTL:
-	// then an item that expires here is read again there. An item's Expiry, or
-	// NotFoundTTL, bounds it as well, and what is read there is kept here for no longer
-	// than it still has there. From a millisecond to ten years. Defaults to the cache's
-	// TTL, which then must not be NoExpiry.
+	// TTL bounds how long a value is stored in Redis. It counts from the start of the
+	// value's load, and a random part of up to 10 % is taken off. An item's Expiry, or
+	// NotFoundTTL, bounds it as well. An item that is read there is kept here for no longer
+	// than the value still has to live there.
+	//
+	// TTL may be longer than the cache's TTL: an item that expires here is then read again
+	// there. From a millisecond to ten years. Defaults to the cache's TTL, which then must
+	// not be NoExpiry.
 	TTL time.Duration
 
-	// Codec turns values into bytes and back. What comes from Redis is a copy, without
-	// what the codec leaves out: with JSON, unexported fields and the types behind
-	// interfaces. The first value that the cache stores, of up to 1 MiB, is decoded once
-	// and compared, and the log has a warning if a field is not the same. Defaults to the
+	// Codec turns values into bytes and back. A value that comes from Redis is a copy,
+	// without what the codec leaves out. JSON leaves out unexported fields and the types
+	// behind interfaces. The first value that the cache stores, of up to 1 MiB, is decoded
+	// once and compared. The log has a warning if a field is not the same. Defaults to the
 	// JSON of encoding/json.
 	//
 	// A value of another type counts as none, and is replaced. Two types are the same if
-	// their names and packages are and, with the default, their exported fields, field tags
-	// of JSON included. With a Codec the type of the codec has to be the same in place of
-	// the fields: it sees to changes of the form.
+	// they have the same name and package. With the default codec, their exported fields
+	// have to be the same too, field tags of JSON included. With another Codec, the type of
+	// the codec has to be the same instead: that codec handles changes of the form.
 	Codec Codec[V]
 
-	// Version is that of the values' form, for changes of it that the type does not show.
-	// A value of another version counts as none, and is replaced: so a deployment may
-	// change the form by changing this number, while invalidations go on reaching old and
-	// new instances. While both run they replace each other's values. Defaults to 0.
+	// Version is the version of the values' form, for changes of it that the type does not
+	// show. A value of another version counts as none, and is replaced. So a deployment may
+	// change the form if it changes this number. Invalidations still reach old and new
+	// instances. While both run, they replace each other's values. Defaults to 0.
 	Version uint32
 
-	// CompressOver is the size in bytes from which on an encoded value is compressed
-	// (S2, a kind of Snappy), if that makes it smaller. Values are read whether they
-	// are compressed or not. Negative is an error. Defaults to 0: none is.
+	// CompressOver is the size in bytes above which an encoded value is compressed, if that
+	// makes it smaller. The compression is S2, an extension of Snappy. Values are read
+	// whether they are compressed or not. Negative is an error. Defaults to 0: none is
+	// compressed.
 	CompressOver int
 
 	// MaxValueBytes bounds the size of a value in bytes, as the Codec makes it, before
-	// compression. A larger one is not stored, and SharedStats.TooLarge counts it. The
-	// same holds for what is read: no more than that is read of a value in Redis, nor
-	// unpacked if it is compressed. A larger one counts as none and is replaced, and
-	// SharedStats.Oversized counts it. The label in front, of at most 98 bytes, comes on
-	// top. At most 512 MiB. Negative is an error. Defaults to 1 MiB.
+	// compression. A larger value is not stored, and SharedStats.TooLarge counts it.
+	//
+	// It also bounds what is read of a value in Redis, and what a compressed value is
+	// unpacked to. A larger value counts as none and is replaced, and SharedStats.Oversized
+	// counts it. The label before the value, of at most 98 bytes, is not included. At most
+	// 512 MiB. Negative is an error. Defaults to 1 MiB.
 	MaxValueBytes int
 
-	// Timeout bounds each request to Redis, and the wait for a connection. After that the
-	// item is loaded from the source. A connection that is being made then goes on, by the
-	// connect timeout, and serves later requests. After five failures in a row Redis is not asked for a
-	// second, and then once to begin with. Callers get no error for it. A Get whose
-	// context is cancelled, rather than at its deadline, may wait for that long. At
-	// least a millisecond. Defaults to 250 ms.
+	// Timeout bounds each request to Redis, the wait for a connection included. After that
+	// the item is loaded from the source, and callers get no error. A connection that is
+	// being made is not given up: it is bounded by the connect timeout, and serves later
+	// requests.
+	//
+	// After five failures in a row Redis is not asked for a second, and then at first by
+	// one request. A Get whose context is cancelled before its deadline may still wait for
+	// Timeout. At least a millisecond. Defaults to 250 ms.
 	Timeout time.Duration
 
 	// LoadWait is for how long an instance that dies while it loads an item keeps others
 	// from loading it. They wait for the value, since the instance has claimed the load.
-	// While a load runs its claim is extended, so loads may take longer than that: for as
-	// long as LoadTimeout, or for twelve times LoadWait without one. Then another instance
-	// claims the load, the log has a line, and what the first one brings may not be stored.
-	// At least a millisecond. It is taken for LoadTimeout if it is longer. Defaults to 5
-	// seconds.
+	//
+	// While a load runs, its claim is extended. So a load may take longer than LoadWait:
+	// for as long as LoadTimeout, or for twelve times LoadWait without one. After that
+	// another instance claims the load, and the log has a line. The value of the first load
+	// may then not be stored.
+	//
+	// At least a millisecond. A LoadWait longer than LoadTimeout counts as LoadTimeout.
+	// Defaults to 5 seconds.
 	LoadWait time.Duration
 }
 
-// withDefaults returns o with its defaults filled in, for a cache with those times.
+// withDefaults returns o with its defaults filled in, for a cache with that TTL and
+// LoadTimeout.
 func (o SharedOptions[V]) withDefaults(ttl, loadTimeout time.Duration, wrong *optionErrors) *SharedOptions[V] {
 	if o.TTL == 0 {
 		wrong.check(ttl != NoExpiry, "Shared.TTL is required, since TTL is NoExpiry")
@@ -114,15 +124,15 @@ func (o SharedOptions[V]) withDefaults(ttl, loadTimeout time.Duration, wrong *op
 	return &o
 }
 
-// Codec turns values into bytes for Redis, and back. Its methods are called from
-// several goroutines at once. What Unmarshal returns may keep the bytes that it was given:
-// nobody else has them. It keeps all of them from being freed.
+// Codec turns values into bytes for Redis, and back. Its methods are called from several
+// goroutines at once. The value that Unmarshal returns may keep the bytes that it was
+// given, which nothing else uses. If it keeps a part of them, none of them is freed.
 type Codec[V any] interface {
 	Marshal(value V) ([]byte, error)
 	Unmarshal(data []byte) (V, error)
 }
 
-// jsonCodec is that of encoding/json.
+// jsonCodec is the codec of encoding/json.
 type jsonCodec[V any] struct{}
 
 func (jsonCodec[V]) Marshal(value V) ([]byte, error) { return json.Marshal(value) }

@@ -10,14 +10,14 @@ const (
 	// sweepInterval is how long an expired entry may keep its memory.
 	sweepInterval = time.Minute
 
-	// sweepShare bounds what sweeping costs when regions are cleared all the time. After a sweep, no
-	// other begins for this many times as long as it took.
+	// sweepShare bounds what sweeping costs when regions are cleared all the time. After a
+	// sweep, no other begins for this many times as long as it took.
 	sweepShare = 10
 )
 
-// sweeper runs a cache's sweep in the background: soon after a clear, and at intervals while there
-// are entries that can expire. It uses a timer instead of a goroutine that waits. So a cache that is
-// empty or forgotten costs nothing.
+// sweeper runs a cache's sweep in the background: soon after a clear, and at intervals
+// while there are entries that can expire. It uses a timer instead of a goroutine that
+// waits. So a cache that is empty or forgotten costs nothing.
 type sweeper struct {
 	sweep func(stopped func() bool)
 	due   func() bool // reports whether there are entries that will expire

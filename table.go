@@ -6,16 +6,16 @@ import (
 	"sync/atomic"
 )
 
-// table finds entries by key. Any number of readers may look keys up, without a lock, while one
-// writer changes it. The caller ensures by the shard's lock that there is one writer at a time. A
-// writer that runs out of room fills a larger table and publishes that.
+// table finds entries by key. Any number of readers may look keys up, without a lock, while
+// one writer changes it. The caller ensures by the shard's lock that there is one writer at
+// a time. A writer that runs out of room fills a larger table and publishes that.
 //
-// Between a key and its entry lie two cache misses: the bucket's and the entry's. The slots of a
-// bucket are told apart by tags in the bucket itself.
+// Between a key and its entry lie two cache misses: the bucket's and the entry's. The slots
+// of a bucket are told apart by tags in the bucket itself.
 //
-// A look-up that overlaps with a change of its key may or may not see that change. In particular,
-// it may continue in a table that was replaced, and find an entry there that was deleted from the
-// new table since. That is right: the look-up began before.
+// A look-up that overlaps with a change of its key may or may not see that change. In
+// particular, it may continue in a table that was replaced, and find an entry there that
+// was deleted from the new table since. That is right: the look-up began before.
 type table[K comparable, V any] struct {
 	buckets []bucket[K, V] // their number is a power of two
 }
@@ -27,11 +27,13 @@ const (
 
 // bucket is one cache line.
 //
-// An entry is in the bucket that its hash names. If that bucket was full, it is in one of the next.
-// Each full bucket on the way counts the entry as passed on. So a look-up knows where to stop.
+// An entry is in the bucket that its hash names. If that bucket was full, it is in one of
+// the next. Each full bucket on the way counts the entry as passed on. So a look-up knows
+// where to stop.
 type bucket[K comparable, V any] struct {
-	// tags has a byte for each slot, which is zero if the slot is empty. Its last byte is the number
-	// of entries that were passed on. A count that has reached passedMany stays there.
+	// tags has a byte for each slot, which is zero if the slot is empty. Its last byte is
+	// the number of entries that were passed on. A count that has reached passedMany stays
+	// there.
 	tags  atomic.Uint64
 	slots [bucketSlots]atomic.Pointer[entry[K, V]]
 }
@@ -54,8 +56,8 @@ func newTable[K comparable, V any](n int) *table[K, V] {
 // room returns how many entries there is room for.
 func (t *table[K, V]) room() int { return bucketFill * len(t.buckets) }
 
-// The lowest bits of a hash choose the shard, the next ones the bucket, and the highest ones make
-// the tag.
+// The lowest bits of a hash choose the shard, the next ones the bucket, and the highest
+// ones make the tag.
 func home(hash uint64) uint64 { return hash >> 16 }
 func tag(hash uint64) uint64  { return hash>>57 | 0x80 }
 
@@ -80,8 +82,8 @@ func (t *table[K, V]) find(hash uint64, key K) *entry[K, V] {
 	return nil
 }
 
-// zeroBytes returns the highest bit of each slot's byte that is zero in x. Bytes above a zero byte
-// may count as zero too.
+// zeroBytes returns the highest bit of each slot's byte that is zero in x. Bytes above a
+// zero byte may count as zero too.
 func zeroBytes(x uint64) uint64 { return (x - lowBits) &^ x & highBits }
 
 // put adds an entry, whose key must not be in the table. There must be room.
@@ -133,7 +135,8 @@ func (t *table[K, V]) locate(hash uint64, e *entry[K, V]) (*bucket[K, V], int) {
 	panic("nearcache: the entry is not in the table")
 }
 
-// resized returns a table with room for n entries that has the entries of t, which are no more.
+// resized returns a table with room for n entries that has the entries of t, which are no
+// more.
 func (t *table[K, V]) resized(n int, hash func(K) uint64) *table[K, V] {
 	other := newTable[K, V](n)
 	for e := range t.all() {

@@ -434,7 +434,7 @@ var mutations = []mutation{
 		name:  "load fence: key",
 		fence: "a load that an invalidation of its key overtook is not kept, and no caller joins it",
 		file:  "fence.go",
-		old:   "		forget(&sh.flights, &sh.mostFlights, key) // with all the older ones\n",
+		old:   "		forget(&sh.flights, &sh.mostFlights, key) // with all older ones\n",
 		new:   "",
 		tests: []string{"TestLoadIsFencedAgainst", "TestLoadOvertakenByRemoteInvalidation", "TestProof"},
 	}, {
