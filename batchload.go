@@ -72,13 +72,13 @@ func (m *getMany[K, V]) load(ctx context.Context, keys []K) {
 	began := time.Now()
 	from := callerOf(ctx)
 	how := m.startOptions(&from.origin)
-	held := make([]bool, len(keys))
+	keepable := make([]bool, len(keys))
 	for i, key := range keys {
-		keys[i], held[i] = c.keepable(key) // before any load is registered, since MarshalText may panic
+		keys[i], keepable[i] = c.keepable(key) // before any load is registered, since MarshalText may panic
 	}
 	found := make([]lookup[K, V], len(keys))
 	for i, key := range keys {
-		if held[i] {
+		if keepable[i] {
 			found[i] = c.loader.join(&from, key, how)
 		} else {
 			found[i] = lookup[K, V]{flight: c.loader.newUnsharedFlight(&from.origin, key, how), mustStart: true}

@@ -97,8 +97,8 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 		var zero V
 		return zero, err
 	}
-	key, held := c.keepable(key)
-	if !held {
+	key, keepable := c.keepable(key)
+	if !keepable {
 		value, err := c.options.Load(ctx, key)
 		return value, c.marked(ctx, err)
 	}
@@ -178,9 +178,9 @@ func (c *Cache[K, V]) serveHit(ctx context.Context, e *entry[K, V], at int64) (V
 // could evict it, or if the cache is closed. Such an item is loaded every time. keepable
 // also returns the key to continue with: if the key has a MarshalText, a copy that shares
 // no memory with it.
-func (c *Cache[K, V]) keepable(key K) (again K, held bool) {
-	again, keepable := c.keys.keepable(key)
-	return again, keepable && !c.local.closed.Load()
+func (c *Cache[K, V]) keepable(key K) (again K, ok bool) {
+	again, ok = c.keys.keepable(key)
+	return again, ok && !c.local.closed.Load()
 }
 
 // startOptions says how a load begins that a call from o starts.

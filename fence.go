@@ -104,14 +104,14 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 // regions was cleared since. It replaces the entry in memory. Loads and writes under way
 // keep nothing.
 func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
-	fresh := l.prepare(o, hash, key, &s)
+	prepared := l.prepare(o, hash, key, &s)
 	sh := l.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.counters.keysInvalidated++
 	sh.overtakeLocked(key)
 	sh.forgetFailureLocked(key)
-	if !l.storeLocked(sh, hash, s.at, key, &s, o, fresh) {
+	if !l.storeLocked(sh, hash, s.at, key, &s, o, prepared) {
 		l.removeLocked(sh, hash, key)
 	}
 }
@@ -127,10 +127,10 @@ func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entr
 
 // storeLocked keeps o under key, unless the cache or one of the item's regions was cleared
 // since its load or write began at s. The caller has checked that key itself was not
-// invalidated. storeLocked reports whether o is in memory now. fresh is what prepare has
+// invalidated. storeLocked reports whether o is in memory now. prepared is what prepare has
 // made, or nil.
 func (l *local[K, V]) storeLocked(
-	sh *shard[K, V], hash uint64, now int64, key K, s *start, o *outcome[V], fresh *entry[K, V],
+	sh *shard[K, V], hash uint64, now int64, key K, s *start, o *outcome[V], prepared *entry[K, V],
 ) (kept bool) {
 	expires := deadline(s.at, o.ttl)
 	last := expires
@@ -159,7 +159,7 @@ func (l *local[K, V]) storeLocked(
 		return false
 	}
 	if e == nil || !l.replaceLocked(sh, e, scope, o, s.since, expires, now) {
-		if e = fresh; e == nil {
+		if e = prepared; e == nil {
 			e = newEntry(key, o.value, s.since, expires)
 		}
 		e.Item.scope = scope

@@ -192,9 +192,9 @@ func (f *flight[K, V]) isOwnLoader(o *origin) bool { return o.load.begunBy(&f.ct
 //
 // Likewise, other callers need not wait for a load's turn in the queue of a GetMany.
 func (f *flight[K, V]) jumpQueueLocked(o *origin, ld *loader[K, V]) bool {
-	hurry := !f.begun && (f.queued || !ld.slots.needed(o.load))
-	f.queued = f.queued && !hurry
-	return hurry
+	jumps := !f.begun && (f.queued || !ld.slots.needed(o.load))
+	f.queued = f.queued && !jumps
+	return jumps
 }
 
 // isSlowLocked reports whether the load of key is known to be slow: a caller has already
@@ -400,7 +400,7 @@ func (l *loader[K, V]) timeOut(f *flight[K, V]) {
 func (l *loader[K, V]) finish(f *flight[K, V], parts int) {
 	o := &f.outcome
 	now := l.local.lease.read().at
-	fresh := l.local.prepare(o, f.hash, f.key, &f.start)
+	prepared := l.local.prepare(o, f.hash, f.key, &f.start)
 	kept, pause, state := false, time.Duration(0), uint32(flightDone)
 
 	sh := l.local.shard(f.hash)
@@ -409,7 +409,7 @@ func (l *loader[K, V]) finish(f *flight[K, V], parts int) {
 		if f.extra != nil && f.extra.conditional > 0 && l.provenLocked(f) {
 			state |= flightProven
 		}
-		kept, pause = l.commitLocked(f, sh, now, o, fresh)
+		kept, pause = l.commitLocked(f, sh, now, o, prepared)
 	}
 	if f.ran {
 		sh.counters.loaded(time.Duration(now-f.start.at)/time.Duration(parts), !o.known, !kept && o.known && o.ttl > 0)
@@ -440,14 +440,14 @@ func (l *loader[K, V]) finish(f *flight[K, V], parts int) {
 // reports whether o was kept. If the load failed and an entry can be served meanwhile, it
 // returns how long the next load should wait.
 func (l *loader[K, V]) commitLocked(
-	f *flight[K, V], sh *shard[K, V], now int64, o *outcome[V], fresh *entry[K, V],
+	f *flight[K, V], sh *shard[K, V], now int64, o *outcome[V], prepared *entry[K, V],
 ) (kept bool, pause time.Duration) {
 	older := f.older
 	held := sh.table.Load().find(f.hash, f.key)
 	switch {
 	case !o.known && held != nil && !l.local.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
 		pause = sh.noteFailureLocked(f.key, now, l.random) // the entry is worth more than the error
-	case l.local.storeLocked(sh, f.hash, now, f.key, &f.start, o, fresh):
+	case l.local.storeLocked(sh, f.hash, now, f.key, &f.start, o, prepared):
 		kept = true
 		sh.forgetFailureLocked(f.key)
 		// 1. load A begins   2. the lease is lost, or a region is cleared that turns out to
@@ -456,8 +456,7 @@ func (l *loader[K, V]) commitLocked(
 		older.overtakenLocked()
 		older = nil
 	case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.since:
-		// The source says now that nothing is to be kept. That goes for its older answer
-		// too.
+		// The source says now that nothing is to be kept. That goes for older answers too.
 		l.local.dropLocked(sh, f.hash, held)
 	}
 	sh.unregisterLocked(f, older)

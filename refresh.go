@@ -34,8 +34,8 @@ func (c *Cache[K, V]) Refresh(ctx context.Context, key K) (V, error) {
 		var zero V
 		return zero, err
 	}
-	key, held := c.keepable(key)
-	if !held {
+	key, keepable := c.keepable(key)
+	if !keepable {
 		value, err := c.options.Load(ctx, key)
 		return value, c.marked(ctx, err)
 	}

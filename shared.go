@@ -47,11 +47,11 @@ type shared[K comparable, V any] struct {
 
 	notFoundRegions func(K) []string // Options.NotFoundRegions; may be nil
 
-	claimed time.Duration // the longest time for which a load's claim is extended
-	kind    uint64        // of the values, see fingerprintOf
-	refused logOnce       // the codec has refused to encode a value
-	checked atomic.Bool   // the first value to be stored was checked, see checkStored
-	stats   *sharedCounters
+	longestClaim time.Duration // the longest time for which a load's claim is extended
+	kind         uint64        // of the values, see fingerprintOf
+	refused      logOnce       // the codec has refused to encode a value
+	checked      atomic.Bool   // the first value to be stored was checked, see checkStored
+	stats        *sharedCounters
 }
 
 const (
@@ -77,10 +77,10 @@ func newShared[K comparable, V any](c *Cache[K, V]) *shared[K, V] {
 		longest = mostLives * o.Shared.LoadWait
 	}
 	return &shared[K, V]{
-		redis:     newValueGuard(c.backplane, c.local.lease, o.Name, o.Shared.Timeout, o.Shared.MaxValueBytes+mostLabel, &c.stats.shared),
+		redis:     newValueGuard(c.backplane, o.Name, o.Shared.Timeout, o.Shared.MaxValueBytes+mostLabel, &c.stats.shared),
 		backplane: c.backplane, local: c.local, cache: o.Name, keys: c.keys,
 		options: *o.Shared, keeper: c.keeper, regions: o.Regions, notFoundRegions: o.NotFoundRegions,
-		exact: o.Expiry != nil, notFounds: o.NotFoundTTL, claimed: longest, kind: fingerprintOf(o.Shared.Codec),
+		exact: o.Expiry != nil, notFounds: o.NotFoundTTL, longestClaim: longest, kind: fingerprintOf(o.Shared.Codec),
 		stats: &c.stats.shared,
 	}
 }
@@ -213,7 +213,7 @@ func (s *shared[K, V]) retry(ctx context.Context, lookups []*sharedLookup[K, V],
 			sought = append(sought, sl)
 		}
 	}
-	if waited := time.Since(began); waited >= s.claimed+s.options.LoadWait || !s.pause(ctx, waited) {
+	if waited := time.Since(began); waited >= s.longestClaim+s.options.LoadWait || !s.pause(ctx, waited) {
 		return false
 	}
 	waiting = s.readAndClaim(ctx, sought)
@@ -304,7 +304,7 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, lookups []*sha
 			sl.token, sl.epoch, sl.count = answer.Token(claims[i]), answer.Epoch, answer.Count
 			own.hold(&heldClaim{
 				claimed: claimed{s.stats, sl.wire}, cache: s.cache, token: sl.token, epoch: answer.Epoch, count: answer.Count,
-				load: ctx, began: began, life: s.options.LoadWait, most: s.claimed, timeout: s.options.Timeout,
+				load: ctx, began: began, life: s.options.LoadWait, most: s.longestClaim, timeout: s.options.Timeout,
 			})
 		case transport.ClaimOwn:
 			// 1. a load here hangs, and its claim is kept   2. another load of its key
@@ -314,7 +314,7 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, lookups []*sha
 				sl.token, sl.epoch, sl.count = h.token, h.epoch, h.count
 				continue
 			}
-			sl.claimedElsewhere = !sl.flight.skipShared // the own claim has ended, and is about to end in Redis
+			sl.claimedElsewhere = !sl.flight.skipShared // the claim here has just ended, and is about to end in Redis
 		case transport.ClaimBusy:
 			sl.claimedElsewhere = !sl.flight.skipShared // such a flight takes no other load's value
 		case transport.ClaimChanged:

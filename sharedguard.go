@@ -48,9 +48,9 @@ type breakerChange struct{ from, to gobreaker.State }
 var errOtherServer = errors.New("the server is no master, or not of the history that the last echo showed")
 
 func newValueGuard(
-	bp *Backplane, l *lease, cache string, timeout time.Duration, most int, stats *sharedCounters,
+	bp *Backplane, cache string, timeout time.Duration, most int, stats *sharedCounters,
 ) *valueGuard {
-	g := &valueGuard{values: bp.bus.Values(), backplane: bp, lease: l, cache: cache, timeout: timeout, most: most, stats: stats}
+	g := &valueGuard{values: bp.bus.Values(), backplane: bp, lease: bp.lease, cache: cache, timeout: timeout, most: most, stats: stats}
 	g.breaker = gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Name:        cache,
 		Timeout:     breakerPause,

@@ -326,8 +326,8 @@ var mutations = []mutation{
 		name:  "age from the load's start",
 		fence: "an item's age counts from when its load began, not from its end",
 		file:  "flight.go",
-		old:   "	fresh := l.local.prepare(o, f.hash, f.key, &f.start)\n",
-		new:   "	f.start.at, f.start.since = now, now\n	fresh := l.local.prepare(o, f.hash, f.key, &f.start)\n",
+		old:   "	prepared := l.local.prepare(o, f.hash, f.key, &f.start)\n",
+		new:   "	f.start.at, f.start.since = now, now\n	prepared := l.local.prepare(o, f.hash, f.key, &f.start)\n",
 		tests: []string{"TestServingRuleCountsFromTheLoadsStart", "TestProof"},
 	}, {
 		name:  "joinable loads",
