@@ -88,7 +88,8 @@ func (m *getMany[K, V]) load(ctx context.Context, keys []K) {
 	if len(again) == 0 {
 		return
 	}
-	// Keys whose loads had results that may not be returned share one load more.
+	// Some loads have had results that may not be returned. Their keys are loaded together,
+	// and waited for once more.
 	how = m.startOptions(&from.origin)
 	for i := range waited {
 		c.loader.follow(&from, again[i], &waited[i], how)
@@ -108,9 +109,9 @@ func (m *getMany[K, V]) startOptions(o *origin) startOptions {
 	return how
 }
 
-// round starts the loads that this call has to start, and adds the results of all. The wait
-// began at began. It returns the keys that have to be looked up again, and their lookups,
-// see follow.
+// round starts the loads that this call has to start, and adds the results of all. began is
+// when the call began to wait. round returns the keys that have to be looked up again, and
+// their lookups, see follow.
 func (m *getMany[K, V]) round(
 	from *caller, keys []K, found []lookup[K, V], how startOptions, began time.Time,
 ) (again []K, waited []lookup[K, V]) {
@@ -177,7 +178,7 @@ func (l *loader[K, V]) runQueue(flights []*flight[K, V]) {
 // batchLoad is one call of LoadMany, for several flights.
 type batchLoad struct {
 	ctx    loadContext  // the context of the call
-	wanted atomic.Int64 // flights of which the call is to load a value
+	wanted atomic.Int64 // flights that still need the call
 }
 
 func newBatchLoad(o *origin, ownSlot bool) *batchLoad {

@@ -121,9 +121,9 @@ func (c *claims) share(token string) *heldClaim {
 // letGo notes that loads have ended, and returns which of their claims are to end in Redis
 // too. A load without a value leaves its claim to the other loads that share it.
 //
-//  1. a load begins, and then another load of its key, which shares its claim   2. the second
-//     gets its value. That ends the first, which has none   3. if the first released the claim,
-//     the second might come too late to store its value.
+//  1. a load begins, and then another load of its key, which shares its claim   2. the
+//     second gets its value. That ends the first, which has none   3. if the first released
+//     the claim, the second might come too late to store its value.
 func (c *claims) letGo(puts []transport.Put) (ending []transport.Put) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

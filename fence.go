@@ -7,9 +7,9 @@ import (
 
 // The fence keeps out of memory what an invalidation has overtaken. Each load and each
 // write notes its start: the generation, and the count of region clears. It also registers
-// itself under its key. It may keep its result only if it is still registered, and nothing
-// was cleared since its start that its item belongs to. Numbered interleavings stand beside
-// the lines that handle them.
+// itself under its key. It may keep its result only if it is still registered, and if
+// neither the cache nor one of the item's regions was cleared since its start. Numbered
+// interleavings stand beside the lines that handle them.
 
 // start is what a load or a write notes when it begins.
 type start struct {
@@ -39,12 +39,12 @@ func (l *local[K, V]) startNow() start {
 
 // startFromLease is called before a load asks the shared level. It reports whether the load
 // may: only under a lease. The age of what is read there starts when that lease's probe was
-// sent, and startFromLease sets s so.
+// sent. startFromLease records that in s.
 //
-//  1. a probe is sent that earns a lease   2. the master is cut off from the other servers,
-//     and takes no more writes. Another master accepts an invalidation   3. a load reads the old
-//     version from the first. It may be served as long as that lease allows. Counted from 3, it
-//     might be served longer.
+//  1. a probe is sent that earns a lease   2. the master is cut off from the other
+//     servers, and takes no more writes. Another master accepts an invalidation   3. a load
+//     reads the old version from the first. It may be served as long as that lease allows.
+//     Counted from 3, it would be served until MaxStaleness after 3.
 func (l *local[K, V]) startFromLease(s *start) bool {
 	m := l.lease.read()
 	if m.leaseAge >= l.freshLeaseAge {
@@ -66,8 +66,8 @@ func (l *local[K, V]) nothingClearedSince(s start) bool {
 	return s.generation == l.current.Load() && (!l.regional || s.clears == l.clears.count.Load())
 }
 
-// beginWrite fences key for an Update. It evicts the key, and has loads and writes under
-// way keep nothing. The result tells endWrite whether anything has invalidated the key
+// beginWrite fences key for an Update. It evicts the key. No load or write of the key that
+// is under way is kept. The result tells endWrite whether anything has invalidated the key
 // since.
 func (l *local[K, V]) beginWrite(key K) *pendingWrite {
 	hash := l.hash(key)
@@ -96,13 +96,13 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	undisturbed := sh.writes[key] == w
 	l.removeLocked(sh, hash, key)
 	if undisturbed {
-		l.storeLocked(sh, hash, l.lease.now(), key, &w.start, o, nil)
+		l.storeLocked(sh, &pendingStore[K, V]{hash: hash, key: key, start: &w.start, outcome: o, now: l.lease.now()})
 	}
 }
 
 // put keeps o under key, for a write that began at s, unless the cache or one of the item's
-// regions was cleared since. It replaces the entry in memory. Loads and writes under way
-// keep nothing.
+// regions was cleared since. It replaces the entry in memory. No load or write of the key
+// that is under way is kept.
 func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	prepared := l.prepare(o, hash, key, &s)
 	sh := l.shard(hash)
@@ -111,7 +111,7 @@ func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	sh.counters.keysInvalidated++
 	sh.overtakeLocked(key)
 	sh.forgetFailureLocked(key)
-	if !l.storeLocked(sh, hash, s.at, key, &s, o, prepared) {
+	if !l.storeLocked(sh, &pendingStore[K, V]{hash: hash, key: key, start: &s, outcome: o, prepared: prepared, now: s.at}) {
 		l.removeLocked(sh, hash, key)
 	}
 }
@@ -125,13 +125,21 @@ func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entr
 	return newEntry(key, o.value, s.since, deadline(s.at, o.ttl))
 }
 
-// storeLocked keeps o under key, unless the cache or one of the item's regions was cleared
-// since its load or write began at s. The caller has checked that key itself was not
-// invalidated. storeLocked reports whether o is in memory now. prepared is what prepare has
-// made, or nil.
-func (l *local[K, V]) storeLocked(
-	sh *shard[K, V], hash uint64, now int64, key K, s *start, o *outcome[V], prepared *entry[K, V],
-) (kept bool) {
+// pendingStore is the result of a load or a write, to be kept under its key.
+type pendingStore[K comparable, V any] struct {
+	hash     uint64
+	key      K
+	start    *start
+	outcome  *outcome[V]
+	prepared *entry[K, V] // what prepare has made; may be nil
+	now      int64
+}
+
+// storeLocked keeps the outcome of p, unless the cache or one of the item's regions was
+// cleared since the load or write began. The caller has checked that the key itself was not
+// invalidated. storeLocked reports whether the outcome is in memory now.
+func (l *local[K, V]) storeLocked(sh *shard[K, V], p *pendingStore[K, V]) (kept bool) {
+	s, o, now := p.start, p.outcome, p.now
 	expires := deadline(s.at, o.ttl)
 	last := expires
 	if o.err == nil {
@@ -149,28 +157,28 @@ func (l *local[K, V]) storeLocked(
 	}
 	// The same for regions. A kept error belongs to all regions, unless NotFoundRegions
 	// names its own. It is dead from the start if any region is cleared from here on. Other
-	// items are if one of their regions is marked.
+	// items are dead once one of their regions is marked.
 	if o.err != nil && !o.hasRegions && s.clears != l.clears.count.Load() {
 		return false
 	}
-	e := sh.table.Load().find(hash, key)
+	e := sh.table.Load().find(p.hash, p.key)
 	scope, attached := l.scopeLocked(sh, o, s, e)
 	if !attached {
 		return false
 	}
-	if e == nil || !l.replaceLocked(sh, e, scope, o, s.since, expires, now) {
-		if e = prepared; e == nil {
-			e = newEntry(key, o.value, s.since, expires)
+	if e == nil || !l.replaceLocked(sh, e, scope, p, expires) {
+		if e = p.prepared; e == nil {
+			e = newEntry(p.key, o.value, s.since, expires)
 		}
 		e.Item.scope = scope
 		l.renew(e, now)
-		l.addLocked(sh, hash, e, o.weight, now)
+		l.addLocked(sh, p.hash, e, o.weight, now)
 	}
 	// 1. the checks above pass   2. the cache or a region is cleared. The sweep that
 	// follows finds nothing here   3. the entry is stored. No other sweep would come for
 	// it.
 	if l.fate(e, vouched(now)) == cleared {
-		l.dropLocked(sh, hash, e)
+		l.dropLocked(sh, p.hash, e)
 		return false
 	}
 	return true
@@ -223,9 +231,9 @@ func (l *local[K, V]) remove(keys ...K) {
 // from here on, and neither that load nor a write under way is kept.
 //
 //  1. a Get starts a load   2. the load reads version 1   3. another instance writes
-//     version 2, and its message arrives here   4. the load ends. It is no longer registered:
-//     its callers get version 1, and it is not kept   5. a Get after 3 finds no load to join,
-//     and starts its own.
+//     version 2, and its message arrives here   4. the load ends. It is no longer
+//     registered: its callers get version 1, and it is not kept   5. a Get after 3 finds no
+//     load to join, and starts its own.
 func (l *local[K, V]) removeLocked(sh *shard[K, V], hash uint64, key K) {
 	if e := sh.table.Load().find(hash, key); e != nil {
 		l.dropLocked(sh, hash, e)
@@ -233,9 +241,9 @@ func (l *local[K, V]) removeLocked(sh *shard[K, V], hash uint64, key K) {
 	sh.overtakeLocked(key)
 }
 
-// overtakeLocked has loads and writes of key that are under way keep nothing, and no caller
-// join them. It does not concern a load that has not begun, which will read the source
-// later.
+// overtakeLocked makes sure that no load or write of key that is under way is kept, and
+// that no caller joins such a load. A load that has not begun is not concerned: it will
+// read the source later.
 func (sh *shard[K, V]) overtakeLocked(key K) {
 	if f := sh.flights[key]; f != nil && !f.begun {
 		f.older.overtakenLocked()

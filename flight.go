@@ -204,7 +204,7 @@ func (l *loader[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 	if !l.waitableLocked(f, m) || f.backgroundOverLocked(m, stale) {
 		return false
 	}
-	return f.detached > 1 || f.detached == 1 && f.refreshOf == nil // a refresh counts its hit
+	return f.detached > 1 || f.detached == 1 && f.refreshOf == nil // a refresh counts the hit that began it
 }
 
 // registerLocked registers a new flight with one caller. That caller has to start it.
@@ -447,7 +447,9 @@ func (l *loader[K, V]) commitLocked(
 	switch {
 	case !o.known && held != nil && !l.local.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
 		pause = sh.noteFailureLocked(f.key, now, l.random) // the entry is worth more than the error
-	case l.local.storeLocked(sh, f.hash, now, f.key, &f.start, o, prepared):
+	case l.local.storeLocked(sh, &pendingStore[K, V]{
+		hash: f.hash, key: f.key, start: &f.start, outcome: o, prepared: prepared, now: now,
+	}):
 		kept = true
 		sh.forgetFailureLocked(f.key)
 		// 1. load A begins   2. the lease is lost, or a region is cleared that turns out to

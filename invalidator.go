@@ -44,7 +44,7 @@ func (elsewhere[K]) closedHere() bool { return false }
 
 // applyLocal evicts from that cache, since the message will not.
 //
-//  1. the cache here loads version 1   2. version 2 is written, and the invalidator removes its
-//     key   3. the message comes back. This instance does not apply its own messages again: their
-//     local part is done before they are queued.
+//  1. the cache here loads version 1   2. version 2 is written, and the invalidator removes
+//     its key   3. the message comes back. This instance does not apply its own messages
+//     again: their local part is done before they are queued.
 func (e elsewhere[K]) applyLocal(inv invalidation, _ []K) { e.backplane.applyHere(inv) }

@@ -293,16 +293,16 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 // combine a newer value with the older times. That is allowed: the newer write began later,
 // and overlaps with the read.
 func (l *local[K, V]) replaceLocked(
-	sh *shard[K, V], e *entry[K, V], s *scope, o *outcome[V], started, expires, now int64,
+	sh *shard[K, V], e *entry[K, V], s *scope, p *pendingStore[K, V], expires int64,
 ) bool {
-	it := &e.Item
+	it, o, started := &e.Item, p.outcome, p.start.since
 	if l.cell == fixed || it.scope != s || e.Weight() != o.weight || started < it.started.Load() {
 		return false
 	}
 	storeValue(l.cell, &it.value, o.value)
 	l.countExpiringLocked(sh, l.expiring(expires)-l.expiring(it.expires.Swap(expires)))
 	it.started.Store(started)
-	l.renew(e, now)
+	l.renew(e, p.now)
 	sh.policy.Touch(e)
 	return true
 }
@@ -339,8 +339,8 @@ func (l *local[K, V]) dropLocked(sh *shard[K, V], hash uint64, e *entry[K, V]) {
 	}
 }
 
-// uncountLocked takes an entry that was removed out of the counts. That of the entries that
-// can expire is left to the caller: the result is by how much it falls.
+// uncountLocked updates the counts for an entry that was removed, except the count of
+// entries that can expire. It returns by how much the caller has to lower that one.
 func (l *local[K, V]) uncountLocked(sh *shard[K, V], e *entry[K, V]) (expiring int) {
 	sh.releaseLocked(e.Item.scope)
 	if e.Item.scope.every {

@@ -32,7 +32,7 @@ import (
 // The probe that renews the lease voids all values of another history.
 //
 // Redis never holds a load up for long. A request that fails, or takes longer than Timeout,
-// is given up. After several failures in a row, Redis is not asked for a while.
+// is given up. After several failures in a row, Redis is not asked again for a while.
 type shared[K comparable, V any] struct {
 	redis     *valueGuard
 	backplane *Backplane

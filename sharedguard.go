@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// After this many failures in a row, Redis is not asked for breakerPause.
+	// After this many failures in a row, Redis is not asked again for breakerPause.
 	mostFailures = 5
 	breakerPause = time.Second
 
@@ -23,7 +23,7 @@ const (
 
 // valueGuard is a cache's access to the values in Redis. Each request is bounded by
 // Timeout. Answers count only from the server that this instance follows. After several
-// failures in a row, Redis is not asked for a while.
+// failures in a row, Redis is not asked again for a while.
 type valueGuard struct {
 	values    transport.Values
 	backplane *Backplane
@@ -205,8 +205,8 @@ func (g *valueGuard) put(puts []transport.Put) (stored []bool, err error) {
 	return stored, err
 }
 
-// attempt makes one attempt at Redis, bounded by Timeout. It makes none while Redis is not
-// asked.
+// attempt makes one attempt at Redis, bounded by Timeout. It makes none while the breaker
+// is open.
 func (g *valueGuard) attempt(ctx context.Context, attempt func(context.Context) error) error {
 	done, err := g.breaker.Allow()
 	if err != nil {

@@ -69,8 +69,8 @@ type SharedOptions[V any] struct {
 	// being made is not given up: it is bounded by the connect timeout, and serves later
 	// requests.
 	//
-	// After five failures in a row Redis is not asked for a second, and then at first by
-	// one request. A Get whose context is cancelled before its deadline may still wait for
+	// After five failures in a row, Redis is not asked again for a second. Then one request
+	// goes first. A Get whose context is cancelled before its deadline may still wait for
 	// Timeout. At least a millisecond. Defaults to 250 ms.
 	Timeout time.Duration
 
