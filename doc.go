@@ -1,93 +1,90 @@
 // Package nearcache keeps hot data in a service's own memory, and keeps that memory
 // coherent across all instances of the service through Redis.
 //
-// A near cache is a cache in the process, near the code that reads it. A hit costs
-// tens of nanoseconds, where a network round trip costs tens of microseconds. An
-// instance that changes an item publishes a small message on one Redis Pub/Sub
-// channel, the backplane. Every other instance evicts its copy, and its next Get loads
-// the new version from the source.
+// A near cache is a cache in the process, near the code that reads it. A hit takes
+// tens of nanoseconds, while a network round trip takes tens of microseconds. An
+// instance that changes an item publishes a small message on a Redis Pub/Sub channel,
+// the backplane. Every other instance then evicts its copy, and its next Get loads the
+// new version from the source.
 //
 // # Use
 //
-// One process has one [Backplane], made by [Connect], or by [Local] without Redis. It
-// has any number of typed caches on it, made by [New].
+// A process has one [Backplane], made by [Connect], or by [Local] if there is no Redis.
+// Any number of typed caches share it, each made by [New].
 //
 //   - [Cache.Get] reads an item. A miss calls Options.Load, once for all callers that
-//     wait. [Cache.GetMany] reads several items at once.
+//     wait for it. [Cache.GetMany] reads several items at once.
 //   - To change an item, write the source, then call [Cache.Remove]. [Cache.Update]
 //     does both, and keeps the new value.
 //   - [Cache.ClearRegion] evicts all items of a region. [Cache.Clear] and
 //     [Backplane.ClearAll] evict everything.
-//   - [NewInvalidator] does the same for a cache that lives in other processes.
-//   - [Backplane.Stats] and BackplaneOptions.OnEvent tell how it goes.
-//   - Options.Shared keeps values in Redis too: what one instance has loaded, the
-//     others read there.
+//   - [NewInvalidator] invalidates from a process that does not hold the cache itself.
+//   - [Backplane.Stats] and BackplaneOptions.OnEvent show the state and what happened.
+//   - Options.Shared keeps values in Redis too: the other instances read there what one
+//     instance has loaded.
 //
-// Values are shared between callers and must not be changed.
+// Callers share values, and must not change them.
 //
 // # What is guaranteed
 //
-//   - An invalidation that Redis has accepted is effective on every instance within
+//   - An invalidation that Redis has accepted takes effect on every instance within
 //     MaxStaleness (5 seconds unless set), whatever fails. Normally that takes a
 //     network round trip. Accepted means that the write, or a later Flush, returned
-//     nil. Effective means that a Get which begins from then on does not return what
-//     was invalidated. It holds for loaded items, for the results of [Cache.Update],
-//     and for those of [Cache.Set] without a second writer that races.
-//   - A write's local part is done when the call returns, whatever it returns.
+//     nil. Once the invalidation has taken effect, no Get that begins returns what was
+//     invalidated. This holds for loaded items and for the results of [Cache.Update].
+//     It holds for those of [Cache.Set] too, unless a second writer races with it.
+//   - A write is done on its own instance when the call returns, whatever it returns.
 //   - An invalidation is sent until Redis accepts it or the backplane is closed. It is
-//     never dropped. Until it is accepted, the call returns [ErrUnconfirmed].
-//   - A load that an invalidation overtakes is never kept, whatever was invalidated:
-//     its key, one of its regions, the cache, everything. Its callers get its result.
-//     A Get that begins after the invalidation does not.
-//   - Callers of one load are independent. Each leaves by its own context, and the
+//     never dropped. A call that returns before Redis has accepted it returns
+//     [ErrUnconfirmed].
+//   - The result of a load is never kept if an invalidation overtook the load, be it of
+//     the key, of one of its regions, of the cache or of everything. The load's callers
+//     get the result. A Get that begins after the invalidation does not.
+//   - Callers of one load are independent. Each can leave when its own context ends. The
 //     load is cancelled only when all have left.
-//   - Memory is bounded by Options.Capacity, and by Options.MaxWeight if that is set,
-//     kept not-founds and errors included. The queue of invalidations is bounded too
-//     while Redis is away.
+//   - Memory is bounded by Options.Capacity, and by Options.MaxWeight if that is set.
+//     Kept not-founds and errors count too. While Redis is away, the queue of
+//     invalidations is bounded as well.
 //   - A Get never fails because of Redis. While Redis is away, an item is served for
-//     MaxStaleness after its load began, or up to a fifth less. It is then loaded
-//     again, once in that time.
-//   - Nothing that was invalidated is served in place of a load that fails or is slow.
-//     Only an expired item is, if Options.StaleIfError allows it.
+//     MaxStaleness after its load began, or up to a fifth less. Then it is loaded again.
+//   - If a load fails or is slow, nothing that was invalidated is returned instead. An
+//     expired item is, if Options.StaleIfError allows it.
 //
 // The bound rests on a lease. Each instance probes Redis several times in
-// MaxStaleness, and the answer comes over the connection on which invalidations come.
-// All of memory is served only while the last answered probe is younger than
-// MaxStaleness. An instance that finds that it has missed messages clears everything
-// it holds. A reconnect that missed none keeps memory as it is. docs/protocol.md
-// explains this in full, and docs/guarantees.md lists each failure and the test that
-// shows it.
+// MaxStaleness. The answer arrives over the same connection as the invalidations. While
+// the last answered probe was sent less than MaxStaleness ago, all of memory is served.
+// An instance that finds that it has missed messages clears all its caches. A reconnect
+// that missed none keeps memory. docs/protocol.md explains this in full, and
+// docs/guarantees.md lists each failure and the test that covers it.
 //
 // # What is not guaranteed
 //
-//   - A process may die between its write to the source and its call to Remove. The
-//     other instances then have the old version until its time to live ends
+//   - A process may die between its write to the source and its call to Remove. Then
+//     the other instances serve the old version until its time to live ends
 //     (Options.TTL, 5 minutes unless set).
 //   - With Options.Shared, values outlive the processes. If the source is reset or
-//     restored behind the service's back, they remain in Redis until they expire. Call
-//     [Backplane.ClearAll].
-//   - A source that answers with an old version, such as a lagging replica, has that
-//     version kept.
+//     restored without the service's knowledge, they remain in Redis until they expire.
+//     Call [Backplane.ClearAll] after that.
+//   - If the source answers with an old version, as a lagging replica may, that version
+//     is kept.
 //   - Until Redis has accepted an invalidation, the other instances serve what they
-//     hold. A Redis master that is cut off may go on accepting writes (split brain). It
-//     accepts for the instances that are cut off with it. min-replicas-to-write bounds
-//     that. An instance that finds itself on another master than the one that it wrote
-//     to clears everything, everywhere.
-//   - A machine may be suspended together with its monotonic clock, as some hypervisors
-//     do. It may then serve what it held for a fifth of MaxStaleness after it wakes,
-//     until the wall clock shows the gap. If its processor's counter of time alone was
-//     suspended, that is a millisecond. A process that is stopped, or starved, keeps
-//     the bound.
-//   - Redis servers that are not one serial server to their clients are not supported:
-//     active-active and multi-threaded clones, and proxies that spread commands over
-//     several servers.
-//   - MaxStaleness: Unbounded gives up the bound for that cache. StaleWithoutLease does
-//     so while the cache's source fails.
+//     have in memory.
+//   - A Redis master that is cut off may still accept writes (split brain). They reach
+//     only the instances that are cut off with it. min-replicas-to-write bounds how long
+//     that lasts. An instance that finds that Redis failed over after its last message
+//     clears everything, on all instances.
+//   - Some hypervisors suspend a machine together with its monotonic clock. After it
+//     wakes, it may serve what it had in memory for a fifth of MaxStaleness, until the
+//     wall clock shows the gap. If only the processor's time stamp counter was suspended,
+//     that is a millisecond. A process that is merely stopped or starved keeps the bound.
+//   - Redis must behave as one serial server. Active-active and multi-threaded clones
+//     are not supported, nor are proxies that spread commands over several servers.
+//   - MaxStaleness: Unbounded gives up the bound for that cache. StaleWithoutLease gives
+//     it up while the cache's source fails.
 //
 // # Shutdown
 //
-// [Backplane.Close] closes the caches, delivers what is queued within CloseTimeout, and
-// leaves the channel. It waits, within the same time, for writes that are under way. It
-// returns when every goroutine of the package has ended, except loads that still run
-// for their callers.
+// [Backplane.Close] closes the caches, waits for writes under way, delivers what is
+// queued, and leaves the channel, all within CloseTimeout. When it returns, every
+// goroutine of the package has ended, except loads that callers still wait for.
 package nearcache
