@@ -46,7 +46,8 @@
 //     Kept not-founds and errors count too. While Redis is away, the queue of
 //     invalidations is bounded as well.
 //   - A Get never fails because of Redis. While Redis is away, an item is served for
-//     MaxStaleness after its load began, or up to a fifth less. Then it is loaded again.
+//     MaxStaleness after its load began, or up to a fifth less. Then it is loaded again, once in
+//     each such period.
 //   - If a load fails or is slow, nothing that was invalidated is returned instead. An
 //     expired item is, if Options.StaleIfError allows it.
 //
@@ -71,8 +72,8 @@
 //     have in memory.
 //   - A Redis master that is cut off may still accept writes (split brain). They reach
 //     only the instances that are cut off with it. min-replicas-to-write bounds how long
-//     that lasts. An instance that finds that Redis failed over after its last message
-//     clears everything, on all instances.
+//     that lasts. An instance that finds itself connected to another master than the
+//     one that it published to clears everything, on all instances.
 //   - Some hypervisors suspend a machine together with its monotonic clock. After it
 //     wakes, it may serve what it had in memory for a fifth of MaxStaleness, until the
 //     wall clock shows the gap. If only the processor's time stamp counter was suspended,

@@ -8,75 +8,74 @@ import (
 	"time"
 )
 
-// Event is something that happened to a backplane, as BackplaneOptions.OnEvent is
-// told of it. Hits, loads and single invalidations are no events; [BackplaneStats]
-// counts them. An event shows no key, no value and no password.
+// Event is something that happened to a backplane, for BackplaneOptions.OnEvent. Hits,
+// loads and single invalidations are not events; [BackplaneStats] counts them. An event
+// contains no key, no value and no password.
 type Event struct {
-	Time time.Time
+	Time time.Time // when the event was queued
 	Kind EventKind
 
-	// State is the backplane's state when the event was queued: it may be told of a
-	// change that was undone by then. The last EventState has the state that the
-	// backplane is in.
+	// State is the backplane's state when the event was queued. A change that was undone
+	// by then may not show. The last EventState always has the current state.
 	State State
 
-	// Cause is why something was cleared, with EventCleared. Otherwise ClearCauseNone.
+	// Cause is why something was cleared, for EventCleared. Otherwise it is
+	// ClearCauseNone.
 	Cause ClearCause
 
-	// Cache is the cache that an event is about: with EventCleared the one that was
-	// cleared, with EventCollapsed the one whose queue was, with EventSharedFailed and
-	// EventSharedResumed the one that is shared. Empty: all of them, or no
-	// cache in particular.
+	// Cache names the cache that the event is about. It is empty if the event is about
+	// all caches, or about none in particular. It is set for EventCleared,
+	// EventCollapsed, EventSharedFailed and EventSharedResumed alone.
 	Cache string
 
-	// Err is the error behind the event, nil if there was none: what ended the
-	// connection or the attempt, why a message could not be understood.
+	// Err is the error behind the event: why the connection or the attempt ended, or why
+	// a message could not be decoded. It is nil if there was none.
 	Err error
 
-	// Lost is how many events before this one OnEvent was not told of, since it was
-	// too slow.
+	// Lost is how many events before this one were dropped, because OnEvent was too slow.
 	Lost uint64
 }
 
-// EventKind is what kind of event an [Event] is. The log has one line a minute at most for
-// each kind of trouble, for all caches of a backplane together, and one that says that it is
-// over; OnEvent is told each time.
+// EventKind is the kind of an [Event]. OnEvent gets every event. The log is more frugal:
+// for each kind of failure it has at most one line a minute, for all caches of a backplane
+// together, and one line when the failure is over.
 type EventKind int
 
 const (
-	// EventState: the backplane is in another state than before, or in its first.
+	// EventState: the backplane has entered another state, or its first one.
 	EventState EventKind = iota + 1
 
-	// EventConnectFailed: an attempt at a subscription failed, the first one since
-	// Redis was lost or the first of all. Others follow until one succeeds.
+	// EventConnectFailed: an attempt to subscribe failed. It is the first such attempt
+	// since the last subscription ended, or the first of all. Others follow until one
+	// succeeds, without an event of their own.
 	EventConnectFailed
 
-	// EventProbeFailed: Redis did not take a probe, and had taken the one before. If
-	// it takes none for MaxStaleness, the state becomes StateNoLease.
+	// EventProbeFailed: Redis did not accept a probe, and had accepted the one before. If
+	// it accepts none for MaxStaleness, the state becomes StateNoLease.
 	EventProbeFailed
 
 	// EventCleared: this instance cleared all its caches, or the one that Cache names,
-	// because it had missed something, or may have. Cause says what. A cache that is
-	// cleared by its own methods, or by those of other instances, is no event.
+	// because it had missed messages, or may have. Cause says how that was found. A clear
+	// that this or another instance asked for is not an event.
 	EventCleared
 
 	// EventPublishFailed: Redis did not accept a message, and had accepted the one
-	// before. Writes return ErrUnconfirmed from now on, and are queued.
+	// before. From now on writes are queued and return ErrUnconfirmed.
 	EventPublishFailed
 
-	// EventPublishResumed: Redis accepts messages again, and has accepted what was
-	// queued when it last did not.
+	// EventPublishResumed: Redis accepts messages again. It has accepted what was queued
+	// when it last did not.
 	EventPublishResumed
 
-	// EventCollapsed: there is no room for all that is queued, and other instances
-	// will clear the whole cache, or all of them if Cache is empty.
+	// EventCollapsed: the queue has no room left for single keys and regions. Other
+	// instances will clear the whole cache instead, or all caches if Cache is empty.
 	EventCollapsed
 
-	// EventSharedFailed: the shared level of Cache has failed several times in a row,
-	// and is left alone for a second at a time. Items are loaded from the source.
+	// EventSharedFailed: the shared level of Cache has failed several times in a row. It
+	// is now bypassed for a second at a time, and items are loaded from the source.
 	EventSharedFailed
 
-	// EventSharedResumed: Redis has answered the shared level of Cache again.
+	// EventSharedResumed: the shared level of Cache gets answers from Redis again.
 	EventSharedResumed
 )
 
@@ -108,19 +107,19 @@ func (k EventKind) String() string {
 // MarshalText returns the kind's name, for logs and JSON. Its error is nil.
 func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// ClearCause is why an instance cleared its caches without having been asked to.
-// [ClearStats] counts clears by cause.
+// ClearCause is why an instance cleared its caches although no call asked for it.
+// [ClearStats] counts such clears by cause.
 type ClearCause int
 
 const (
 	ClearCauseNone        ClearCause = iota // nothing was cleared
-	ClearCauseStart                         // the first echo: what was loaded before is not vouched for
+	ClearCauseStart                         // the first echo: what was loaded before it may be stale
 	ClearCauseMessage                       // a message did not follow the last one
 	ClearCausePosition                      // an echo showed that messages were missed, or that the position was lost
 	ClearCauseHistory                       // an echo showed another server history: a failover, or a restart
-	ClearCauseNoHistory                     // a reconnect to a Redis that does not tell its history
-	ClearCauseUndecodable                   // a message, or a key in it, could not be understood
-	causes                                  // how many there are
+	ClearCauseNoHistory                     // a reconnect to a Redis that does not show its history
+	ClearCauseUndecodable                   // a message, or a key in it, could not be decoded
+	causes                                  // the number of causes
 )
 
 // String returns the cause's name in lower case.
@@ -147,7 +146,7 @@ func (c ClearCause) String() string {
 // MarshalText returns the cause's name, for logs and JSON. Its error is nil.
 func (c ClearCause) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// sentence says it to a reader of the log.
+// sentence returns the cause as the log says it.
 func (c ClearCause) sentence() string {
 	switch c {
 	case ClearCauseStart:
@@ -166,15 +165,15 @@ func (c ClearCause) sentence() string {
 	return "nothing was missed"
 }
 
-// tell logs what e is about, and has OnEvent told. The line shows e's error, its
-// cause, and the state of an EventState as the caller knows it, besides args. An
-// event without a kind is for the log alone.
+// tell logs line and queues e for OnEvent. Besides args, the line shows e's error, its
+// cause and, for an EventState, the state that the caller has set. An event without a
+// kind is for the log alone.
 func (bp *Backplane) tell(level slog.Level, line string, e Event, args ...any) {
 	bp.log(level, line, e, args...)
 	bp.note(e)
 }
 
-// tellIf is tell, and note if nothing is to be logged.
+// tellIf is tell if logged, and note otherwise.
 func (bp *Backplane) tellIf(logged bool, level slog.Level, line string, e Event, args ...any) {
 	if logged {
 		bp.log(level, line, e, args...)
@@ -182,7 +181,7 @@ func (bp *Backplane) tellIf(logged bool, level slog.Level, line string, e Event,
 	bp.note(e)
 }
 
-// log is the part of tell that logs.
+// log writes the line of tell.
 func (bp *Backplane) log(level slog.Level, line string, e Event, args ...any) {
 	if e.Cause != ClearCauseNone {
 		args = append(args, "because", e.Cause.sentence())
@@ -196,32 +195,32 @@ func (bp *Backplane) log(level slog.Level, line string, e Event, args ...any) {
 	bp.logger.Log(context.Background(), level, line, args...)
 }
 
-// note has OnEvent told of e. No lock may be held that State takes.
+// note queues e for OnEvent. The caller must not hold a lock that State takes.
 func (bp *Backplane) note(e Event) { bp.events.add(e) }
 
 const (
-	// maxEvents is how many events wait for OnEvent.
+	// maxEvents bounds how many events are queued for OnEvent.
 	maxEvents = 256
 
-	// leastEventTime is how long Close waits for OnEvent at least.
+	// leastEventTime is the least time for which Close waits for OnEvent.
 	leastEventTime = 100 * time.Millisecond
 )
 
-// events hands events to OnEvent, in one goroutine. A nil *events takes them and
-// does nothing.
+// events is the queue of events for OnEvent, and the goroutine that calls it. A nil
+// *events ignores what is added.
 type events struct {
 	onEvent func(Event)
-	state   func() State // the backplane's
+	state   func() State // of the backplane
 
 	added chan struct{} // one token: something was queued, or closing was set
 	done  chan struct{} // closed when run has returned
 
-	// mu guards everything below. State is read under it, so that the states come in
-	// the order in which they were.
+	// mu guards everything below. State is read under it, so that events show the states
+	// in their order.
 	mu      sync.Mutex
 	queue   []Event
-	lost    uint64 // events dropped since the last that was handed over
-	told    State  // of the last EventState; -1: there was none
+	lost    uint64 // events dropped since the last one that was delivered
+	told    State  // of the last EventState; -1: none yet
 	closing bool
 }
 
@@ -232,21 +231,23 @@ func newEvents(onEvent func(Event), state func() State) *events {
 	return &events{onEvent: onEvent, state: state, told: -1, added: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
-// start begins to hand over what was queued.
+// start begins to deliver what was queued.
 func (q *events) start() {
 	if q != nil {
 		go q.run()
 	}
 }
 
-// add queues e, with the time and the state that are now. It waits for nothing.
+// add queues e with the current time and state. It does not block.
 //
-//  1. the lease is lost   2. Redis answers, and the lease is regained   3. that is
-//     told   4. the loss is told, by another goroutine that was slower. So no one's
-//     word is taken for the state: whoever comes last tells what it is by then, and
-//     whoever finds that told already tells nothing.
+//  1. the lease is lost   2. Redis answers, and the lease is regained   3. an EventState
+//     is added for that   4. a slower goroutine adds one for the loss.
 //
-// Only Close tells that it was called, at its end and with its error.
+// So e.State is ignored, and the state is read here. The last EventState then has the
+// state of that time. One that repeats the state of the one before it is dropped.
+//
+// Only Close adds an EventState with StateClosed, at its end and with its error. Others
+// that find the backplane closed are dropped.
 func (q *events) add(e Event) {
 	if q == nil || e.Kind == 0 {
 		return
@@ -265,7 +266,7 @@ func (q *events) add(e Event) {
 		q.told = e.State
 	}
 	if len(q.queue) == maxEvents {
-		// The oldest: the newest say how things are.
+		// Drop the oldest: the newest events show the current situation.
 		q.queue = slices.Delete(q.queue, 0, 1)
 		q.lost++
 	}
@@ -275,25 +276,25 @@ func (q *events) add(e Event) {
 }
 
 func (q *events) run() {
-	over := false
+	ended := false
 	defer func() {
-		if over {
+		if ended {
 			close(q.done)
 		} else {
-			go q.run() // OnEvent has ended the goroutine
+			go q.run() // OnEvent has called runtime.Goexit
 		}
 	}()
 	for {
 		e, ok := q.next()
 		if !ok {
-			over = true
+			ended = true
 			return
 		}
 		q.onEvent(e)
 	}
 }
 
-// next waits for an event. It reports false when there is none and never will be.
+// next waits for an event. It reports false once the queue is closed and empty.
 func (q *events) next() (Event, bool) {
 	for {
 		q.mu.Lock()
@@ -313,9 +314,9 @@ func (q *events) next() (Event, bool) {
 	}
 }
 
-// close takes no more events, waits for at most timeout until those that are queued
-// were handed over, and reports whether they were. Others are dropped; if a call of
-// OnEvent is under way, its goroutine ends when that returns, if ever.
+// close ends the queue: events that are added from now on are dropped. It waits for at
+// most timeout until the queued ones were delivered, and reports whether they were. If
+// not, the rest is dropped, and the goroutine ends when the call of OnEvent returns.
 func (q *events) close(timeout time.Duration) bool {
 	if q == nil {
 		return true
