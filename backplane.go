@@ -15,62 +15,62 @@ import (
 	"github.com/nearcache/nearcache/internal/barrier"
 )
 
-// Backplane joins this process's caches with those of all other instances on one
-// Redis channel. A process needs one; any number of caches share its single
-// subscription. Its methods may be called from any number of goroutines. Connect
-// and Local make one; the zero Backplane is of no use.
+// Backplane joins this process's caches with those of all other instances on a Redis
+// channel. A process needs only one: any number of caches share its subscription. Its
+// methods are safe for concurrent use. Connect and Local return a Backplane; the zero
+// value is not usable.
 type Backplane struct {
-	// Not the options: they hold a password, and a Backplane may be printed.
+	// The options are not kept: they contain a password, and a Backplane may be printed.
 	closeTimeout time.Duration
 	logger       *slog.Logger
-	events       *events       // nil: nobody is to be told
+	events       *events       // nil without OnEvent
 	staleness    time.Duration // BackplaneOptions.MaxStaleness
 	lease        *lease
 	random       backoff.Random
 	closed       atomic.Bool
 	publishOnly  bool
-	claims       *claims // of its caches, at the shared level
+	claims       *claims // of all its caches, at the shared level
 
-	// What a stand-in for Redis asks of the caches, see transport.StandIn.
+	// Settings of a stand-in for Redis, see transport.StandIn.
 	fullStaleness, noBreaker bool
 
-	// Of the log.
+	// Limits of the log.
 	publishLines  outageLog
 	outlivedLines logLimit
-	noHistory     logOnce // the shared level is not used for that
+	noHistory     logOnce // the shared level is bypassed because Redis shows no history
 	sharedOutage  sharedOutage
 	oversized     logLimit // values in Redis that are too large
 
-	unpacking room // of values of the shared level
+	unpacking room // for values of the shared level
 
-	// All nil, or empty, in a process-local backplane.
+	// Nil, or empty, in a process-local backplane.
 	bus       *guardedBus
 	panics    *barrier.Panics
-	channel   string // as it is named in Redis
+	channel   string // its name in Redis
 	publisher *publisher
 
-	// Nil too in one that only publishes.
+	// The subscriber is nil in a backplane that only publishes, too.
 	subscriber *subscriber
-	following  sync.WaitGroup     // the subscriber's goroutine
-	unfollow   context.CancelFunc // ends it
+	following  sync.WaitGroup     // waits for the subscriber's goroutine
+	unfollow   context.CancelFunc // ends that goroutine
 
 	mu      sync.RWMutex // guards everything below
 	members map[string]member
 
-	// writers counts the writes under way, which close waits for. A write counts
-	// itself first and then looks at closing, close does it the other way round: of
-	// two that race one sees the other.
+	// writers counts the writes under way, which close waits for. A write first
+	// increments writers and then reads closing, and close first sets closing and then
+	// reads writers. So if the two race, at least one of them sees the other.
 	writers     atomic.Int64
 	closing     atomic.Bool
-	writersGone chan struct{} // one token: writers was 0, once closing
+	writersGone chan struct{} // one token: writers became 0 after closing was set
 
 	closeOnce atomic.Bool
-	closeDone chan struct{} // closed when closeErr is set
+	closeDone chan struct{} // closed once closeErr is set
 	closeErr  error
 }
 
-// ClearAll evicts every item of every cache on the channel, here and in every
-// other instance. The errors are those of Cache.Remove.
+// ClearAll evicts every item of every cache on the channel, on this instance and on all
+// others. The errors are those of Cache.Remove.
 func (bp *Backplane) ClearAll(ctx context.Context) error {
 	if !bp.enter() {
 		return fmt.Errorf("%w: backplane", ErrClosed)
@@ -83,10 +83,10 @@ func (bp *Backplane) ClearAll(ctx context.Context) error {
 	})
 }
 
-// Flush waits until Redis has accepted everything that was queued when it was
-// called, however long Redis is away. Its error wraps ErrUnconfirmed, and says
-// what is left, if ctx ends first or if Close gave up; after a Close that
-// delivered everything it returns nil.
+// Flush waits until Redis has accepted all invalidations that were queued when it was
+// called, however long Redis is away. If ctx ends first, or Close gives up, its error
+// wraps ErrUnconfirmed and says what is left. After a Close that delivered everything,
+// and on a process-local backplane, it returns nil.
 func (bp *Backplane) Flush(ctx context.Context) error {
 	if bp.publisher == nil {
 		return nil
@@ -94,7 +94,7 @@ func (bp *Backplane) Flush(ctx context.Context) error {
 	return bp.publisher.flush(ctx)
 }
 
-// State returns how the backplane stands with Redis now.
+// State returns the current state.
 func (bp *Backplane) State() State {
 	s, _ := bp.stateAndLease()
 	return s
@@ -115,7 +115,7 @@ func (bp *Backplane) stateAndLease() (State, LeaseStats) {
 	return StateConnecting, lease
 }
 
-// Stats returns a snapshot of the backplane's counters and of all its caches'.
+// Stats returns a snapshot of the counters of the backplane and of its caches.
 func (bp *Backplane) Stats() BackplaneStats {
 	var s BackplaneStats
 	s.State, s.Lease = bp.stateAndLease()
@@ -134,23 +134,27 @@ func (bp *Backplane) Stats() BackplaneStats {
 	return s
 }
 
-// Close closes the caches, waits for writes under way, delivers what is queued,
-// gives up the claims of loads that are under way (see SharedOptions), and leaves the
-// channel, in this order and all within CloseTimeout.
+// Close closes the caches, waits for writes under way, delivers what is queued, releases
+// the claims of loads under way (see SharedOptions), and leaves the channel. It does so
+// in this order, and all within CloseTimeout.
 //
-// It may be called from a callback. Loads, Set and Remove are not waited for while they
-// call one: a write that Close overtakes in a callback returns ErrClosed. For Update it
-// does wait, from the call of write on, since the source may have changed. So a Close that
-// is called from Update's write, or from the Expiry, Weigh or Regions that follow it,
-// waits for CloseTimeout, and says that the write was not delivered. The same wait, and
-// no error, is that of a Close from OnEvent, from a log handler, from UnmarshalText of a
-// key that a message brings, or from a function in BackplaneOptions.Redis. In all of
-// these, use "go bp.Close()".
+// If something could not be delivered, Close returns an error that wraps ErrUnconfirmed
+// and says what. Other instances may then serve the old items until their time to live
+// ends. A write that still waits for Redis returns ErrUnconfirmed. Close may be called
+// again, and returns the same.
 //
-// Its error wraps ErrUnconfirmed and says what could not be delivered; other
-// instances may then serve what those items were until their time to live ends.
-// A write that still waits for Redis then returns ErrUnconfirmed. Close may be
-// called again and returns the same.
+// Close may be called from a callback, but see these cases:
+//
+//   - Loads, Set and Remove: Close does not wait for them while they run a callback. A
+//     write that Close overtakes there returns ErrClosed.
+//   - Update: Close waits for it once its write was called, since the source may have
+//     changed. So a Close in write, or in the Expiry, Weigh or Regions that follow, waits
+//     for CloseTimeout. Its error says that the write was not delivered.
+//   - OnEvent, a log handler, UnmarshalText of a key in a message, or a function in
+//     BackplaneOptions.Redis: Close waits for CloseTimeout here too, but returns no error
+//     for it.
+//
+// In the last two cases, use "go bp.Close()".
 func (bp *Backplane) Close() error {
 	if bp.closeOnce.Swap(true) {
 		<-bp.closeDone
@@ -158,7 +162,7 @@ func (bp *Backplane) Close() error {
 	}
 	deadline := time.Now().Add(bp.closeTimeout)
 	bp.closeErr = bp.close(deadline)
-	close(bp.closeDone) // before it is told: those who are told may call Close
+	close(bp.closeDone) // before the event: OnEvent and log handlers may call Close
 	switch {
 	case bp.bus == nil:
 		bp.note(Event{Kind: EventState, State: StateClosed})
@@ -174,9 +178,8 @@ func (bp *Backplane) Close() error {
 
 func (bp *Backplane) close(deadline time.Time) error {
 	bp.closing.Store(true) // before the members are listed, see register
-	// The caches first, all of them before anything is waited for: from here on writes
-	// are refused, and nothing may be served from memory that a refused write would have
-	// evicted.
+	// From here on writes are refused, so nothing may be served from memory that such a
+	// write would have evicted. Therefore all caches stop before close waits for anything.
 	members := bp.snapshotMembers()
 	for _, m := range members {
 		m.stopServing()
@@ -185,9 +188,9 @@ func (bp *Backplane) close(deadline time.Time) error {
 		m.closeLocal()
 	}
 
-	// 1. an Update begins   2. Close   3. the Update changes the source. Were it too
-	// late to publish, the other instances would not hear of it.
-	writers := bp.writers.Load() // one that is refused may be counted for a moment, later
+	// 1. an Update begins   2. Close   3. the Update changes the source. So its message
+	// still has to be published, or the other instances would not hear of the change.
+	writers := bp.writers.Load() // a write that is refused may be counted too, for a moment
 	for writers > 0 && time.Now().Before(deadline) {
 		select {
 		case <-bp.writersGone:
@@ -204,17 +207,19 @@ func (bp *Backplane) close(deadline time.Time) error {
 		err = errors.Join(err, fmt.Errorf("%w: %d write(s) still under way, whose invalidations will not be sent",
 			ErrUnconfirmed, writers))
 	}
-	// The claims at the shared level last, all caches' together, in what time is left.
+	// Claims at the shared level are released last, all together, in the time that is left.
 	//
 	//  1. Redis hangs   2. there are invalidations in the queue, and loads under way in many
-	//  caches   3. were the claims released first, nothing would be left for the queue. What
-	//  is not delivered is served elsewhere; a claim that stays costs others a wait.
+	//  caches   3. if the claims were released first, no time would be left for the queue.
+	//
+	// An invalidation that is not delivered makes other instances serve an old item. A
+	// claim that is not released only makes them wait.
 	bp.claims.close()
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	bp.claims.release(ctx, nil)
 	cancel()
-	// Functions of the user's run in these goroutines, which Close may have been called
-	// from: then they end after it.
+	// These goroutines run functions of the user, and Close may have been called from one
+	// of them. That goroutine then ends after Close, so the wait is bounded.
 	bp.unfollow()
 	within(deadline, bp.following.Wait)
 	within(deadline, bp.lease.close)
@@ -223,11 +228,11 @@ func (bp *Backplane) close(deadline time.Time) error {
 	return err
 }
 
-// closeGrace is how long Close waits for what has nothing left to do but to end, if
-// CloseTimeout is over.
+// closeGrace is how long Close waits, after CloseTimeout, for goroutines that only have
+// to end.
 const closeGrace = 100 * time.Millisecond
 
-// within waits until wait returns, until a deadline and closeGrace.
+// within waits until wait returns, but not past the deadline plus closeGrace.
 func within(deadline time.Time, wait func()) {
 	done := make(chan struct{})
 	go func() {
@@ -242,19 +247,19 @@ func within(deadline time.Time, wait func()) {
 	}
 }
 
-// endEvents waits until OnEvent has been told everything. If the queue of
-// invalidations has taken all the time there was, that comes on top.
+// endEvents waits until all events were delivered, until the deadline. It has at least
+// leastEventTime, even if the queue of invalidations has used up all the time.
 func (bp *Backplane) endEvents(deadline time.Time) {
 	if !bp.events.close(max(time.Until(deadline), leastEventTime)) {
 		bp.logger.Warn("nearcache: closed while OnEvent has not returned; what else it was to be told is lost")
 	}
 }
 
-// enter reports whether a write may begin. If so leave ends it. Without a publisher
-// writes are not counted: there is nothing that close could deliver for them.
+// enter reports whether a write may begin. If so, the caller calls leave at its end.
+// Without a publisher writes are not counted, since close has nothing to deliver.
 func (bp *Backplane) enter() bool {
 	if bp.closing.Load() {
-		return false // uncounted: close is to wait for writes that were let in
+		return false // not counted: close waits only for writes that may begin
 	}
 	if bp.publisher == nil {
 		return true
@@ -276,8 +281,8 @@ func (bp *Backplane) leave() {
 	}
 }
 
-// publish does the local part of a write, tells the other instances, and waits for
-// Redis to accept it.
+// publish does the local part of a write, queues inv for the other instances, and waits
+// until Redis accepts it.
 func (bp *Backplane) publish(ctx context.Context, inv invalidation, local func()) error {
 	if bp.publisher == nil {
 		local()
@@ -286,37 +291,37 @@ func (bp *Backplane) publish(ctx context.Context, inv invalidation, local func()
 	return bp.publisher.publish(ctx, inv, local)
 }
 
-// enqueue is publish, and waits for nothing.
+// enqueue is publish without the wait.
 func (bp *Backplane) enqueue(inv invalidation, local func()) {
 	if bp.publisher == nil {
 		local()
 		return
 	}
-	_, _ = bp.publisher.enqueue(inv, local) // nobody is there to be told
+	_, _ = bp.publisher.enqueue(inv, local) // no caller waits for the outcome
 }
 
-// silence is called when no echo has come for the life of a lease. The connections
-// may be dead while they look alive, or lead to a server that is none any more.
-// The subscription ends itself.
+// silence is called when no echo has come for the life of a lease. The connections may
+// look alive and be dead, or lead to a server that is no longer the master. The
+// subscription ends by itself.
 func (bp *Backplane) silence() {
 	bp.redial()
 	bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, "nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
 		Event{Kind: EventState, State: StateNoLease})
 }
 
-// redial has the next invalidation, and the next look at a value, go over a new
+// redial makes the next invalidation, and the next request for values, use a new
 // connection.
 func (bp *Backplane) redial() {
 	bp.bus.Redial()
 	bp.bus.Values().Redial()
 }
 
-// afterRound is called by the publisher when Redis has accepted messages or has
-// not, with what was wrong before that and what is now.
+// afterRound is called by the publisher after each round. Its parameters are the errors
+// of the round before and of this one; nil: Redis accepted the messages.
 func (bp *Backplane) afterRound(before, now error) {
 	wasFailing := before != nil && !isNotReached(before)
 	var state []any
-	if bp.publishOnly && (before == nil) != (now == nil) { // without a subscription, the state is just that
+	if bp.publishOnly && (before == nil) != (now == nil) { // without a subscription, this is the state
 		state = []any{"state", bp.State()}
 		defer bp.note(Event{Kind: EventState, Err: now})
 	}
@@ -324,7 +329,7 @@ func (bp *Backplane) afterRound(before, now error) {
 	case now != nil:
 		e := Event{Kind: EventPublishFailed, Err: now}
 		if wasFailing {
-			e.Kind = 0 // for the log alone, if it has no line yet
+			e.Kind = 0 // not another event; only the log may still need its line
 		}
 		bp.tellIf(bp.publishLines.failing(), slog.LevelWarn,
 			"nearcache: publishing failed; invalidations are queued until Redis accepts them", e, state...)
@@ -336,16 +341,15 @@ func (bp *Backplane) afterRound(before, now error) {
 	}
 }
 
-// collapsed is called by the publisher when the queue has outgrown its bound, and
-// holds a clear of the cache in place of what it held of it; or of all of them, if
-// cache is empty. It is not logged, since a Remove of too many keys at once does it
-// too, and every Remove may.
+// collapsed is called by the publisher when the queue has outgrown its bound. The queue
+// then has a clear of the cache instead of its keys and regions, or a clear of all caches
+// if cache is empty. It is not logged: a Remove of too many keys causes it too, and
+// every Remove may have that many.
 func (bp *Backplane) collapsed(cache string) {
 	bp.note(Event{Kind: EventCollapsed, Cache: cache})
 }
 
-// outlived is called when a load takes longer than its claim at the shared level is
-// kept.
+// outlived is called when a load takes longer than its claim at the shared level lasts.
 func (bp *Backplane) outlived(h *heldClaim) {
 	if bp.outlivedLines.allow() {
 		bp.logger.Warn("nearcache: a load takes longer than its claim at the shared level is kept; from now on other instances "+
@@ -360,17 +364,17 @@ func (bp *Backplane) reached() { bp.publisher.reached() }
 // notReached is called by the subscriber after an attempt that failed.
 func (bp *Backplane) notReached(err error) { bp.publisher.notReached(err) }
 
-// newHistory is called by the subscriber when Redis has another history than
-// before: a replica was promoted, or it restarted.
+// newHistory is called by the subscriber when Redis has another history than before: a
+// replica was promoted, or Redis restarted.
 //
-//  1. this instance publishes, and a server takes it that was cut off from the
-//     others or is about to fall   2. another takes over, and never had the message.
+//  1. this instance publishes a message, and a server accepts it that is cut off from
+//     the others or about to fail   2. another server takes over, and never had it.
 //
-// Those who hear of the new history clear everything, but some may have done so
-// before 1.
+// Every instance that sees the new history clears everything, but some may have done so
+// before 1. So this instance publishes a clear of everything, if it published at all.
 func (bp *Backplane) newHistory() {
 	bp.redial()
 	if bp.publisher.takeAttempted() {
-		bp.enqueue(invalidation{all: true}, nothing) // the local part is done
+		bp.enqueue(invalidation{all: true}, nothing) // this instance is clear already
 	}
 }

@@ -14,20 +14,24 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// Connect joins the channel that options name. It returns once the subscription
-// is confirmed and the first lease is held (see BackplaneOptions.MaxStaleness).
-// It tries for as long as the connect timeout lasts (5 seconds, or connectTimeout
-// in the connection string, or Redis.DialTimeout), connectRetry times more after
-// the first attempt if that is set, and fails when that or ctx ends, or as soon
-// as Redis refuses: a wrong password, a missing permission, a certificate that
-// does not verify. It also fails if Redis takes longer than MaxStaleness to answer
-// a probe. With AllowDisconnectedStart, or abortConnect=false in the connection
-// string, it returns at once, without a lease, and keeps trying. ctx governs
-// nothing after Connect has returned. With PublishOnly all this holds for one
-// empty message that Redis has to accept, in place of subscription and lease.
+// Connect joins the channel that options name. It returns once the instance is subscribed
+// and has its first lease (see BackplaneOptions.MaxStaleness). ctx has no effect after
+// Connect has returned.
 //
-// With neither RedisConnectionString nor Redis set the backplane is
-// process-local, as from Local, and a warning is logged.
+// Connect tries again until the connect timeout ends. That is connectTimeout in the
+// connection string, or Redis.DialTimeout, or 5 seconds. If connectRetry is set, there are
+// that many attempts after the first one. Connect fails when these are over, or when ctx
+// ends. It fails at once if Redis refuses: a wrong password, a missing right, a certificate
+// that does not verify. It also fails if Redis takes longer than MaxStaleness to answer a
+// probe.
+//
+// With AllowDisconnectedStart, or abortConnect=false in the connection string, Connect
+// returns at once, without a lease, and the backplane keeps trying in the background. With
+// PublishOnly, Redis has to accept one empty message, and there is no subscription and no
+// lease; otherwise all of the above holds.
+//
+// If neither RedisConnectionString nor Redis is set, the backplane is process-local, as
+// from Local, and a warning is logged.
 //
 // The error wraps ErrInvalidOptions if the options cannot be used.
 func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) {
@@ -50,7 +54,7 @@ func Connect(ctx context.Context, options BackplaneOptions) (*Backplane, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
-	label := drawNonce() // not an identity: of these there are more than one
+	label := drawNonce() // for the log alone: an instance has several identities
 	o.Logger = o.Logger.With("channel", server.Channel(), "instance", fmt.Sprintf("%x", label[:4]))
 	if ignored := server.Ignored(); len(ignored) > 0 {
 		o.Logger.Info("nearcache: connection string options without a meaning here are ignored",
@@ -81,7 +85,7 @@ func newRedisServer(o BackplaneOptions) (*redisbus.Server, error) {
 	})
 }
 
-// joinBus makes a backplane on b. All jitter comes from random.
+// joinBus returns a backplane that uses b. All jitter comes from random.
 func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self *identity, random backoff.Random) (*Backplane, error) {
 	bp := newBackplane(o)
 	bp.panics = &barrier.Panics{Logger: o.Logger}
@@ -107,12 +111,12 @@ func joinBus(ctx context.Context, o BackplaneOptions, b transport.Bus, self *ide
 		bp.bus.Close()
 		return nil, err
 	}
-	bp.events.start() // only now: of a backplane that was never there nothing is told
+	bp.events.start() // only now: there are no events of a Connect that failed
 	return bp, nil
 }
 
-// listen has the backplane hear of changes, from now on, or as soon as it can if it
-// may start disconnected.
+// listen subscribes and gets the first lease, and then starts the subscriber's goroutine.
+// If the backplane may start disconnected, it leaves all of that to the goroutine.
 func (bp *Backplane) listen(ctx context.Context, disconnected bool, self *identity) error {
 	bp.lease = newLease(bp.staleness)
 	bp.lease.draw = self.draw
@@ -146,8 +150,8 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self *identi
 	return nil
 }
 
-// follow has the subscriber follow sub, and then others, until ctx ends. If UnmarshalText
-// of a key ends the goroutine, another one goes on, with another subscription.
+// follow runs the subscriber on sub, and then on further subscriptions, until ctx ends. If
+// UnmarshalText of a key ends the goroutine, another one continues with a new subscription.
 func (bp *Backplane) follow(ctx context.Context, sub transport.Subscription) {
 	returned := false
 	defer func() {
@@ -160,9 +164,9 @@ func (bp *Backplane) follow(ctx context.Context, sub transport.Subscription) {
 	returned = true
 }
 
-// greet sees whether Redis takes messages from this instance, which is all that one
-// without a subscription can know: now, or again and again until it does if the
-// backplane may start disconnected.
+// greet sends an empty message, to find out whether Redis accepts messages from this
+// instance. An instance without a subscription cannot know more. If the backplane may
+// start disconnected, the publisher sends it in the background until Redis accepts it.
 func (bp *Backplane) greet(
 	ctx context.Context, disconnected bool, send func(context.Context, string, []transport.Change) error,
 ) error {
@@ -184,8 +188,8 @@ func (bp *Backplane) greet(
 	return nil
 }
 
-// Local returns a backplane without Redis: for single processes and for tests.
-// Its caches behave as all others do, and nobody else hears of changes.
+// Local returns a backplane without Redis, for single processes and for tests. Its caches
+// behave as all others do, but no other process hears of changes. It never fails.
 func Local() *Backplane {
 	o, _ := BackplaneOptions{}.withDefaults() // the zero value is legal
 	return newBackplane(o)
@@ -214,19 +218,19 @@ func newBackplane(o BackplaneOptions) *Backplane {
 const (
 	backoffBase = 100 * time.Millisecond
 
-	// backoffMax bounds how long an instance stays away from a Redis that is back.
+	// backoffMax bounds how long an instance does not notice that Redis is back.
 	backoffMax = 2 * time.Second
 )
 
-// newBackoff spaces attempts at Redis. All jitter comes from the backplane's random, so
-// that a test can have it repeat itself.
+// newBackoff returns the pauses between attempts to reach Redis. All jitter comes from
+// random, so that a test can repeat a run exactly.
 func newBackoff(random backoff.Random) *backoff.Backoff {
 	return &backoff.Backoff{Random: random, Base: backoffBase, Max: backoffMax}
 }
 
-// joinStandIn makes a backplane on what stands in for Redis: that of package
-// nearcachetest, which alone can ask for it (see transport.WithStandIn). The
-// options that say where Redis is have no meaning here.
+// joinStandIn returns a backplane that uses a stand-in for Redis: that of package
+// nearcachetest, since no other package can set one (see transport.WithStandIn). It
+// ignores the options that say where Redis is.
 func joinStandIn(ctx context.Context, o BackplaneOptions, s transport.StandIn) (*Backplane, error) {
 	bp, err := joinBus(ctx, o, s.Bus, simulatedIdentity(s.Instance, s.Random), s.Random)
 	if err != nil {

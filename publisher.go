@@ -14,42 +14,43 @@ import (
 )
 
 var (
-	// errNotReached is why writes are unconfirmed before Redis was ever reached.
+	// errNotReached is the cause while writes are unconfirmed because Redis was never
+	// reached.
 	errNotReached = errors.New("no connection to Redis yet")
 
-	// errNoAnswer is why a write is unconfirmed whose attempt close had to end.
+	// errNoAnswer is the cause if close had to end the attempt to send a write.
 	errNoAnswer = errors.New("no answer from Redis")
 )
 
-// publisher sends invalidations in groups: while one is being sent the next
-// gathers, and whoever adds to it waits for its one message. There is no timer
-// and no added delay; the busier the publisher, the larger its groups.
+// publisher sends invalidations in groups. While one group is being sent, writes are
+// added to the next one. There is no timer and no added delay: the busier the publisher,
+// the larger its groups.
 //
-// A group that Redis does not accept goes back into the queue, with whatever
-// gathered behind it, and is sent again until Redis does accept it.
+// A group that Redis does not accept returns to the queue. It is merged with the group
+// that has gathered meanwhile, and sent again until Redis accepts it.
 type publisher struct {
-	send   func(ctx context.Context, body string, changes []transport.Change) error // one attempt at one message
+	send   func(ctx context.Context, body string, changes []transport.Change) error // makes one attempt to send one message
 	random backoff.Random
 	target publisherTarget
 
-	// announcing counts writes between the beginning of their local part and the
-	// queueing of their message.
+	// announcing counts writes whose local part has begun and whose message is not queued
+	// yet.
 	announcing atomic.Int64
 
-	// attempted reports whether any message was sent since takeAttempted was called.
+	// attempted is true if any message was sent since the last call of takeAttempted.
 	attempted atomic.Bool
 
-	// mostEntries bounds the keys, regions and clears in one message; for run alone. It
-	// is large while nothing is known to be shared.
+	// mostEntries bounds the keys, regions and clears in one message. It is unbounded
+	// until Redis is found to have shared values. Only run uses it.
 	mostEntries int
 
 	work  chan struct{} // one token: something was queued, or closing was set
-	retry chan struct{} // one token: do not wait any longer to try again
+	retry chan struct{} // one token: end the pause, and try again
 	done  chan struct{} // closed when run has returned
 	stop  context.CancelFunc
 
-	// mu guards everything below. Under it no method of an error is called, so also no
-	// errors.Is: an error may wrap one of a user's dialler.
+	// mu guards everything below. No method of an error is called under it, so errors.Is
+	// is not either: the error may wrap one of a user's Dialer.
 	mu        sync.Mutex
 	gathering *group
 	sending   *group // nil between rounds
@@ -57,34 +58,34 @@ type publisher struct {
 	closing   bool
 	queued    uint64        // invalidations added so far
 	accepted  uint64        // how many of them Redis has accepted
-	progress  chan struct{} // closed when accepted advances; nil when nobody waits
+	progress  chan struct{} // closed when accepted advances; nil if no flush waits
 	published uint64        // messages that Redis accepted
 	failures  uint64        // rounds that failed
-	collapsed uint64        // caches cleared for want of room, in accepted groups
+	collapsed uint64        // in accepted groups, caches that were cleared because the queue had no room
 }
 
-// publisherTarget is who a publisher tells how it goes: the backplane. No lock is
-// held then.
+// publisherTarget is what a publisher reports to: the backplane. Its methods are called
+// without a lock.
 type publisherTarget interface {
-	// afterRound comes after each round, and says what was wrong before it and what
-	// is now; nil: Redis accepts.
+	// afterRound is called after each round, with the errors of the round before and of
+	// this one; nil: Redis accepted the messages.
 	afterRound(before, now error)
 
-	// collapsed comes when the queue had no room for what it held of a cache, and
-	// holds a clear of it now; of all caches, if the name is empty.
+	// collapsed is called when the queue had no room for a cache's keys and regions, and
+	// replaced them by a clear of the cache, or of all caches if the name is empty.
 	collapsed(cache string)
 }
 
-// greeting is the body of a message without operations. Only what has to be sent
-// somehow goes by it: instances follow the chain, and evict nothing.
+// greeting is the body of a message without operations. It only shows whether Redis
+// accepts messages. Instances that receive it follow the chain and evict nothing.
 const greeting = string(rune(bodyVersion))
 
 // group is what one round sends.
 type group struct {
 	batch  batch
-	greets bool      // it is sent even if batch is empty, until the publisher is closed
-	last   uint64    // publisher.queued after the last one added
-	oldest time.Time // when the first one was added
+	greets bool      // send it even if batch is empty, unless the publisher is closing
+	last   uint64    // publisher.queued after the newest invalidation was added
+	oldest time.Time // when the first invalidation was added
 
 	done chan struct{} // closed when the round is over
 	err  error         // why it failed; set before done is closed
@@ -92,8 +93,8 @@ type group struct {
 
 func newGroup() *group { return &group{done: make(chan struct{})} }
 
-// newPublisher starts a publisher. It takes Redis to be unreachable until reached
-// is called or a round succeeds.
+// newPublisher starts a publisher. It considers Redis unreachable until reached is called
+// or a round succeeds.
 func newPublisher(
 	send func(context.Context, string, []transport.Change) error, random backoff.Random, target publisherTarget,
 ) *publisher {
@@ -115,8 +116,8 @@ func newPublisher(
 	return p
 }
 
-// publish is enqueue, and waits until Redis has accepted inv, ctx ends, or Redis is
-// found to be unreachable.
+// publish is enqueue, followed by a wait until Redis has accepted inv, ctx ends, or Redis
+// turns out to be unreachable.
 func (p *publisher) publish(ctx context.Context, inv invalidation, local func()) error {
 	g, err := p.enqueue(inv, local)
 	if err != nil {
@@ -130,14 +131,14 @@ func (p *publisher) publish(ctx context.Context, inv invalidation, local func())
 	}
 }
 
-// enqueue does the local part of a write and then queues inv: this instance passes
-// over its own messages. It returns inv's group. The error is ErrUnconfirmed if there
-// is no point in waiting, and ErrClosed as well if nothing was queued.
+// enqueue does the local part of a write, since this instance ignores its own messages,
+// and then queues inv. It returns inv's group. The error wraps ErrUnconfirmed if waiting
+// is pointless, and ErrClosed as well if nothing was queued.
 func (p *publisher) enqueue(inv invalidation, local func()) (*group, error) {
 	p.announcing.Add(1)
 	defer p.announcing.Add(-1)
 	done := false
-	defer func() { // UnmarshalText, in the local part, can end the goroutine: others are told all the same
+	defer func() { // UnmarshalText, in the local part, may end the goroutine: queue inv all the same
 		if !done {
 			_, _ = p.add(inv)
 		}
@@ -147,11 +148,11 @@ func (p *publisher) enqueue(inv invalidation, local func()) (*group, error) {
 	return p.add(inv)
 }
 
-// add is the part of enqueue that queues.
+// add queues inv, and returns its group.
 func (p *publisher) add(inv invalidation) (*group, error) {
 	p.mu.Lock()
 	g, down := p.gathering, p.down
-	if p.closing { // the caller began before, and took longer than close could wait
+	if p.closing { // the write began before close, and took longer than close could wait
 		p.mu.Unlock()
 		return nil, unconfirmed(inv, ErrClosed)
 	}
@@ -174,8 +175,8 @@ func (p *publisher) add(inv invalidation) (*group, error) {
 	return g, unconfirmed(inv, down)
 }
 
-// unconfirmed wraps a cause in ErrUnconfirmed and says what it is about; nil
-// stays nil.
+// unconfirmed wraps a cause in ErrUnconfirmed and describes inv. It returns nil if the
+// cause is nil.
 func unconfirmed(inv invalidation, cause error) error {
 	if cause == nil {
 		return nil
@@ -187,7 +188,7 @@ func unconfirmed(inv invalidation, cause error) error {
 	return fmt.Errorf("%w: %s: %s: %w", ErrUnconfirmed, inv.describe(), state, cause)
 }
 
-// signal leaves a token for one receiver, unless there is one already.
+// signal sends a token to a channel that holds one, unless it holds one already.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -195,7 +196,7 @@ func signal(c chan struct{}) {
 	}
 }
 
-// reached says that Redis answers: what is queued is tried at once.
+// reached is called when Redis answers. What is queued is then sent at once.
 func (p *publisher) reached() {
 	p.mu.Lock()
 	if isNotReached(p.down) {
@@ -205,7 +206,7 @@ func (p *publisher) reached() {
 	signal(p.retry)
 }
 
-// notReached says why Redis has not been reached so far.
+// notReached notes why Redis has not been reached so far.
 func (p *publisher) notReached(cause error) {
 	down := &notReached{cause: cause, text: fmt.Sprintf("%v: %v", errNotReached, cause)}
 	p.mu.Lock()
@@ -215,7 +216,7 @@ func (p *publisher) notReached(cause error) {
 	}
 }
 
-// notReached is errNotReached, and says why.
+// notReached is errNotReached with its cause.
 type notReached struct {
 	cause error
 	text  string
@@ -225,14 +226,15 @@ func (e *notReached) Error() string { return e.text }
 
 func (e *notReached) Unwrap() []error { return []error{errNotReached, e.cause} }
 
-// isNotReached reports whether err is errNotReached, and asks no error for it.
+// isNotReached reports whether err is errNotReached. It calls no method of err, so it may
+// be used under a lock.
 func isNotReached(err error) bool {
 	_, is := err.(*notReached)
 	return is || err == errNotReached
 }
 
-// greet has a message sent although there is nothing to tell, again and again until
-// Redis accepts one. That shows whether it would accept an invalidation.
+// greet sends an empty message, again and again until Redis accepts one. That shows
+// whether Redis would accept an invalidation.
 func (p *publisher) greet() {
 	p.mu.Lock()
 	p.gathering.greets = true
@@ -247,7 +249,8 @@ func (p *publisher) accepts() bool {
 	return p.down == nil
 }
 
-// run sends group after group until closing finds nothing left, or ctx ends.
+// run sends group after group, until the publisher is closing and the queue is empty, or
+// until ctx ends.
 func (p *publisher) run(ctx context.Context) {
 	defer close(p.done)
 	pause := newBackoff(p.random)
@@ -266,8 +269,8 @@ func (p *publisher) run(ctx context.Context) {
 	}
 }
 
-// next waits for something to send. It returns nil when there is nothing and
-// never will be.
+// next waits for a group to send. It returns nil when the publisher is closing and
+// nothing is left.
 func (p *publisher) next() *group {
 	for {
 		p.mu.Lock()
@@ -286,20 +289,20 @@ func (p *publisher) next() *group {
 	}
 }
 
-// round sends g, message by message. What Redis has accepted is taken out of g at once:
-// if a later message fails, it is not sent again. A message is encoded when its turn
-// comes: while Redis is away, an attempt costs no more than its first message, however
-// long the queue is.
+// round sends g, message by message. What Redis has accepted is removed from g at once,
+// so it is not sent again if a later message fails. Each message is encoded just before
+// it is sent. So while Redis is away, an attempt encodes only one message, however long
+// the queue is.
 func (p *publisher) round(ctx context.Context, g *group) error {
 	if g.batch.empty() {
 		return p.send(ctx, greeting, nil)
 	}
-	for !g.batch.empty() { // without the lock: only this goroutine changes what is being sent
+	for !g.batch.empty() { // without the lock: only this goroutine changes a group being sent
 		next := g.batch.part(maxMessageBytes, p.mostEntries)
 		p.attempted.Store(true) // before: the answer may be lost
 		err := p.send(ctx, next.body, next.changes)
 		if errors.Is(err, transport.ErrTooManyChanges) && p.mostEntries > transport.MostChanges {
-			p.mostEntries = transport.MostChanges // there are shared values, as turns out here
+			p.mostEntries = transport.MostChanges // there are shared values, as Redis just told
 			continue
 		}
 		if err != nil {
@@ -314,9 +317,8 @@ func (p *publisher) round(ctx context.Context, g *group) error {
 	return nil
 }
 
-// finish ends a round: g was accepted, or returns to the queue. ended reports
-// whether the publisher's time is over; then it is for close to say what that
-// means.
+// finish ends a round: g was accepted, or returns to the queue. ended reports whether the
+// publisher's context has ended; then close reports the failure, and finish does not.
 func (p *publisher) finish(g *group, err error, ended bool) {
 	fallen, wasDown := p.requeueOrAccept(g, err, ended)
 	for _, cache := range fallen {
@@ -327,8 +329,8 @@ func (p *publisher) finish(g *group, err error, ended bool) {
 	}
 }
 
-// settle is finish without telling, and returns what there is to tell: which
-// caches have collapsed, and what was wrong before this round.
+// requeueOrAccept is the part of finish that holds the lock. It returns what finish has
+// to report: which caches have collapsed, and the error of the round before.
 func (p *publisher) requeueOrAccept(g *group, err error, ended bool) (fallen []string, wasDown error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -346,11 +348,11 @@ func (p *publisher) requeueOrAccept(g *group, err error, ended bool) (fallen []s
 		return nil, wasDown
 	}
 
-	// 1. A is sent   2. B is queued behind it   3. the reply to A is lost. Whether
-	// A was accepted is unknown; it is sent once more together with B, in a
-	// message that starts after both, so both are in time. Twice does no harm.
+	// 1. A is sent   2. B is queued behind it   3. the reply to A is lost. Whether Redis
+	// accepted A is unknown. So A is sent again together with B, in a message that is sent
+	// after both local parts, so both are in time. It does no harm to send A twice.
 	if ended {
-		p.down = errNoAnswer // close ran out of time in the middle of an attempt
+		p.down = errNoAnswer // close ended an attempt
 		if wasDown != nil {
 			p.down = wasDown
 		}
@@ -373,13 +375,14 @@ func (p *publisher) requeueOrAccept(g *group, err error, ended bool) (fallen []s
 	return again.batch.takeFallen(), wasDown
 }
 
-// nothing is the local part of a write that has none.
+// nothing is the local part of a write that does not need one.
 func nothing() {}
 
-// pending reports whether an invalidation concerns a key of a cache, or may, whose
-// local part was begun here and which Redis has not accepted yet, as far as is known.
+// pending reports whether an invalidation of this instance concerns a key of a cache, or
+// may, and is not known to be accepted by Redis. It counts from the beginning of its
+// local part.
 func (p *publisher) pending(cache, key string) bool {
-	if p.announcing.Load() > 0 { // first: what was announced is queued
+	if p.announcing.Load() > 0 { // first: a write is queued before it stops announcing
 		return true
 	}
 	p.mu.Lock()
@@ -387,7 +390,7 @@ func (p *publisher) pending(cache, key string) bool {
 	return p.gathering.batch.concerns(cache, key) || p.sending != nil && p.sending.batch.concerns(cache, key)
 }
 
-// flush waits until everything queued before it was accepted.
+// flush waits until Redis has accepted everything that was queued before.
 func (p *publisher) flush(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -420,11 +423,11 @@ func (p *publisher) flush(ctx context.Context) error {
 	return nil
 }
 
-// takeAttempted reports whether any message was sent since it was last called,
-// accepted or not.
+// takeAttempted reports whether any message was sent since its last call, accepted or
+// not.
 func (p *publisher) takeAttempted() bool { return p.attempted.Swap(false) }
 
-// describeLocked says what is queued or being sent.
+// describeLocked describes what is queued or being sent.
 func (p *publisher) describeLocked() string {
 	if p.sending == nil {
 		return describeBatches(&p.gathering.batch)
@@ -432,13 +435,13 @@ func (p *publisher) describeLocked() string {
 	return describeBatches(&p.gathering.batch, &p.sending.batch)
 }
 
-// close takes no more invalidations, tries for at most timeout to deliver those
-// that are queued, and says what could not be delivered.
+// close refuses further invalidations, and tries for at most timeout to deliver those
+// that are queued. Its error says what could not be delivered.
 func (p *publisher) close(timeout time.Duration) error {
 	p.mu.Lock()
 	p.closing = true
 	if p.gathering.batch.empty() && (p.sending == nil || p.sending.batch.empty()) {
-		timeout = 0 // what is under way, if anything, is a greeting
+		timeout = 0 // at most a greeting is being sent
 	}
 	p.mu.Unlock()
 	signal(p.work)
@@ -457,12 +460,12 @@ func (p *publisher) close(timeout time.Duration) error {
 		return nil
 	}
 	if down == nil {
-		down = errNoAnswer // an attempt goes on though its time is over
+		down = errNoAnswer // an attempt has not ended although its context has
 	}
 	return fmt.Errorf("%w: closed before Redis accepted %s: %w", ErrUnconfirmed, left, down)
 }
 
-// snapshot fills in what the publisher knows.
+// snapshot sets the publisher's fields of s.
 func (p *publisher) snapshot(s *BackplaneStats) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -97,7 +97,7 @@ type BackplaneStats struct {
 	Clears          ClearStats
 
 	Echoes        uint64 // probes answered
-	ProbeFailures uint64 // probes that could not be sent; those that were not answered do not count
+	ProbeFailures uint64 // probes that Redis did not accept; those without an answer do not count
 	Lease         LeaseStats
 
 	// Panics counts panics in requests to Redis: of this package, of go-redis, and of hooks
@@ -132,7 +132,7 @@ type LeaseStats struct {
 	Age       time.Duration // how long ago the probe that it rests on was sent; 0 if there is none
 	RoundTrip time.Duration // of the probe that was answered last, until its echo was applied
 
-	Lost       uint64 // leases that ended, because no echo came or by a step of the clocks
+	Lost       uint64 // leases that were lost, because no echo came or by a step of the clocks
 	Regained   uint64 // leases that followed a lost one
 	ClockSteps uint64 // steps of the wall clock against the monotonic one; each ends the lease
 }
