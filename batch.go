@@ -11,28 +11,30 @@ import (
 )
 
 const (
-	// A cache with more keys or regions than this in one batch is cleared instead:
-	// Redis has been away for long, and the queue must not grow without bound.
+	// maxBatchEntries bounds the keys and regions of one cache in a batch. A cache with
+	// more is cleared instead: Redis has been away for long, and the queue must not grow
+	// without bound.
 	maxBatchEntries = 1 << 16
 
-	// The same for the bytes of those keys and regions, in one cache. Each counts
-	// entryOverhead more than its length.
+	// maxBatchBytes bounds the bytes of those keys and regions in the same way. Each
+	// counts its length and entryOverhead.
 	maxBatchBytes = 16 << 20
 
-	// The same for all caches together, and for what is being sent as well as what is
-	// queued behind it. The cache whose entry finds no room is cleared: it is likely to
-	// be the one that is written to most.
+	// maxQueueBytes bounds the bytes of all caches together, both of the batch that is
+	// being sent and of the one queued behind it. The cache whose entry finds no room is
+	// cleared: it is likely to be the one with the most writes.
 	maxQueueBytes = 128 << 20
 
-	// entryOverhead is about what a set spends on a string, beside the string's bytes.
+	// entryOverhead is about what a set needs for a string, besides the string's bytes.
 	entryOverhead = 64
 
-	// Past so many caches, everything is cleared instead.
+	// maxBatchCaches bounds the caches of a batch. If there are more, everything is
+	// cleared instead.
 	maxBatchCaches = 1 << 12
 )
 
-// invalidation is what one write asks every other instance to evict: a whole
-// channel, a whole cache, or keys and regions of one cache.
+// invalidation is what one write tells every other instance to evict: all caches, one
+// cache, or keys and regions of one cache.
 type invalidation struct {
 	all     bool
 	cache   string
@@ -41,16 +43,17 @@ type invalidation struct {
 	regions []string
 }
 
-// batch gathers invalidations until they are published. It holds one entry for
-// each key, region and cache, however often it was invalidated, and a wider
-// entry swallows the narrower ones. It never loses one.
+// batch gathers invalidations until they are published. It has one entry for each key,
+// region and cache, however often these were invalidated. A clear of a cache replaces the
+// cache's keys and regions, and a clear of everything replaces all other entries. No
+// invalidation is ever lost.
 type batch struct {
 	all       bool
 	caches    map[string]*cacheBatch
 	bytes     int      // of all caches
-	elsewhere int      // bytes of the batch that is being sent, which share maxQueueBytes
-	collapsed uint64   // caches that outgrew the bounds and became a clear
-	fallen    []string // their names, until takeFallen; an empty one stands for all caches
+	elsewhere int      // bytes of the batch that is being sent; they count for maxQueueBytes too
+	collapsed uint64   // caches that outgrew the bounds, and are cleared instead
+	fallen    []string // their names, until takeFallen; an empty name means all caches
 }
 
 // cacheBatch is the part of a batch for one cache. When clear is set, keys and
@@ -59,18 +62,18 @@ type cacheBatch struct {
 	clear   bool
 	keys    map[string]struct{}
 	regions map[string]struct{}
-	bytes   int // of all keys and regions, and their overhead
+	bytes   int // of all keys and regions, with their overhead
 }
 
-// add folds inv into b. Keys and regions are copied where b has not got them yet: their
-// bytes may be those of a caller who uses them again, or a piece of something large.
+// add adds inv to b. Keys and regions that are new to b are copied: a caller may use their
+// bytes again, or they may be a piece of something large.
 //
-//  1. a handler removes a key, which lies in its request's buffer   2. Redis is away, and
-//     the message is queued   3. the buffer has the next request, and another key
-//  4. Redis is back: the key of 1 is to be removed.
+//  1. a handler removes a key that is a part of its request's buffer   2. Redis is away,
+//     and the message is queued   3. the buffer is used for the next request, with another
+//     key   4. Redis is back. The key of 1 has to be removed.
 func (b *batch) add(inv invalidation) { b.fold(inv, strings.Clone) }
 
-// fold is add, with own making the copies.
+// fold is add; own copies a string.
 func (b *batch) fold(inv invalidation, own func(string) string) {
 	switch {
 	case b.all:
@@ -109,8 +112,7 @@ func (b *batch) takeFallen() []string {
 	return fallen
 }
 
-// merge folds every invalidation of other into b. It is the quicker the less other
-// holds.
+// merge adds every invalidation of other to b. Its cost grows with the size of other.
 func (b *batch) merge(other *batch) {
 	b.collapsed += other.collapsed
 	if other.all {
@@ -127,11 +129,11 @@ func (b *batch) merge(other *batch) {
 	}
 }
 
-// asItIs is for strings that nobody else changes.
+// asItIs returns s itself, for strings that are copies already.
 func asItIs(s string) string { return s }
 
-// concerns reports whether b evicts a key of a cache, or may: in what regions its item
-// is nobody knows here.
+// concerns reports whether b evicts a key of a cache, or may. It may if it has any region
+// of the cache, since the regions of the key's item are not known here.
 func (b *batch) concerns(cache, key string) bool {
 	if b.all {
 		return true
@@ -146,7 +148,7 @@ func (b *batch) concerns(cache, key string) bool {
 
 func (b *batch) empty() bool { return !b.all && len(b.caches) == 0 }
 
-// entries returns how many keys, regions, and cleared caches b holds.
+// entries returns the number of keys, regions and clears in b.
 func (b *batch) entries() int {
 	if b.all {
 		return 1
@@ -161,9 +163,9 @@ func (b *batch) entries() int {
 	return n
 }
 
-// describeBatches says what batches hold, for an error; it names no keys. It counts,
-// and does not merge: the queue may be long, and its lock is held. An entry of two
-// batches counts twice.
+// describeBatches describes what is in batches, for an error. It names no keys. It counts
+// entries instead of merging the batches, since the queue may be long and its lock is
+// held. So an entry that is in two batches counts twice.
 func describeBatches(batches ...*batch) string {
 	names := map[string]struct{}{}
 	var sum cacheTally
@@ -195,7 +197,7 @@ func describeBatches(batches ...*batch) string {
 // mostCachesNamed bounds how many caches an error names.
 const mostCachesNamed = 4
 
-// cacheTally counts what batches hold.
+// cacheTally counts the entries of batches.
 type cacheTally struct{ clears, keys, regions int }
 
 func (t *cacheTally) add(c *cacheBatch) {
@@ -206,7 +208,7 @@ func (t *cacheTally) add(c *cacheBatch) {
 	t.regions += len(c.regions)
 }
 
-// describe says what inv is about, for an error; it names no keys.
+// describe describes inv, for an error. It names no keys.
 func (inv invalidation) describe() string {
 	if inv.all {
 		return "a clear of all caches"
@@ -240,8 +242,8 @@ func (b *batch) cache(name string) *cacheBatch {
 	return c
 }
 
-// add puts a copy of entry into set, one of c's own. If there is no room for so many
-// bytes in all, or for another entry, c collapses to a clear.
+// add adds a copy of entry to set, which is c.keys or c.regions. If c would exceed room
+// bytes or maxBatchEntries, it collapses to a clear.
 func (c *cacheBatch) add(set *map[string]struct{}, entry string, room int, own func(string) string) {
 	if c.clear {
 		return
@@ -265,21 +267,21 @@ func (c *cacheBatch) collapse() { *c = cacheBatch{clear: true} }
 // part is one message's share of a batch.
 type part struct {
 	body    string
-	changes []transport.Change // the same
-	whole   bool               // it is all that the batch holds
+	changes []transport.Change // the same, decoded
+	whole   bool               // it is the whole batch
 }
 
-// part encodes as much of b as fits one message: a body of at most limit bytes, and of
-// at most most keys, regions and clears. An entry that is larger than limit by itself
-// has a message of its own. b is not empty.
+// part encodes as much of b as fits one message: a body of at most limit bytes, with at
+// most most keys, regions and clears. An entry that alone is larger than limit gets a
+// message of its own. b must not be empty.
 func (b *batch) part(limit, most int) part {
 	w := bodyWriter{limit: limit, most: most, body: []byte{bodyVersion}}
 	whole := w.write(b)
 	return part{body: string(w.body), changes: w.changes, whole: whole}
 }
 
-// drop takes out of b what is in p, which part has returned. Nothing was added to b
-// meanwhile.
+// drop removes from b what is in p, which part has returned. Nothing may have been added
+// to b in between.
 func (b *batch) drop(p part) {
 	if p.whole {
 		b.all, b.caches, b.bytes = false, nil, 0
@@ -308,14 +310,14 @@ func (c *cacheBatch) drop(set map[string]struct{}, entries []string) {
 
 // bodyWriter writes the body of one message.
 type bodyWriter struct {
-	limit   int // bytes of the body
-	most    int // entries in it
+	limit   int // of bytes
+	most    int // of entries
 	body    []byte
-	entries int
-	changes []transport.Change // what the body says
+	entries int                // in body
+	changes []transport.Change // what body says
 }
 
-// write writes what b holds until the body is full. It reports whether that was all.
+// write writes entries of b until the body is full. It reports whether it wrote all.
 func (w *bodyWriter) write(b *batch) (all bool) {
 	if b.all {
 		w.body = append(w.body, opClearAll)
@@ -349,7 +351,7 @@ func (w *bodyWriter) write(b *batch) (all bool) {
 	return true
 }
 
-// room reports whether so many more bytes and entries fit. The first entry always does.
+// room reports whether so many more bytes and entries fit. The first entry always fits.
 func (w *bodyWriter) room(bytes, entries int) bool {
 	return w.entries+entries == 1 || len(w.body)+bytes <= w.limit && w.entries+entries <= w.most
 }
@@ -359,8 +361,8 @@ func (w *bodyWriter) operation(op byte, cache string, entries int) {
 	w.entries += entries
 }
 
-// list writes one operation with those values of set that fit, returns them, and reports
-// whether they are all.
+// list writes one operation with as many values of set as fit. It returns those, and
+// reports whether they are all.
 func (w *bodyWriter) list(op byte, cache string, set map[string]struct{}) (written []string, all bool) {
 	head := 1 + binary.MaxVarintLen64 + len(cache) + binary.MaxVarintLen64
 	var values []byte

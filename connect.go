@@ -20,10 +20,10 @@ import (
 //
 // Connect tries again until the connect timeout ends. That is connectTimeout in the
 // connection string, or Redis.DialTimeout, or 5 seconds. If connectRetry is set, there are
-// that many attempts after the first one. Connect fails when these are over, or when ctx
-// ends. It fails at once if Redis refuses: a wrong password, a missing right, a certificate
-// that does not verify. It also fails if Redis takes longer than MaxStaleness to answer a
-// probe.
+// at most that many attempts after the first one. Connect fails when these are over, or
+// when ctx ends. It fails at once if Redis refuses: a wrong password, a missing right, a
+// certificate that does not verify. It also fails if Redis takes longer than MaxStaleness
+// to answer a probe.
 //
 // With AllowDisconnectedStart, or abortConnect=false in the connection string, Connect
 // returns at once, without a lease, and the backplane keeps trying in the background. With

@@ -15,14 +15,15 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// subscriber follows the channel in one goroutine, and applies what it hears
-// without waiting for anything but the next message.
+// subscriber follows the channel in one goroutine and applies its messages. It waits for
+// nothing but the next message.
 //
-// Every message carries the channel's position before it. If that is not the
-// position that the last message made, something was missed, and everything is
-// cleared. Silence proves nothing, so it probes, several times in the life of a
-// lease, and compares what the echo shows. A new subscription begins with a
-// probe: if its echo shows that nothing was missed, memory stays as it is.
+// Every message carries the channel's position before it. If that is not the position
+// that the last message made, a message was missed, and everything is cleared. While no
+// message comes, the subscriber cannot know whether one was missed. So it sends probes,
+// several times in the life of a lease, and compares the position in the echo. A new
+// subscription begins with a probe: if its echo shows that nothing was missed, memory is
+// kept.
 type subscriber struct {
 	subscribe func(context.Context, transport.Identity) (transport.Subscription, error)
 	target    subscriberTarget
@@ -31,18 +32,18 @@ type subscriber struct {
 	random    backoff.Random
 	panics    *barrier.Panics
 
-	// Used by one goroutine at a time, that which has the subscription.
-	last    string     // the channel's position here; empty: unknown
-	history string     // the server's history id as the last echo showed it; empty: unknown
+	// Used by one goroutine at a time: the one that has the subscription.
+	last    string     // the channel's position as this instance knows it; empty: unknown
+	history string     // the server's history id in the last echo; empty: unknown
 	knownID string     // the last history id that was not empty
-	begun   bool       // an echo was heard, on any subscription
-	fresh   bool       // no echo was heard on this subscription yet
-	cleared ClearCause // why everything was cleared on the way to this subscription, if it was
+	begun   bool       // an echo has come, on any subscription
+	fresh   bool       // no echo has come on this subscription yet
+	cleared ClearCause // why everything was cleared since the last subscription, if it was
 
-	// Of the log. A connection that is lost and made again and again makes lines of each.
+	// Limits of the log: a connection may be lost and made again many times.
 	clearLines, probeLines, historyLines logLimit
 	lostLines, connectLines, leaseLines  outageLog
-	saidLive                             bool // once; the subscriber's goroutine's
+	saidLive                             bool // the first line "live" was logged; used like the above
 
 	connected atomic.Bool
 
@@ -60,18 +61,18 @@ type subscriberTarget interface {
 	newHistory()
 	redial()
 
-	// tell logs a line and has OnEvent told; note does only the latter.
+	// tell logs a line and queues an event for OnEvent; note does only the latter.
 	tell(level slog.Level, line string, e Event, args ...any)
 	note(e Event)
 }
 
-// attempt makes one attempt at a subscription with a lease: subscribed, probed,
-// and the echo heard. The echo has to come in the life of a lease. If the attempt is
-// patient, it may also take several round trips:
+// attempt makes one attempt to get a subscription with a lease: it subscribes, sends a
+// probe and waits for the echo. The echo has to come within the life of a lease. If the
+// attempt is patient, several round trips are allowed even if they take longer:
 //
 //  1. a cache is made whose MaxStaleness is shorter than a round trip   2. the
 //     connection is lost   3. no echo comes within that MaxStaleness. The other caches
-//     can have a lease, if it is waited for.
+//     can still have a lease, if attempt waits for the echo.
 func (s *subscriber) attempt(ctx context.Context, patient bool) (_ transport.Subscription, err error) {
 	began := time.Now()
 	id := s.self.identify()
@@ -82,7 +83,7 @@ func (s *subscriber) attempt(ctx context.Context, patient bool) (_ transport.Sub
 	s.self.become(id)
 	life := s.lease.lifetime()
 	if patient {
-		// To subscribe takes two round trips or more, and may be all that is known.
+		// Subscribing took two round trips or more. No other measurement may exist yet.
 		life = max(s.lease.patience(), min(patientRoundTrips/2*time.Since(began), maxLeaseLife))
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, life,
@@ -93,7 +94,7 @@ func (s *subscriber) attempt(ctx context.Context, patient bool) (_ transport.Sub
 		if err != nil {
 			sub.Close()
 			if cause := context.Cause(ctx); cause != nil && errors.Is(err, net.ErrClosed) {
-				err = cause // it was closed above
+				err = cause // AfterFunc above has closed it
 			} else if cause != nil && !errors.Is(err, cause) {
 				err = fmt.Errorf("%w: %w", cause, err)
 			}
@@ -117,7 +118,7 @@ func (s *subscriber) attempt(ctx context.Context, patient bool) (_ transport.Sub
 	return sub, nil
 }
 
-// joined counts and reports a subscription that has its lease.
+// joined counts, logs and reports a subscription that has its lease.
 func (s *subscriber) joined() {
 	s.subscribed.Add(1)
 	if s.cleared == ClearCauseNone {
@@ -125,20 +126,20 @@ func (s *subscriber) joined() {
 	}
 	s.connected.Store(true)
 	if s.history == "" {
-		s.target.redial() // the publisher may be connected to a server that is none any more
+		s.target.redial() // the publisher may be connected to a server that is no longer the master
 	}
 	s.target.reached()
 	live := !s.saidLive
 	s.saidLive = true
 	for _, o := range []*outageLog{&s.lostLines, &s.connectLines, &s.leaseLines} {
-		live = o.works() || live // each is over
+		live = o.works() || live // each of these outages is over
 	}
 	s.tellIf(live, slog.LevelInfo, "nearcache: live", Event{Kind: EventState, State: StateLive},
 		"kept", s.cleared == ClearCauseNone, "because", s.cleared.sentence())
 	s.cleared = ClearCauseNone
 }
 
-// tellIf is the target's tell, and its note if nothing is to be logged.
+// tellIf is the target's tell if logged, and its note otherwise.
 func (s *subscriber) tellIf(logged bool, level slog.Level, line string, e Event, args ...any) {
 	if logged {
 		s.target.tell(level, line, e, args...)
@@ -147,9 +148,9 @@ func (s *subscriber) tellIf(logged bool, level slog.Level, line string, e Event,
 	}
 }
 
-// run follows sub, and then one new subscription after another, until ctx ends.
-// sub may be nil. Pauses between attempts grow, also if subscriptions begin well
-// and then are lost soon.
+// run follows sub, and then one new subscription after another, until ctx ends. sub may
+// be nil. Pauses between attempts grow, also if each subscription succeeds and is soon
+// lost again.
 func (s *subscriber) run(ctx context.Context, sub transport.Subscription) {
 	pause := newBackoff(s.random)
 	for {
@@ -193,7 +194,7 @@ func (s *subscriber) connect(ctx context.Context, pause *backoff.Backoff) transp
 		}
 		e := Event{Kind: EventConnectFailed, Err: err}
 		if said {
-			e.Kind = 0 // for the log alone, if it has no line yet
+			e.Kind = 0 // not another event; only the log may still need its line
 		}
 		said = true
 		s.tellIf(s.connectLines.failing(), slog.LevelWarn, "nearcache: cannot connect to Redis; trying again until it works", e)
@@ -201,8 +202,8 @@ func (s *subscriber) connect(ctx context.Context, pause *backoff.Backoff) transp
 	return nil
 }
 
-// follow applies what sub receives and probes, until sub fails, the lease is
-// lost, or ctx ends.
+// follow applies what sub receives, and sends probes, until sub fails, the lease is lost,
+// or ctx ends.
 func (s *subscriber) follow(ctx context.Context, sub transport.Subscription) error {
 	ctx, cancel := context.WithCancel(ctx)
 	heard := s.lease.heard()
@@ -227,11 +228,11 @@ func (s *subscriber) follow(ctx context.Context, sub transport.Subscription) err
 	}
 }
 
-// errSilence is why a subscription was given up that looked alive.
+// errSilence is the error of a subscription that looked alive, but brought no echo.
 var errSilence = errors.New("the lease was lost: no probe was answered in time")
 
-// probe probes until ctx ends. A probe that hangs is given up in time for others
-// to be tried before the lease is lost.
+// probe sends probes until ctx ends. It gives up a probe that hangs early enough to send
+// others before the lease is lost.
 func (s *subscriber) probe(ctx context.Context, sub transport.Subscription) {
 	failing := false
 	for s.waitForProbe(ctx) {
@@ -248,18 +249,18 @@ func (s *subscriber) probe(ctx context.Context, sub transport.Subscription) {
 	}
 }
 
-// waitForProbe waits for the next probe's turn and reports whether ctx is alive.
-// Up to a tenth of the wait is left out at random, so that a fleet's probes do
-// not come in step.
+// waitForProbe waits until the next probe is due, and reports whether ctx is still alive.
+// A random part of the wait, up to a tenth, is left out, so that the probes of a fleet do
+// not come all at once.
 func (s *subscriber) waitForProbe(ctx context.Context) bool {
 	return backoff.Wait(ctx, backoff.Less(s.random, s.lease.lifetime()/probesPerLife, 10), s.lease.hurry)
 }
 
-// hear applies one message. A panic there costs the subscription, not the process: what
-// the message said was not done, or in part, so the next echo clears everything.
+// hear handles one message. A panic there ends the subscription, not the process. The
+// message was then applied in part or not at all, so the next echo clears everything.
 func (s *subscriber) hear(payload string, own bool) (err error) {
 	handled := false
-	defer func() { // also if UnmarshalText ends the goroutine
+	defer func() { // deferred, since UnmarshalText may end the goroutine
 		if !handled {
 			s.last = ""
 		}
@@ -270,13 +271,14 @@ func (s *subscriber) hear(payload string, own bool) (err error) {
 	return nil
 }
 
-// handle takes what came on the channel, or on this instance's own. Each kind of message
-// counts only where it belongs: rights to the one channel are none to the other.
+// handle handles a payload from the common channel, or from this instance's own channel.
+// An echo counts only on the own channel, and an invalidation only on the common one: a
+// Redis user may have the right to publish on one of them alone.
 func (s *subscriber) handle(payload string, own bool) {
 	e, err := decodeEnvelope(payload)
 	if own {
 		if err != nil || e.kind != kindEcho || !s.echo(e) {
-			s.foreign.Add(1) // no instance sent it: it says nothing about what was missed
+			s.foreign.Add(1) // no answer to a probe: it shows nothing about missed messages
 		}
 		return
 	}
@@ -285,7 +287,7 @@ func (s *subscriber) handle(payload string, own bool) {
 	case errors.Is(err, errForeign), e.kind == kindEcho:
 		s.foreign.Add(1)
 	case err != nil:
-		// Its position is unknown too, so the next message will not fit the chain.
+		// Its position is unknown too, so the next message will not continue the chain.
 		s.last = ""
 		s.clear(ClearCauseUndecodable, err)
 	case e.kind == kindInvalidation:
@@ -295,8 +297,8 @@ func (s *subscriber) handle(payload string, own bool) {
 
 // invalidate applies an invalidation.
 func (s *subscriber) invalidate(e envelope) {
-	// No position fits none: neither that of a channel that has lost its own nor
-	// this instance's, if it has none.
+	// An empty position never continues the chain. It is empty if the channel has lost
+	// its position, or if this instance has none.
 	own := s.self.sent(e)
 	missed := e.previous == "" || e.previous != s.last
 	s.last = e.own
@@ -305,32 +307,32 @@ func (s *subscriber) invalidate(e envelope) {
 		return
 	}
 	if own {
-		s.own.Add(1) // the work was done before it was published
+		s.own.Add(1) // its local part was done before it was published
 		return
 	}
 	if err := s.target.apply(e.body); err != nil {
-		s.clear(ClearCauseUndecodable, err) // whatever of it was applied
+		s.clear(ClearCauseUndecodable, err) // a part of it may have been applied
 		return
 	}
 	s.applied.Add(1)
 }
 
-// echo takes the answer to a probe of this instance: everything that Redis
-// accepted before the probe has come by now, or it never will. It reports whether e is
-// one.
+// echo handles the answer to a probe of this instance. Everything that Redis accepted
+// before the probe has come by now, or will never come. It reports whether e is such an
+// answer.
 //
-//  1. a message goes nowhere: the connection was dead, the bus lost it, a replica
-//     took over that never had it   2. a probe is sent   3. its echo shows a
-//     position or a history that this instance does not have   4. everything is
-//     cleared: what was kept before 3 goes, and loads that began before 3 keep
-//     nothing   5. only then the lease counts from 2.
+//  1. a message is lost: the connection was dead, the bus lost it, or a replica took
+//     over that never had it   2. a probe is sent   3. its echo shows a position or a
+//     history that is not this instance's   4. everything is cleared: nothing that was
+//     kept before 3 is served, and no load that began before 3 is kept   5. only then
+//     the lease is renewed, and its age counts from 2.
 func (s *subscriber) echo(e envelope) bool {
 	history, nonce, err := decodeEcho(e.body)
 	if err != nil {
 		return false
 	}
 	probe, ok := s.lease.answered(nonce)
-	if !ok { // never sent by this instance, or its echo has come
+	if !ok { // this instance did not send it, or its echo has come already
 		return false
 	}
 	s.echoes.Add(1)
@@ -359,7 +361,7 @@ func (s *subscriber) echo(e envelope) bool {
 	return true
 }
 
-// compare returns the reason to clear everything that an echo gives, if any.
+// compare returns why an echo requires a clear of everything, or ClearCauseNone.
 func (s *subscriber) compare(position, history string) ClearCause {
 	switch {
 	case !s.begun:
@@ -374,11 +376,11 @@ func (s *subscriber) compare(position, history string) ClearCause {
 	return ClearCauseNone
 }
 
-// clear clears everything. OnEvent is always told, and now and then it is logged:
-// what one message causes, every message may.
+// clear clears everything. Each clear is an event, but the log is limited: if one message
+// causes a clear, every message may.
 func (s *subscriber) clear(why ClearCause, err error) {
 	s.target.missedMessages()
-	s.clears[why].Add(1) // last: who sees it counted can rely on it
+	s.clears[why].Add(1) // after the clear: once counted, it is done
 	if !s.connected.Load() {
 		s.cleared = why
 	}
@@ -386,7 +388,7 @@ func (s *subscriber) clear(why ClearCause, err error) {
 	s.tellIf(logged, slog.LevelWarn, "nearcache: everything was cleared", Event{Kind: EventCleared, Cause: why, Err: err})
 }
 
-// snapshot fills in what the subscriber knows.
+// snapshot sets the subscriber's fields of to.
 func (s *subscriber) snapshot(to *BackplaneStats) {
 	to.Received = s.received.Load()
 	to.Applied = s.applied.Load()
