@@ -48,12 +48,12 @@ type invalidation struct {
 // cache's keys and regions, and a clear of everything replaces all other entries. No
 // invalidation is ever lost.
 type batch struct {
-	all       bool
-	caches    map[string]*cacheBatch
-	bytes     int      // of all caches
-	elsewhere int      // bytes of the batch that is being sent; they count for maxQueueBytes too
-	collapsed uint64   // caches that outgrew the bounds, and are cleared instead
-	fallen    []string // their names, until takeFallen; an empty name means all caches
+	all            bool
+	caches         map[string]*cacheBatch
+	bytes          int      // of all caches
+	elsewhere      int      // bytes of the batch that is being sent; they count for maxQueueBytes too
+	collapsed      uint64   // caches that outgrew the bounds, and are cleared instead
+	newlyCollapsed []string // their names, until takeCollapsed; an empty name means all caches
 }
 
 // cacheBatch is the part of a batch for one cache. When clear is set, keys and
@@ -73,15 +73,15 @@ type cacheBatch struct {
 //     key   4. Redis is back. The key of 1 has to be removed.
 func (b *batch) add(inv invalidation) { b.fold(inv, strings.Clone) }
 
-// fold is add; own copies a string.
-func (b *batch) fold(inv invalidation, own func(string) string) {
+// fold is add, with clone to copy the strings that b keeps.
+func (b *batch) fold(inv invalidation, clone func(string) string) {
 	switch {
 	case b.all:
 	case inv.all:
 		b.all, b.caches, b.bytes = true, nil, 0
 	case b.caches[inv.cache] == nil && len(b.caches) == maxBatchCaches:
 		b.collapsed++
-		b.fallen = append(b.fallen, "")
+		b.newlyCollapsed = append(b.newlyCollapsed, "")
 		b.add(invalidation{all: true})
 	default:
 		c := b.cache(inv.cache)
@@ -92,24 +92,24 @@ func (b *batch) fold(inv invalidation, own func(string) string) {
 		}
 		before := c.clear
 		for _, key := range inv.keys {
-			c.add(&c.keys, key, room, own)
+			c.add(&c.keys, key, room, clone)
 		}
 		for _, region := range inv.regions {
-			c.add(&c.regions, region, room, own)
+			c.add(&c.regions, region, room, clone)
 		}
 		b.bytes = others + c.bytes
 		if c.clear && !before {
 			b.collapsed++
-			b.fallen = append(b.fallen, inv.cache)
+			b.newlyCollapsed = append(b.newlyCollapsed, inv.cache)
 		}
 	}
 }
 
-// takeFallen returns the caches that were collapsed since it was last called.
-func (b *batch) takeFallen() []string {
-	fallen := b.fallen
-	b.fallen = nil
-	return fallen
+// takeCollapsed returns the caches that were collapsed since it was last called.
+func (b *batch) takeCollapsed() []string {
+	collapsed := b.newlyCollapsed
+	b.newlyCollapsed = nil
+	return collapsed
 }
 
 // merge adds every invalidation of other to b. Its cost grows with the size of other.
@@ -244,7 +244,7 @@ func (b *batch) cache(name string) *cacheBatch {
 
 // add adds a copy of entry to set, which is c.keys or c.regions. If c would exceed room
 // bytes or maxBatchEntries, it collapses to a clear.
-func (c *cacheBatch) add(set *map[string]struct{}, entry string, room int, own func(string) string) {
+func (c *cacheBatch) add(set *map[string]struct{}, entry string, room int, clone func(string) string) {
 	if c.clear {
 		return
 	}
@@ -258,7 +258,7 @@ func (c *cacheBatch) add(set *map[string]struct{}, entry string, room int, own f
 	if *set == nil {
 		*set = map[string]struct{}{}
 	}
-	(*set)[own(entry)] = struct{}{}
+	(*set)[clone(entry)] = struct{}{}
 	c.bytes += len(entry) + entryOverhead
 }
 

@@ -11,91 +11,93 @@ import (
 	"github.com/nearcache/nearcache/internal/clock"
 )
 
-// lease is this instance's proof that it has heard everything that Redis had
-// accepted up to a known moment.
+// lease is this instance's proof that it has heard everything that Redis had accepted
+// up to a known time.
 //
-// The instance probes: a script in Redis reads the channel's position and
-// publishes it to the instance's own channel, over the connection on which the
-// invalidations come. Redis does one thing at a time and a connection keeps its
-// order, so when the echo arrives, everything accepted before the probe has
-// arrived too, or is known to have been missed and everything was cleared. From
-// the moment the probe was sent, not from the echo's arrival, the lease counts.
+// The proof is a probe and its echo. A script in Redis reads the channel's position and
+// publishes it to the instance's own channel. This echo comes over the connection on
+// which the invalidations come. Redis executes one command at a time, and a connection
+// keeps the order. So when the echo arrives, everything that was accepted before the
+// probe has arrived too. If something is missing, the echo shows it, and everything is
+// cleared. The age of a lease counts from when the probe was sent, not from when the
+// echo arrived.
 //
-// The serving rule: a read may have an entry if, when the read began, the lease
-// was younger than MaxStaleness, or the entry's load had begun less than
-// MaxStaleness before. (The local layer takes up to a fifth off MaxStaleness,
-// another part for each key, so that all that is held does not lapse at once.)
+// The serving rule: a read may return an entry if, when the read began, the lease was
+// younger than MaxStaleness, or the entry's load had begun less than MaxStaleness before.
+// (The local layer takes up to a fifth off MaxStaleness, depending on the key, so that
+// not all of memory lapses at once.)
 type lease struct {
 	clock *clock.Clock
 
-	// sent is when the newest probe was sent whose echo came. Every hit reads it.
+	// sent is when the newest probe with an echo was sent. Every hit reads it.
 	sent atomic.Int64
 
-	// followed is the history id that the newest echo showed.
+	// followed is the history id in the newest echo.
 	followed atomic.Pointer[string]
 
-	// floor is when the clocks were last found to disagree: what was loaded before
+	// floor is when the last step of the clocks was found. What was loaded before that
 	// may be older than the monotonic clock says.
 	floor atomic.Int64
 
 	// onSilence is called, without a lock, when no echo has come for as long as
-	// patienceLocked says. The lease is lost then, unless a step of the clocks has
-	// taken it before.
+	// patienceLocked says. The lease is then lost, unless a step of the clocks has ended it
+	// before.
 	onSilence func()
 
 	// onStep is called, without a lock, after a step of the clocks.
 	onStep func()
 
-	hurry    chan struct{} // one token: the next probe must not wait for its turn
-	changed  chan struct{} // one token: life was changed
+	hurry    chan struct{} // one token: send the next probe now, without the usual wait
+	changed  chan struct{} // one token: life has changed
 	stop     chan struct{} // closed by close
-	watching sync.WaitGroup
+	watching sync.WaitGroup // waits for watch
 
 	mu           sync.Mutex      // guards everything below
-	life         time.Duration   // the smallest MaxStaleness: how often it is renewed
-	ever         bool            // a lease was held once
-	held         bool            // since the last grant, it was neither lost nor dropped
-	due          int64           // when it is lost without another grant
-	skew         int64           // wall clock minus now(): of the newest grant's probe, or after a step
+	life         time.Duration   // the smallest MaxStaleness: the lease is renewed several times in it
+	ever         bool            // there has been a lease
+	held         bool            // the lease was neither lost nor dropped since the last grant
+	due          int64           // when the lease is lost without another grant
+	skew         int64           // wall clock minus now(), at the newest grant's probe or at the last step
 	untilSilence context.Context // ends when due has passed
 	fallSilent   context.CancelFunc
 	closed       bool
-	probes       [maxProbes]probe // the newest, in a ring
-	next         int              // where the next one goes
-	draw         func() [16]byte  // makes nonces
+	probes       [maxProbes]probe // a ring of the newest ones
+	next         int              // the index of the next one
+	draw         func() [16]byte  // returns nonces
 	roundTrips   [4]time.Duration // of the newest echoes
-	newest       time.Duration    // one of them
-	echoes       int              // so far
+	newest       time.Duration    // the round trip of the newest echo
+	echoes       int              // how many have come
 	lost         uint64
 	regained     uint64
 	steps        uint64
 }
 
 const (
-	neverHeld  = math.MinInt64 / 2 // as lease.sent: older than any staleness but Unbounded
-	alwaysHeld = math.MaxInt64 / 2 // as lease.sent: never old, for a process-local backplane
+	neverHeld  = math.MinInt64 / 2 // as lease.sent: older than any MaxStaleness but Unbounded
+	alwaysHeld = math.MaxInt64 / 2 // as lease.sent: never too old, for a process-local backplane
 
-	// probesPerLife is how many probes begin in the life of a lease.
+	// probesPerLife is how many probes are sent in the life of a lease.
 	probesPerLife = 5
 
-	// maxProbes is how many probes an echo may still be taken for: more than are sent in
-	// twelve lives of a lease. One that is given up is forgotten when so many others
-	// were sent. Until then its echo may come and be of use, to a cache with a longer
-	// MaxStaleness.
+	// maxProbes is how many probes are remembered, to recognise their echoes: more than
+	// are sent in twelve lives of a lease. A probe that was given up is forgotten when that
+	// many others were sent. Until then its echo may still come, and help a cache with a
+	// longer MaxStaleness.
 	maxProbes = 64
 
-	// patientRoundTrips is for how many round trips Redis is waited for, if that is
-	// longer than the life of a lease.
+	// patientRoundTrips is how many round trips to wait for an echo, if that is longer than
+	// the life of a lease.
 	patientRoundTrips = 8
 
-	// The clocks may drift apart by this share of a lease's life while it lasts:
-	// more than any clock is slewed by. Beyond that it is a step.
+	// The wall clock and the monotonic clock may drift apart by a tenth of a lease's life
+	// while it lasts, within minSkew and maxSkew. That is more than any clock is slewed by.
+	// Beyond that it is a step.
 	skewShare = 10
 	minSkew   = 10 * time.Millisecond
 	maxSkew   = time.Second
 )
 
-// newLease returns a lease that is not held yet, and that nobody watches yet.
+// newLease returns a lease that is not held yet. It is watched from start on.
 func newLease(life time.Duration) *lease {
 	l := &lease{
 		clock: clock.New(), life: life,
@@ -111,15 +113,14 @@ func newLease(life time.Duration) *lease {
 	return l
 }
 
-// newLocalLease returns the lease of a process that hears all there is to hear.
+// newLocalLease returns the lease of a process-local backplane, which is never too old.
 func newLocalLease() *lease {
 	l := newLease(Unbounded)
 	l.sent.Store(alwaysHeld)
 	return l
 }
 
-// history returns the server's history id as the newest echo showed it; empty: it is
-// unknown.
+// history returns the server's history id in the newest echo; empty: it is unknown.
 func (l *lease) history() string {
 	if id := l.followed.Load(); id != nil {
 		return *id
@@ -130,37 +131,37 @@ func (l *lease) history() string {
 // follow notes the history id that an echo has shown.
 func (l *lease) follow(history string) { l.followed.Store(&history) }
 
-// now reads the monotonic clock, in nanoseconds.
+// now returns the monotonic clock's time, in nanoseconds.
 func (l *lease) now() int64 { return l.clock.Now() }
 
-// moment is when a read begins, and how old the lease is then.
+// moment is when a read begins, and the age of the lease at that time.
 type moment struct{ at, leaseAge int64 }
 
-// read begins a read. It comes before any look-up:
+// read begins a read. It has to be called before the entry is looked up. Otherwise:
 //
-//  1. a read looks an entry up   2. the lease has run out, and a message is missed
-//  3. a probe shows it, everything is cleared, the lease is renewed   4. the read
-//     finds the lease valid, and has the old entry in its hands.
+//  1. a read looks up an entry   2. the lease has run out, and a message is missed
+//  3. a probe shows that, everything is cleared, and the lease is renewed   4. the read
+//     finds the lease valid, and returns the old entry.
 //
-// A moment is a little late, if anything (see clock.Fast): a lease seems older than
-// it is, and a deadline closer.
+// The time may be a little late, but never early (see clock.Fast). So a lease seems a
+// little older than it is, and a deadline a little closer.
 func (l *lease) read() moment {
 	now := l.clock.Fast()
 	return moment{at: now, leaseAge: now - l.sent.Load()}
 }
 
-// vouched is a moment at which only the fate of an entry counts, whether it may
-// be served or not.
+// vouched returns a moment at which the lease covers everything. It serves to ask for an
+// entry's fate regardless of the lease.
 func vouched(now int64) moment { return moment{at: now, leaseAge: math.MinInt64} }
 
-// covers reports whether a read that began at m may have what was loaded from
-// started on.
+// covers reports whether a read that began at m may return an entry whose load began at
+// started.
 func (l *lease) covers(m moment, started, staleness int64) bool {
 	return m.leaseAge < staleness || (m.at-started < staleness && started >= l.floor.Load())
 }
 
-// valid reports whether the lease is held, as the backplane sees it: a cache
-// judges by its own MaxStaleness.
+// valid reports whether the backplane has a lease. A cache decides by its own
+// MaxStaleness, see covers.
 func (l *lease) valid() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -169,19 +170,21 @@ func (l *lease) valid() bool {
 
 func (l *lease) validLocked() bool { return l.held && l.now() < l.due }
 
-// probe is one that was sent: when, by now(), and how far the wall clock was ahead of
-// now() then.
+// probe is a probe that was sent. sent is the time by now(), and skew is the wall clock
+// minus now() at that time.
 type probe struct {
-	nonce      string // empty: there is none, or its echo has come
+	nonce      string // empty: no probe, or its echo has come
 	sent, skew int64
 }
 
 // probe notes that a probe is about to be sent, and returns its nonce, which the echo
-// brings back. The nonce cannot be guessed, and the times stay here:
+// contains. The nonce cannot be guessed, and the times are not sent. If the nonce were
+// the time of the probe:
 //
-//  1. messages do not reach this instance   2. somebody else who may publish on its
-//     channel sends an echo   3. its nonce says when a probe was sent: a moment ago
-//  4. the lease is renewed, or dropped because the clocks seem to disagree.
+//  1. messages do not reach this instance   2. another Redis user with the right to
+//     publish on its channel forges an echo   3. the echo's nonce says that the probe was
+//     sent just now   4. the lease is renewed, or dropped because the clocks seem to
+//     disagree.
 func (l *lease) probe() (nonce string) {
 	drawn := l.draw()
 	l.mu.Lock()
@@ -193,8 +196,8 @@ func (l *lease) probe() (nonce string) {
 	return nonce
 }
 
-// answered returns the probe with that nonce, once. It reports false if there is none
-// under way.
+// answered returns the probe with that nonce and forgets it. It reports false if there is
+// none.
 func (l *lease) answered(nonce string) (p probe, ok bool) {
 	if nonce == "" {
 		return p, false
@@ -210,16 +213,16 @@ func (l *lease) answered(nonce string) (p probe, ok bool) {
 	return p, false
 }
 
-// forgetProbes has no echo taken any more for that of a probe that was sent before.
+// forgetProbes forgets all probes sent so far: their echoes no longer count.
 func (l *lease) forgetProbes() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	clear(l.probes[:])
 }
 
-// grant takes the echo of a probe for what it proves. The caller has cleared
-// everything if anything was missed. Echoes may come late and in any order. It reports
-// whether the lease is held now and was not before.
+// grant renews the lease by the echo of p. If messages were missed, the caller has
+// cleared everything before. Echoes may come late and in any order. grant reports whether
+// the lease is held now and was not before.
 func (l *lease) grant(p probe) (gained bool) {
 	l.mu.Lock()
 	now, wall := l.clock.Both()
@@ -241,7 +244,7 @@ func (l *lease) grant(p probe) (gained bool) {
 func (l *lease) grantLocked(now, sent, skew int64) (gained bool) {
 	l.sent.Store(sent)
 	l.skew = skew
-	l.due = sent + int64(l.patienceLocked()) // by the round trips before this one
+	l.due = sent + int64(l.patienceLocked()) // without this round trip, which is added below
 	l.newest = time.Duration(now - sent)
 	l.roundTrips[l.echoes%len(l.roundTrips)] = l.newest
 	l.echoes++
@@ -258,11 +261,10 @@ func (l *lease) grantLocked(now, sent, skew int64) (gained bool) {
 	return true
 }
 
-// patienceLocked is for how long no echo has to come until the connection is taken for
-// dead, and the lease for lost: for the life of a lease, or several round trips if they
-// take longer. A cache whose MaxStaleness is shorter than a round trip has no lease,
-// which is its own affair (see covers); the others have theirs only if the connection
-// is left alone for long enough.
+// patienceLocked returns how long to wait for an echo before the connection counts as
+// dead and the lease as lost: the life of a lease, or several round trips if they take
+// longer. If a cache's MaxStaleness is shorter than a round trip, that cache has no lease
+// (see covers). The other caches have one only if the connection is not given up as soon.
 func (l *lease) patienceLocked() time.Duration {
 	return max(l.life, min(patientRoundTrips*l.roundTripLocked(), maxLeaseLife))
 }
@@ -273,9 +275,9 @@ func (l *lease) patience() time.Duration {
 	return l.patienceLocked()
 }
 
-// roundTripLocked returns how long the fastest of the newest echoes took; 0: none has
-// come. A Redis that hung for once is not slow: the connection to it would be waited
-// for too long the next time.
+// roundTripLocked returns the shortest of the newest round trips; 0: no echo has come. It
+// is the shortest because a Redis that hung once is not slow. Otherwise a dead connection
+// would be noticed too late the next time.
 func (l *lease) roundTripLocked() time.Duration {
 	known := min(l.echoes, len(l.roundTrips))
 	if known == 0 {
@@ -290,13 +292,13 @@ func (l *lease) roundTrip() time.Duration {
 	return l.roundTripLocked()
 }
 
-// start has the lease watched until it is closed.
+// start begins to watch the lease, until it is closed.
 func (l *lease) start() { l.watching.Go(l.watch) }
 
-// watch looks at the clocks as often as probes are sent, and for silence when the
+// watch checks the clocks as often as probes are sent, and checks for silence when the
 // lease is due.
 func (l *lease) watch() {
-	timer := time.NewTimer(l.nextLook())
+	timer := time.NewTimer(l.nextCheck())
 	defer timer.Stop()
 	for {
 		select {
@@ -307,11 +309,12 @@ func (l *lease) watch() {
 		}
 		l.checkClocks()
 		l.checkSilence()
-		timer.Reset(l.nextLook())
+		timer.Reset(l.nextCheck())
 	}
 }
 
-func (l *lease) nextLook() time.Duration {
+// nextCheck returns the time until watch has to check again.
+func (l *lease) nextCheck() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next := l.life / probesPerLife
@@ -321,7 +324,7 @@ func (l *lease) nextLook() time.Duration {
 	return max(next, 0)
 }
 
-// checkSilence takes the lease away when it is due.
+// checkSilence ends the lease if it is due.
 func (l *lease) checkSilence() {
 	l.mu.Lock()
 	silent := l.untilSilence.Err() == nil && l.now() >= l.due
@@ -338,8 +341,8 @@ func (l *lease) checkSilence() {
 	}
 }
 
-// heard returns a context that ends when no echo has come in time; it has ended
-// already if none has come since that was so.
+// heard returns a context that ends when no echo comes in time. It has ended already if
+// that has happened and no echo has come since.
 func (l *lease) heard() context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -347,9 +350,8 @@ func (l *lease) heard() context.Context {
 }
 
 // setLife changes how long a lease lasts and how often it is renewed (but see
-// patienceLocked). A lease
-// that is older than its new life is not lost at once: it was renewed as often as
-// was asked for.
+// patienceLocked). A lease that is older than its new life is not lost at once, since it
+// was renewed as often as its old life required.
 func (l *lease) setLife(life time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -367,16 +369,16 @@ func (l *lease) setLife(life time.Duration) {
 	signal(l.changed)
 }
 
-// lifetime returns for how long a lease lasts.
+// lifetime returns how long a lease lasts.
 func (l *lease) lifetime() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.life
 }
 
-// checkClocks drops the lease if the wall clock has moved against the monotonic
-// one since the lease's probe was sent: the machine may have been suspended, with
-// a monotonic clock that stood still.
+// checkClocks drops the lease if the wall clock has moved against the monotonic clock
+// since the lease's probe was sent. The machine may then have been suspended together
+// with its monotonic clock.
 func (l *lease) checkClocks() {
 	l.mu.Lock()
 	now, wall := l.clock.Both()
@@ -387,17 +389,16 @@ func (l *lease) checkClocks() {
 	}
 }
 
-// compareLocked drops the lease if the wall clock, which is ahead of now() by
-// skew, has moved against it since it was ahead by before, more than clocks are
-// slewed by. Whatever was timed by the monotonic clock before is older than it
-// seems: the lease, probes under way, and entries whose load seems to have begun
-// a short while ago.
+// compareLocked drops the lease if the clocks have stepped: if the wall clock minus now()
+// was before and is skew now, and the two differ by more than clocks are slewed by. What
+// the monotonic clock has timed so far may then be older than it seems: the lease, probes
+// under way, and entries whose load seems to be recent.
 func (l *lease) compareLocked(now, skew, before int64) (stepped bool) {
 	allowed := min(max(l.life/skewShare, minSkew), maxSkew)
 	if l.closed || time.Duration(skew-before).Abs() <= allowed {
 		return false
 	}
-	l.floor.Store(now) // first: it is asked for only when sent does not vouch
+	l.floor.Store(now) // first: covers reads it only after it has found sent too old
 	l.sent.Store(neverHeld)
 	l.skew = skew
 	if l.held {
@@ -409,7 +410,7 @@ func (l *lease) compareLocked(now, skew, before int64) (stepped bool) {
 	return true
 }
 
-// close ends the lease, and waits for whoever watches it.
+// close ends the lease, and waits until watch has returned.
 func (l *lease) close() {
 	l.mu.Lock()
 	if !l.closed {
@@ -421,7 +422,7 @@ func (l *lease) close() {
 	l.watching.Wait()
 }
 
-// snapshot returns what is known of the lease, and whether one was ever held.
+// snapshot returns the lease's statistics, and whether there has ever been a lease.
 func (l *lease) snapshot() (s LeaseStats, ever bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

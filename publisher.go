@@ -163,10 +163,10 @@ func (p *publisher) add(inv invalidation) (*group, error) {
 	g.batch.add(inv)
 	p.queued++
 	g.last = p.queued
-	fallen := g.batch.takeFallen()
+	collapsed := g.batch.takeCollapsed()
 	p.mu.Unlock()
 
-	for _, cache := range fallen {
+	for _, cache := range collapsed {
 		p.target.collapsed(cache)
 	}
 	if first {
@@ -320,8 +320,8 @@ func (p *publisher) round(ctx context.Context, g *group) error {
 // finish ends a round: g was accepted, or returns to the queue. ended reports whether the
 // publisher's context has ended; then close reports the failure, and finish does not.
 func (p *publisher) finish(g *group, err error, ended bool) {
-	fallen, wasDown := p.requeueOrAccept(g, err, ended)
-	for _, cache := range fallen {
+	collapsed, wasDown := p.requeueOrAccept(g, err, ended)
+	for _, cache := range collapsed {
 		p.target.collapsed(cache)
 	}
 	if err == nil || !ended {
@@ -331,7 +331,7 @@ func (p *publisher) finish(g *group, err error, ended bool) {
 
 // requeueOrAccept is the part of finish that holds the lock. It returns what finish has
 // to report: which caches have collapsed, and the error of the round before.
-func (p *publisher) requeueOrAccept(g *group, err error, ended bool) (fallen []string, wasDown error) {
+func (p *publisher) requeueOrAccept(g *group, err error, ended bool) (collapsed []string, wasDown error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wasDown = p.down
@@ -372,7 +372,7 @@ func (p *publisher) requeueOrAccept(g *group, err error, ended bool) (fallen []s
 		failed.err = p.down
 		close(failed.done)
 	}
-	return again.batch.takeFallen(), wasDown
+	return again.batch.takeCollapsed(), wasDown
 }
 
 // nothing is the local part of a write that does not need one.
