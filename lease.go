@@ -47,9 +47,9 @@ type lease struct {
 	// onStep is called, without a lock, after a step of the clocks.
 	onStep func()
 
-	hurry    chan struct{} // one token: send the next probe now, without the usual wait
-	changed  chan struct{} // one token: life has changed
-	stop     chan struct{} // closed by close
+	hurry    chan struct{}  // one token: send the next probe now, without the usual wait
+	changed  chan struct{}  // one token: life has changed
+	stop     chan struct{}  // closed by close
 	watching sync.WaitGroup // waits for watch
 
 	mu           sync.Mutex      // guards everything below

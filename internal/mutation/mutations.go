@@ -145,7 +145,7 @@ var mutations = []mutation{
 		name:  "bodies that fail",
 		fence: "a body that fails clears everything, even if a part of it was applied",
 		file:  "subscriber.go",
-		old:   "		s.clear(ClearCauseUndecodable, err) // whatever of it was applied\n",
+		old:   "		s.clear(ClearCauseUndecodable, err) // a part of it may have been applied\n",
 		new:   "",
 		tests: []string{"TestABodyThatFailsClearsEverything"},
 	}, {
@@ -197,7 +197,7 @@ var mutations = []mutation{
 		name:  "echoes of probes",
 		fence: "an echo that answers no probe of this instance proves nothing",
 		file:  "subscriber.go",
-		old:   "	if !ok { // never sent by this instance, or its echo has come\n		return false\n	}\n",
+		old:   "	if !ok { // this instance did not send it, or its echo has come already\n		return false\n	}\n",
 		new:   "	_ = ok\n",
 		tests: []string{"TestForgedMessages", "TestHostilePublishers"},
 	}, {
