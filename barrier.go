@@ -9,8 +9,8 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// guardedBus is a bus that does not panic, and whose answers have the shape that was
-// asked for. It is the only kind that a backplane has, so nothing gets past it.
+// guardedBus is a bus that does not panic, and whose answers have as many parts as were
+// asked for. A backplane has no other bus, so every request passes through it.
 type guardedBus struct {
 	bus    transport.Bus
 	panics *barrier.Panics
@@ -28,7 +28,7 @@ func newGuardedBus(b transport.Bus, p *barrier.Panics) *guardedBus {
 func (g *guardedBus) First(ctx context.Context, attempt func(context.Context) error) (err error) {
 	defer g.panics.Caught("First", &err)
 	return g.bus.First(ctx, func(ctx context.Context) (err error) {
-		defer g.panics.Caught("First", &err) // so that another attempt can follow
+		defer g.panics.Caught("First", &err) // here too, so that another attempt can follow
 		return attempt(ctx)
 	})
 }
@@ -61,7 +61,7 @@ func (g *guardedBus) Close() {
 	g.bus.Close()
 }
 
-// guardedSubscription is a subscription that does not panic: it is lost instead.
+// guardedSubscription is a subscription that does not panic: it fails with an error.
 type guardedSubscription struct {
 	sub    transport.Subscription
 	panics *barrier.Panics
@@ -83,7 +83,8 @@ func (g *guardedSubscription) Close() {
 	g.sub.Close()
 }
 
-// guardedValues is a way to the values in Redis that does not panic: the request fails.
+// guardedValues is access to the values in Redis that does not panic: the request fails
+// with an error.
 type guardedValues struct {
 	bus    transport.Bus
 	panics *barrier.Panics

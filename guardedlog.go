@@ -7,9 +7,9 @@ import (
 	"github.com/nearcache/nearcache/internal/barrier"
 )
 
-// guardedHandler is a user's slog.Handler, called in a goroutine of its own, which is
-// waited for. So one that panics or ends its goroutine (by a test's FailNow, for
-// instance) costs a line, and not the process, nor a goroutine of the backplane's.
+// guardedHandler calls a user's slog.Handler in a goroutine of its own, and waits for it.
+// If the handler panics, or ends its goroutine (as FailNow of a test does), only the line
+// is lost. The process and the backplane's goroutines continue.
 type guardedHandler struct{ handler slog.Handler }
 
 func guardedLogger(l *slog.Logger) *slog.Logger { return slog.New(guardedHandler{l.Handler()}) }
@@ -38,11 +38,11 @@ func (h guardedHandler) WithGroup(name string) slog.Handler {
 	return guardedHandler{h.handler.WithGroup(name)}
 }
 
-// discardPanic is deferred.
+// discardPanic recovers from a panic. It has to be deferred.
 func discardPanic() { _ = recover() }
 
-// forEach calls f with each item, also if a call ends its goroutine: the others are then
-// made in another one, which is waited for.
+// forEach calls f with each item. If a call ends its goroutine, the remaining calls are
+// made in another goroutine, and forEach waits for that one.
 func forEach[T any](items []T, f func(T)) {
 	next := 0
 	rest := func() {

@@ -15,38 +15,38 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// identity is who an instance is to others, in one subscription after another, and how
-// it knows its own messages when they come back.
+// identity is an instance's id, which changes with each subscription. It also recognises
+// the instance's own messages when they come back.
 //
-// An id alone does not show that a message is one's own:
+// The id alone does not show that a message is this instance's own:
 //
 //  1. the snapshot of a machine is resumed twice, so two processes have one id   2. one
-//     of them publishes   3. the other takes the message for its own, whose work it
-//     has done, and goes on serving what it holds.
+//     of them publishes a message   3. the other one takes it for its own, whose local
+//     part it has done already, and keeps serving the old item.
 //
-// What a process alone knows is which nonces it has sent, and the script makes a
-// message's position of its nonce.
+// Only the process itself knows which nonces it has sent. The publish script computes a
+// message's position from its nonce, so the position shows whose message it is.
 type identity struct {
-	draw     func() [16]byte // makes nonces
-	identify func() instanceID
+	draw     func() [16]byte   // returns nonces
+	identify func() instanceID // returns ids
 
 	mu     sync.Mutex // guards everything below
 	id     instanceID // of the newest subscription, or of none yet
-	listen bool       // there is a subscription, by which messages come back
-	nonces []string   // of messages under id that have not come back, the oldest first
+	listen bool       // there is a subscription, so messages come back
+	nonces []string   // of messages under id that have not come back, oldest first
 }
 
-// maxOwn is how many messages may be on their way back. Of more than that, the oldest
-// are applied when they come, which does no harm.
+// maxOwn bounds how many messages that have not come back are remembered. If there are
+// more, the oldest are applied when they come, which does no harm.
 const maxOwn = 128
 
-// newIdentity returns an identity that nobody else has.
+// newIdentity returns an identity that no other instance has.
 func newIdentity() *identity {
 	return &identity{draw: drawNonce, identify: func() instanceID { return drawNonce() }, id: drawNonce()}
 }
 
-// simulatedIdentity returns one that is the same in every run. Instances with one seed
-// have the same ids, but not the same nonces, as random differs.
+// simulatedIdentity returns an identity that is the same in every run. Instances with one
+// seed have the same ids, but different nonces, since their random differs.
 func simulatedIdentity(seed instanceID, random backoff.Random) *identity {
 	var nonces, ids atomic.Uint64
 	digest := func(numbers ...uint64) (id [16]byte) {
@@ -65,10 +65,10 @@ func simulatedIdentity(seed instanceID, random backoff.Random) *identity {
 	}
 }
 
-// drawNonce returns 16 bytes that nobody can guess and no other call returns.
+// drawNonce returns 16 bytes that cannot be guessed and that no other call returns.
 //
-// A machine that is resumed twice from one snapshot has the state of its random numbers
-// twice, and some kernels go on from there. So the time is a part of them.
+// A machine that is resumed twice from one snapshot has the same random state twice, and
+// some kernels then return the same random numbers. So the time is mixed in.
 func drawNonce() (nonce [16]byte) {
 	_, _ = rand.Read(nonce[:]) // never fails
 	now := uint64(time.Now().UnixNano())
@@ -77,15 +77,15 @@ func drawNonce() (nonce [16]byte) {
 }
 
 // become is called when there is a subscription under id. Messages that were published
-// before are applied when they come over it.
+// before it, and come back over it, are applied like those of others.
 func (i *identity) become(id instanceID) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.id, i.listen, i.nonces = id, true, nil
 }
 
-// message returns what is to be published: an attempt, which may be executed more than
-// once. The local part is done.
+// message returns the message of one attempt to publish body. Redis may execute it more
+// than once. The local part has to be done before.
 func (i *identity) message(body string, changes []transport.Change) transport.Message {
 	drawn := i.draw()
 	nonce := string(drawn[:])
@@ -95,7 +95,7 @@ func (i *identity) message(body string, changes []transport.Change) transport.Me
 		if len(i.nonces) == maxOwn {
 			i.nonces = slices.Delete(i.nonces, 0, 1)
 		}
-		i.nonces = append(i.nonces, nonce) // now: it may come back before the answer does
+		i.nonces = append(i.nonces, nonce) // before sending: the message may come back before the answer
 	}
 	i.mu.Unlock()
 	return transport.Message{
@@ -103,8 +103,8 @@ func (i *identity) message(body string, changes []transport.Change) transport.Me
 	}
 }
 
-// sent reports whether e is a message of this process, the first time that it is asked.
-// A second execution of the script is applied like a message of others.
+// sent reports whether e is a message of this process. It is true once for each message:
+// if the script was executed twice, the second message is applied like those of others.
 func (i *identity) sent(e envelope) bool {
 	if len(e.own) != positionLength {
 		return false
@@ -123,7 +123,8 @@ func (i *identity) sent(e envelope) bool {
 	return false
 }
 
-// madeOf reports whether the publish script makes position of the one before and a nonce.
+// madeOf reports whether the publish script computes position from the previous one and
+// nonce.
 func madeOf(position, previous, nonce string) bool {
 	var digits [positionLength]byte
 	sum := sha1.Sum([]byte(previous + nonce))

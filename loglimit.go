@@ -8,16 +8,16 @@ import (
 	"github.com/nearcache/nearcache/internal/barrier"
 )
 
-// logInterval is how long the log is silent about one kind of thing after a line
-// about it.
+
+// logInterval is the least time between two lines about the same kind of thing.
 const logInterval = barrier.LogInterval
 
-// logLimit lets one line through, and no other for logInterval: what one message, one
-// load or one broken connection causes, each of them may. The zero value is ready.
-// Only the log is limited. Events and counters are not.
+// logLimit allows one line in each logInterval. If one message, one load or one broken
+// connection causes a line, every one of them may. Only the log is limited: events and
+// counters are not. The zero value is ready to use.
 type logLimit struct {
 	mu    sync.Mutex // guards everything below
-	until time.Time  // no line before
+	until time.Time  // no line is allowed before
 }
 
 // allow reports whether a line may be logged now.
@@ -32,30 +32,31 @@ func (l *logLimit) allow() bool {
 	return true
 }
 
-// logOnce lets one line through. The zero value is ready. It is no sync.Once, which is
-// held while the line is logged: a handler that uses the cache may come to the same line.
+// logOnce allows one line. The zero value is ready to use. It is not a sync.Once: a log
+// handler may use the cache and so reach the same line again, and would then wait for
+// itself.
 type logOnce struct{ said atomic.Bool }
 
-// allow reports whether the line may be logged now.
+// allow reports whether the line may be logged. It is true once.
 func (l *logOnce) allow() bool { return !l.said.Load() && l.said.CompareAndSwap(false, true) }
 
-// outageLog says which lines there are about something that fails and works again: in
-// logInterval at most one of each. The zero value is ready.
+// outageLog decides which lines to log about something that fails and works again: at
+// most one of each kind in logInterval. The zero value is ready to use.
 //
 //  1. it fails: a line   2. it works: a line   3. it fails again soon: no line   4. it
-//     goes on failing. So failing is called for each failure, and 4 has its line when the
+//     keeps failing. So failing is called for each failure, and 4 gets its line once the
 //     interval is over.
 //
-// Each line of 2 follows one of 1, and each of 1 is followed by one of 2, so the last line
-// never says that something fails that works.
+// A line of 2 is only logged after one of 1, and each line of 1 is followed by one of 2. So
+// the last line never says that something fails although it works.
 type outageLog struct {
 	limit logLimit
 
 	mu   sync.Mutex // guards said
-	said bool       // that it fails, and not yet that it works
+	said bool       // the last line said that it fails
 }
 
-// failing is called for a failure. It reports whether to log that something fails.
+// failing is called for each failure. It reports whether to log the failure.
 func (o *outageLog) failing() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -66,8 +67,8 @@ func (o *outageLog) failing() bool {
 	return true
 }
 
-// works reports whether to log that something works again: not if the log does not say
-// that it failed.
+// works is called for each success. It reports whether to log that it works again, which
+// is so only if the failure was logged.
 func (o *outageLog) works() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 
 // member is a cache as its backplane sees it.
 type member interface {
-	// removeWire evicts a key that is encoded, or clears the cache if it cannot be
-	// decoded, and reports which: false if the cache was cleared.
+	// removeWire evicts the item of an encoded key. If the key cannot be decoded, it
+	// clears the cache and returns false.
 	removeWire(key string) bool
 
 	clearRegionsLocal(regions []string)
@@ -18,17 +18,17 @@ type member interface {
 	staleness() time.Duration
 	Stats() CacheStats
 
-	// stopServing has the cache serve and keep nothing from here on. closeLocal empties it
-	// too, and gives its name back. Neither waits for Redis, or for its claims there.
+	// After stopServing the cache serves and keeps nothing. closeLocal also empties it and
+	// frees its name. Neither waits for Redis or for claims there.
 	stopServing()
 	closeLocal()
 }
 
-// register takes a cache in under its name.
+// register adds a cache under its name.
 func (bp *Backplane) register(name string, m member) error {
 	bp.mu.Lock()
 	defer bp.mu.Unlock()
-	if bp.closing.Load() { // looked at under mu: a cache is refused here, or listed by close
+	if bp.closing.Load() { // read under mu: a cache is either refused here or listed by close
 		return fmt.Errorf("%w: cache %q was not made, its backplane is closed", ErrClosed, name)
 	}
 	if bp.publishOnly {
@@ -53,12 +53,11 @@ func (bp *Backplane) unregister(name string, m member) {
 	}
 }
 
-// maxLeaseLife bounds for how long a dead connection goes unnoticed.
+// maxLeaseLife bounds how long a dead connection goes unnoticed.
 const maxLeaseLife = 30 * time.Second
 
-// adjustLifeLocked makes leases last as long as the smallest MaxStaleness (or several
-// round trips, see lease.patienceLocked). If all are Unbounded they last for the
-// default.
+// adjustLifeLocked sets the life of leases to the smallest MaxStaleness (or to several
+// round trips, see lease.patienceLocked). If all are Unbounded, it is the default.
 func (bp *Backplane) adjustLifeLocked() {
 	life := bp.staleness
 	for _, m := range bp.members {
@@ -70,13 +69,13 @@ func (bp *Backplane) adjustLifeLocked() {
 	bp.lease.setLife(min(life, maxLeaseLife))
 }
 
-// leastRoundTrips is how many round trips a MaxStaleness should last. A lease is up to
-// two round trips and a fifth of MaxStaleness old before the next echo comes, and up
-// to another fifth is taken off MaxStaleness, see lapseSpread.
+// leastRoundTrips is how many round trips a MaxStaleness should be at least. A lease can
+// be two round trips and a fifth of MaxStaleness old before the next echo comes. Up to
+// another fifth is taken off MaxStaleness, see lapseSpread.
 const leastRoundTrips = 4
 
-// warnOfShortBound logs that a new cache will often be without a lease, however well
-// Redis is, if that is to be expected.
+// warnOfShortBound logs a warning if a new cache will often be without a lease even while
+// Redis works, because its MaxStaleness is short compared with the round trip.
 func (bp *Backplane) warnOfShortBound(cache string, staleness time.Duration) {
 	roundTrip := bp.lease.roundTrip()
 	if staleness >= leastRoundTrips*roundTrip {
@@ -97,7 +96,7 @@ func (bp *Backplane) snapshotMembers() []member {
 	return members
 }
 
-// applyHere does the local part of inv on the cache that it names.
+// applyHere does the local part of inv on the cache that inv names.
 func (bp *Backplane) applyHere(inv invalidation) {
 	bp.mu.RLock()
 	m := bp.members[inv.cache]
@@ -118,15 +117,15 @@ func (bp *Backplane) applyHere(inv invalidation) {
 	}
 }
 
-// apply applies the body of another instance's invalidation. If it fails, wrapping
-// errUndecodable, a part of the body may have been applied, and everything is to be
-// cleared.
+// apply applies the body of another instance's invalidation. Its error wraps
+// errUndecodable. A part of the body may then have been applied, and the caller has to
+// clear everything.
 //
-// What a body costs is bounded (see maxBodyBytes), since any user of Redis that may
-// publish on the channel can have written it. Nothing is kept of it, and nothing is
-// allocated for each operation or key: each key is looked up once, each cache is
-// cleared once, and the regions of a cache are gathered and looked for once, without
-// those that are named twice.
+// The cost of a body is bounded (see maxBodyBytes), since any Redis user with the right to
+// publish on the channel may have written it. No part of it is kept, and nothing is
+// allocated for each operation or key. Each key is looked up once, and each cache is
+// cleared once. The regions of a cache are gathered, without duplicates, and cleared in
+// one step.
 func (bp *Backplane) apply(body string) error {
 	b, parts := readBody(body), bodyParts{backplane: bp}
 	for b.next() {
@@ -134,11 +133,11 @@ func (bp *Backplane) apply(body string) error {
 			for _, m := range bp.snapshotMembers() {
 				m.clearLocal()
 			}
-			return nil // whatever follows, and whether it can be read
+			return nil // whatever follows, even if it cannot be decoded
 		}
 		p := parts.of(b.cache)
 		if p == nil || p.cleared {
-			continue // a cache that this instance does not hold is none of its business
+			continue // this instance does not have the cache, or has cleared it already
 		}
 		switch b.op {
 		case opClearCache:
@@ -160,22 +159,22 @@ func (bp *Backplane) apply(body string) error {
 	return b.err()
 }
 
-// bodyParts is what a body says, cache by cache.
+// bodyParts are the parts of a body, by cache.
 type bodyParts struct {
 	backplane *Backplane
-	first     bodyPart // most messages are about one cache
-	name      string   // of the first
+	first     bodyPart // not in the map, since most messages concern one cache
+	name      string   // the cache of first
 	others    map[string]*bodyPart
 }
 
-// bodyPart is what a body says about one cache.
+// bodyPart is the part of a body that concerns one cache.
 type bodyPart struct {
-	member  member // nil: there is none yet
-	cleared bool   // nothing more is to be done
-	regions []string
+	member  member   // nil: not used yet
+	cleared bool     // the cache was cleared, so the rest does not matter
+	regions []string // to be cleared
 }
 
-// of returns the part about a cache, or nil if this instance does not hold it.
+// of returns the part of a cache, or nil if this instance does not have that cache.
 func (s *bodyParts) of(name string) *bodyPart {
 	if s.first.member != nil && s.name == name {
 		return &s.first
@@ -212,17 +211,16 @@ func (s *bodyParts) clearRegions() {
 
 func (p *bodyPart) clearRegions() {
 	if !p.cleared && len(p.regions) > 0 {
-		slices.Sort(p.regions) // here: where they are
+		slices.Sort(p.regions) // in place, without an allocation
 		p.regions = slices.Compact(p.regions)
 		p.member.clearRegionsLocal(p.regions)
 	}
 }
 
-// leastCompacted is how many regions are gathered before those that were named
-// twice are looked for.
+// leastCompacted is how many regions are gathered before duplicates are removed.
 const leastCompacted = 1024
 
-// addRegion gathers a region. A name that comes again and again takes no room.
+// addRegion adds a region. A name that comes again and again does not take more memory.
 func (p *bodyPart) addRegion(name string) {
 	if n := len(p.regions); n >= leastCompacted && n == cap(p.regions) {
 		slices.Sort(p.regions)

@@ -7,38 +7,37 @@ import (
 	"strings"
 )
 
-// This file is the wire format: no I/O, no clock. Its golden bytes are in
+// This file is the wire format, without I/O and without a clock. Golden messages are in
 // testdata/messages.
 //
-// A message is an envelope and a body. The envelope never changes, since a
-// rolling deployment runs two versions of this library on one channel and every
-// instance has to follow the chain of positions whatever the bodies say:
+// A message is an envelope and a body. The format of the envelope never changes: a
+// rolling deployment runs two versions of this library on one channel, and every
+// instance has to follow the chain of positions even if it cannot decode the bodies.
 //
 //	magic      4 bytes   "NRC\x01"
 //	kind       1 byte    'I' invalidation, 'E' echo, 'N' notice
 //	publisher  16 bytes  the identity of the instance that published it
 //	previous   1 byte of length, then the position before this message (empty: there was none)
-//	own        1 byte of length, then the position that this message made
+//	own        1 byte of length, then the position after this message
 //	body       the rest
 //
-// The publish script writes previous, own and their lengths; everything before
-// them is the head that the publisher passes in.
+// The publish script writes previous, own and their lengths. What comes before them is
+// the head, which the publisher passes to the script.
 //
-// The body of an invalidation is a version byte and operations up to its end:
+// The body of an invalidation is a version byte, followed by any number of operations:
 //
 //	1 remove keys    name, count, keys
 //	2 clear regions  name, count, regions
 //	3 clear cache    name
 //	4 clear all
 //
-// An echo answers an instance's own probe, on the instance's own channel. It is
-// no link of the chain: previous is empty, and own is the position that the probe
-// found. Its body is a version byte, the server's history id (empty: unknown), and
-// the probe's nonce.
+// An echo is the answer to an instance's probe, on the instance's own channel. It is not
+// part of the chain: previous is empty, and own is the position that the probe found. Its
+// body is a version byte, the server's history id (empty: unknown), and the probe's nonce.
 //
-// Strings are a uvarint of length and that many bytes; counts are uvarints. A
-// notice is outside the chain, carries no positions and is ignored by a version
-// that does not know it: the kind is reserved for tools.
+// A string is a uvarint of its length, and that many bytes. Counts are uvarints. A notice
+// is not part of the chain and has no positions. Its kind is reserved for tools, and a
+// version that does not know a notice ignores it.
 const (
 	magic       = "NRC\x01"
 	bodyVersion = 1
@@ -56,33 +55,34 @@ const (
 	positionLength  = 40 // hexadecimal digits of a SHA-1
 	maxMessageBytes = 256 << 10
 
-	// A body beyond these bounds counts as undecodable: what a message costs its
-	// receivers is bounded whatever it says. No body of a publisher of this library
-	// comes near them. It has at most maxMessageBytes, and an operation, a key or a
-	// region takes at least one of them; or it holds one entry that is larger by
-	// itself, of at most maxBatchBytes, and the name of its cache.
+	// A body beyond these bounds counts as undecodable, so that the cost of a message to
+	// its receivers is bounded whatever it says. No publisher of this library exceeds
+	// them. Its bodies have at most maxMessageBytes, and each operation, key or region
+	// takes at least one byte. The exception is a body with a single larger entry. That
+	// has at most maxBatchBytes, and the name of its cache.
 	maxBodyBytes   = 2 * maxBatchBytes
 	maxBodyEntries = maxMessageBytes // operations, keys and regions
 )
 
-// instanceID tells instances apart on the channel; it is drawn at random, and another
-// one for each subscription.
+// instanceID identifies an instance on the channel. It is random, and there is a new one
+// for each subscription.
 type instanceID [16]byte
 
-// envelope is a received message, taken apart as far as every version agrees.
+// envelope is a received message, decoded as far as every version of the format agrees.
 type envelope struct {
 	kind      byte
 	publisher instanceID
-	previous  string // "" when the channel had no position
+	previous  string // empty if the channel had no position
 	own       string
 	body      string
 }
 
 var (
-	// errForeign marks bytes that no nearcache wrote: they are ignored.
+	// errForeign is the error of a payload that does not come from nearcache. Such
+	// payloads are ignored.
 	errForeign = errors.New("not a nearcache message")
 
-	// errUndecodable marks a message of ours that cannot be understood. It may
+	// errUndecodable is the error of a nearcache message that cannot be decoded. It may
 	// have invalidated anything, so the receiver clears everything.
 	errUndecodable = errors.New("undecodable nearcache message")
 )
@@ -94,9 +94,9 @@ func appendHead(b []byte, kind byte, publisher instanceID) []byte {
 	return append(b, publisher[:]...)
 }
 
-// decodeEnvelope takes a payload apart. Its error is errForeign or wraps
-// errUndecodable. Previous and body are pieces of the payload; own is not, since it
-// is kept until the next message, and would keep the payload.
+// decodeEnvelope decodes a payload's envelope. Its error is errForeign or wraps
+// errUndecodable. Previous and body share the payload's memory. Own is a copy: it is kept
+// until the next message, and would otherwise keep the whole payload in memory.
 func decodeEnvelope(payload string) (envelope, error) {
 	const head = len(magic) + 1 + len(instanceID{})
 	if len(payload) < len(magic) || payload[:len(magic)] != magic {
@@ -129,17 +129,17 @@ func decodeEnvelope(payload string) (envelope, error) {
 	return e, nil
 }
 
-// bodyReader reads the operations of an invalidation's body one by one. It
-// allocates nothing, and what it returns are pieces of the body.
+// bodyReader reads the operations of an invalidation's body one by one. It allocates
+// nothing: what it returns shares the body's memory.
 //
-// What it has read before it fails may have been applied by then: a body that
-// fails clears everything (see errUndecodable), a part of it included.
+// If it fails, the operations before may have been applied already. That does no harm,
+// since a body that fails clears everything anyway (see errUndecodable).
 type bodyReader struct {
-	op    byte   // of the operation that next has read
-	cache string // what that is about
+	op    byte   // the code of the operation that next has read
+	cache string // the cache that it concerns
 
-	left    uint64 // values of the operation that were not read yet
-	entries int    // operations and values so far
+	left    uint64 // how many values of the operation are still to be read
+	entries int    // operations and values read so far
 	rest    reader
 }
 
@@ -157,8 +157,8 @@ func readBody(body string) bodyReader {
 	return b
 }
 
-// next reads the next operation, but for its values, and reports whether there is
-// one. It skips those values of the operation before it that were not read.
+// next reads the next operation without its values, and reports whether there is one. It
+// skips values of the previous operation that were not read.
 func (b *bodyReader) next() bool {
 	for b.left > 0 {
 		b.value()
@@ -171,7 +171,7 @@ func (b *bodyReader) next() bool {
 	case opRemoveKeys, opClearRegions:
 		b.cache = b.rest.string()
 		b.left = b.rest.uvarint()
-		if b.left > uint64(len(b.rest.rest)) { // each takes a byte at least
+		if b.left > uint64(len(b.rest.rest)) { // each takes at least one byte
 			b.rest.fail()
 		}
 	case opClearCache:
@@ -203,7 +203,7 @@ func (b *bodyReader) count() bool {
 	return b.ok()
 }
 
-// ok reports whether nothing has failed. If something has, nothing more is read.
+// ok reports whether the body was fine so far. If not, it drops the rest of the body.
 func (b *bodyReader) ok() bool {
 	if b.rest.err != nil {
 		b.left, b.rest.rest = 0, ""
@@ -212,7 +212,7 @@ func (b *bodyReader) ok() bool {
 	return true
 }
 
-// err returns why the reading ended early, if it did. It wraps errUndecodable.
+// err returns the error that ended the reading, if any. It wraps errUndecodable.
 func (b *bodyReader) err() error { return b.rest.err }
 
 // decodeEcho returns what an echo's body says. Its error wraps errUndecodable.
@@ -222,7 +222,7 @@ func decodeEcho(body string) (history, nonce string, err error) {
 		return "", "", fmt.Errorf("%w: unknown version of an echo", errUndecodable)
 	}
 	history, nonce = r.string(), r.string()
-	return strings.Clone(history), nonce, r.err // it is kept
+	return strings.Clone(history), nonce, r.err // a copy: the history is kept, the payload is not
 }
 
 func appendString(b []byte, s string) []byte {
@@ -230,8 +230,8 @@ func appendString(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// reader takes values off the front of a body. After the first error every
-// value is zero.
+// reader reads values from the front of a body. After the first error every value is
+// zero.
 type reader struct {
 	rest string
 	err  error

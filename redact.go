@@ -13,11 +13,11 @@ import (
 	"github.com/nearcache/nearcache/internal/connstring"
 )
 
-// redacted is printed in the place of what may be a secret.
+// redacted is printed instead of what may be a secret.
 const redacted = "*****"
 
-// printedOptions is what is shown of BackplaneOptions: no field that can carry a
-// secret, and no function, whose address says nothing.
+// printedOptions are the fields of BackplaneOptions that are printed. Those that may
+// contain a secret are redacted. Functions are left out, since their addresses say nothing.
 type printedOptions struct {
 	RedisConnectionString  string        `json:",omitempty"`
 	Redis                  *printedRedis `json:",omitempty"`
@@ -28,9 +28,9 @@ type printedOptions struct {
 	CloseTimeout           time.Duration `json:",omitempty"`
 }
 
-// printedRedis is what is shown of go-redis's options. Names and passwords of users,
-// and whatever gives them, are only said to be there: a name may be half of a secret,
-// and in some forms of URL it is a password.
+// printedRedis are the fields of go-redis's options that are printed. Of users' names,
+// passwords and credential providers, it only shows that there are some. A name may be a
+// part of the secret, and in some forms of URL it is a password.
 type printedRedis struct {
 	Addrs       []string `json:",omitempty"`
 	MasterName  string   `json:",omitempty"`
@@ -51,8 +51,8 @@ func (o BackplaneOptions) printed() printedOptions {
 	}
 }
 
-// redactConnectionString returns a connection string without its secrets. One that
-// cannot be read is not shown at all: where its password is, is unknown.
+// redactConnectionString returns a connection string without its secrets. If the string
+// cannot be parsed, none of it is shown, since the password could be anywhere in it.
 func redactConnectionString(text string) string {
 	if text == "" {
 		return ""
@@ -70,7 +70,7 @@ func printedRedisOf(u *redis.UniversalOptions) *printedRedis {
 	}
 	p := &printedRedis{MasterName: u.MasterName, DB: u.DB, TLS: u.TLSConfig != nil}
 	for _, addr := range u.Addrs {
-		if strings.Contains(addr, "@") { // somebody's URL, with a password
+		if strings.Contains(addr, "@") { // a URL, perhaps with a password
 			addr = redacted
 		}
 		p.Addrs = append(p.Addrs, addr)
@@ -82,13 +82,15 @@ func printedRedisOf(u *redis.UniversalOptions) *printedRedis {
 	return p
 }
 
-// String returns the options without secrets: what may be one is shown as *****.
+// String returns the options without secrets: what may be a secret is shown as *****.
+// The verbs of fmt, encoding/json and log/slog do the same.
 //
-// All other printing does the same: the verbs of fmt, encoding/json, and log/slog.
-// Three kinds of printing get past it. In a struct that holds the options in an
-// unexported field, fmt calls no methods, so do not print such a struct. Nor does fmt
-// for %w and %p, which go vet rejects. And what reads fields by reflection, as dumpers
-// do, reads these.
+// Three ways of printing still show secrets:
+//
+//   - printing a struct that holds the options in an unexported field, since fmt then
+//     calls no methods
+//   - the verbs %w and %p, which go vet rejects
+//   - packages that read fields by reflection, as dumpers do
 func (o BackplaneOptions) String() string {
 	p := o.printed()
 	s := fmt.Sprintf("{RedisConnectionString:%s Redis:", p.RedisConnectionString)
@@ -101,7 +103,7 @@ func (o BackplaneOptions) String() string {
 		p.Channel, p.MaxStaleness, p.AllowDisconnectedStart, p.PublishOnly, p.CloseTimeout)
 }
 
-// GoString returns what String returns, as a Go-like expression.
+// GoString returns what String returns, after the name of the type.
 func (o BackplaneOptions) GoString() string { return "nearcache.BackplaneOptions" + o.String() }
 
 // Format prints what String or GoString returns, whatever the verb.
@@ -116,6 +118,6 @@ func (o BackplaneOptions) Format(f fmt.State, verb rune) {
 // LogValue returns what String returns, for log/slog.
 func (o BackplaneOptions) LogValue() slog.Value { return slog.StringValue(o.String()) }
 
-// MarshalJSON returns the options without secrets, and without Logger and OnEvent.
-// They cannot be read back from that.
+// MarshalJSON returns the options without secrets, and without Logger and OnEvent. The
+// options cannot be restored from it.
 func (o BackplaneOptions) MarshalJSON() ([]byte, error) { return json.Marshal(o.printed()) }
