@@ -1,28 +1,30 @@
-// Package clock reads the monotonic clock, and reads it fast enough for a path
-// that takes tens of nanoseconds in all.
+// Package clock reads the monotonic clock, fast enough for a hit, which takes tens of
+// nanoseconds in all.
 //
-// Asking the system for the time costs more than looking up an item in memory.
-// [Clock.Fast] asks the processor's own counter instead, and adds what has passed
-// since the system was asked last, a millisecond ago at most. Nothing has to run
-// in the background for that, so a process that was stopped, suspended or starved
-// reads the right time at once when it goes on: the counter has gone on without
-// it, the millisecond is over, and the system is asked.
+// Asking the system for the time takes longer than looking up an item in memory.
+// [Clock.Fast] reads the processor's time stamp counter instead. It adds what the counter
+// has advanced to the time that the system returned last, at most a millisecond ago. No
+// goroutine has to update anything in the background. So a process that was stopped,
+// suspended or starved reads the right time at once when it continues: the counter has
+// advanced meanwhile, the millisecond is over, and the system is asked.
+//
+// The counter is read by assembly, on linux/amd64 alone. Elsewhere, and with the build
+// tag nearcache_noasm, Fast is Now.
 //
 // Guarantees:
-//   - Fast is never behind Now, and ahead of it by a fiftieth of a millisecond,
-//     or a whole one if a goroutine was interrupted while it read the clocks.
-//   - Fast does not allocate and waits for nobody.
+//   - Fast is never behind Now. It is ahead by at most a fiftieth of a millisecond, or by
+//     a millisecond if a goroutine was interrupted while it read the clocks.
+//   - Fast does not allocate and does not block.
 //
-// What you cannot assume: that of two calls to Fast the later returns more.
+// What you cannot assume: that the later of two calls of Fast returns more.
 //
-// What the first guarantee rests on: the kernel makes its own monotonic clock
-// from the same counter. That is looked up once, and where it is not so Fast is
-// Now. A kernel that takes its trust in the counter back later, as it does when
-// processors disagree about it, is not noticed as such, nor is a hypervisor that
-// suspends the machine and sets its clock forward but not its counter. We accept
-// this because each millisecond's reading checks the one before: a counter that was
-// too slow, or ran backwards, is learnt anew before it is used again, and one
-// that was so time after time is not used any more.
+// The first guarantee holds because the kernel computes its own monotonic clock from the
+// same counter. Package clock checks that once; if it is not so, Fast is Now. Two later
+// changes go unnoticed at first: the kernel may stop using the counter, as it does when
+// processors disagree about it, and a hypervisor may suspend the machine and set its clock
+// forward but not its counter. We accept this because each millisecond's reading checks
+// the one before. A counter that was too slow, or ran backwards, is calibrated again
+// before it is used again. One that was wrong many times is no longer used.
 package clock
 
 import (
@@ -32,52 +34,51 @@ import (
 )
 
 const (
-	// window is for how long one reading of the system's clock is built upon, by
-	// the counter: one at half its speed would have Fast behind by as much, once.
+	// window is how long Fast uses the counter after one reading of the system's clock. If
+	// the counter ran at half its speed, Fast would be behind by that much, once.
 	window = time.Millisecond
 
-	// calibration is how long the counter is watched before it is used.
+	// calibration is how long the counter is measured before it is used.
 	calibration = 10 * time.Millisecond
 
-	// A reading of the clock lies between two of the counter. For calibrating, the
-	// two must be closer together than this part of the time in question.
+	// A reading of the clock lies between two of the counter. For a calibration, these two
+	// must be closer together than a thousandth of the time that is measured.
 	bracketShare = 1000
 
-	// marginShare is the part by which time from the counter runs fast, so that it
-	// is never behind: more than what a calibration is wrong by, and than NTP
-	// usually makes clocks differ.
+	// marginShare makes time from the counter run fast by a 64th, so that it is never
+	// behind. That is more than the error of a calibration, and more than NTP usually
+	// makes clocks differ.
 	marginShare = 64
 
-	// mostWrong is how often a counter may be found to be wrong. A machine that was
-	// suspended or moved can account for some.
+	// mostWrong is how often the counter may be wrong before it is no longer used. It may
+	// be wrong whenever the machine is suspended or moved.
 	mostWrong = 16
 
 	// fraction is the number of binary places in Clock.rate.
 	fraction = 32
 )
 
-// Clock counts nanoseconds from its making on. Its methods may be called from any
-// number of goroutines.
+// Clock counts nanoseconds since New. Its methods are safe for concurrent use.
 type Clock struct {
 	epoch   time.Time
-	counter func() uint64 // nil: there is none, or none to be trusted
+	counter func() uint64 // nil: there is none, or it is not trusted
 
-	// stamp and at are the newest reading: at is what Now returned after the counter
-	// showed stamp. rate is the most nanoseconds that a tick takes, and ticks the
-	// length of window. All are written under mu, stamp with an unusable value
-	// before the others and the right one after them, and read without: a reading
-	// is whole if stamp is the same before and after.
+	// stamp and at are the newest reading: Now returned at just after the counter showed
+	// stamp. rate is the most nanoseconds that a tick takes, and ticks is the length of
+	// window. All are written under mu and read without it. A writer first sets stamp to
+	// an unusable value, then sets the others, and then sets stamp. So a reader has a
+	// consistent reading if stamp is the same before and after.
 	stamp atomic.Uint64
 	at    atomic.Int64
 	rate  atomic.Uint64
 	ticks atomic.Uint64 // 0: not calibrated
 
-	mu     sync.Mutex // guards writes of the above, and what is below
-	anchor reading    // where the calibration began
-	wrong  int        // how often the counter was
+	mu     sync.Mutex // guards writes of the fields above, and the fields below
+	anchor reading    // the beginning of the calibration
+	wrong  int        // how often the counter was found to be wrong
 }
 
-// reading is one of the clock between two of the counter.
+// reading is a reading of the clock between two readings of the counter.
 type reading struct {
 	before, after uint64
 	at            int64
@@ -93,9 +94,9 @@ func New() *Clock {
 	return c
 }
 
-// Interrupted returns a clock that counts from now, for tests: Fast first calls
-// interrupt, which thus comes between whatever its caller does before and after. What
-// interrupt does must not depend on how often it is called for one Fast.
+// Interrupted returns a clock that counts from now, for tests: Fast first calls interrupt.
+// So a test can act between what the caller of Fast does before and after. One Fast may
+// call interrupt more than once.
 func Interrupted(interrupt func()) *Clock {
 	return &Clock{
 		epoch: time.Now(), wrong: mostWrong, // never calibrated
@@ -106,9 +107,9 @@ func Interrupted(interrupt func()) *Clock {
 	}
 }
 
-// trusted reports whether the counter may stand in for the clock. In a bubble of
-// testing/synctest it may not: time there begins with the year 2000 and passes by
-// rules of its own.
+// trusted reports whether the counter may be used in place of the clock. In a bubble of
+// testing/synctest it may not: time there begins with the year 2000, and does not follow
+// the counter.
 func trusted(now time.Time) bool {
 	const theClockWasNeverSet = 2020
 	return now.Year() >= theClockWasNeverSet && counterIsTheClock()
@@ -117,15 +118,15 @@ func trusted(now time.Time) bool {
 // Now returns the monotonic clock's time, as time.Since would.
 func (c *Clock) Now() int64 { return int64(time.Since(c.epoch)) }
 
-// Both returns Now and, of the same moment, the wall clock in nanoseconds since
+// Both returns Now and the wall clock at the same moment, the latter in nanoseconds since
 // 1970.
 func (c *Clock) Both() (now, wall int64) {
 	t := time.Now()
 	return int64(t.Sub(c.epoch)), t.UnixNano()
 }
 
-// Fast returns what Now would, or a little more, and less than a call before it
-// by as little.
+// Fast returns what Now would return, or a little more. It may return a little less than
+// an earlier call.
 func (c *Clock) Fast() int64 {
 	if hasCounter {
 		if now, ok := c.since(counter()); ok {
@@ -135,25 +136,25 @@ func (c *Clock) Fast() int64 {
 	return c.ask()
 }
 
-// since returns the time at which the counter showed count, if that follows from
-// the newest reading.
+// since returns the time at which the counter showed count. It reports false if the
+// newest reading is too old for that, or was just replaced.
 func (c *Clock) since(count uint64) (now int64, ok bool) {
 	stamp := c.stamp.Load()
-	passed := count - stamp // if it ran backwards, a huge number
+	passed := count - stamp // a huge number if the counter ran backwards
 	if passed >= c.ticks.Load() {
 		return 0, false
 	}
-	now = c.at.Load() + int64((passed+1)*c.rate.Load()>>fraction) // plus the tick that is under way
+	now = c.at.Load() + int64((passed+1)*c.rate.Load()>>fraction) // +1 for the tick under way
 	return now, c.stamp.Load() == stamp
 }
 
-// ask asks the system for the time, for all who ask for it within window.
+// ask asks the system for the time. The reading serves all calls of Fast within window.
 func (c *Clock) ask() int64 {
-	if c.counter == nil || !c.mu.TryLock() { // then another goroutine is at it
+	if c.counter == nil || !c.mu.TryLock() { // if locked, another goroutine takes the reading
 		return c.Now()
 	}
 	defer c.mu.Unlock()
-	r := c.read() // under mu: one that was overtaken would look like a counter that ran backwards
+	r := c.read() // under mu: a reading that was overtaken would look as if the counter ran backwards
 	c.learnLocked(r)
 	return r.at
 }
@@ -165,18 +166,18 @@ func (c *Clock) read() (r reading) {
 	return r
 }
 
-// learnLocked takes a new reading for the newest one, if the counter is
-// calibrated and has kept to it, or else goes on with the calibration.
+// learnLocked makes r the newest reading, if the counter is calibrated and still agrees
+// with the clock. Otherwise it continues or restarts the calibration.
 func (c *Clock) learnLocked(r reading) {
 	last := reading{before: c.stamp.Load(), at: c.at.Load()}
-	c.stamp.Store(r.before - 1<<63) // unusable: far from all that the counter shows
+	c.stamp.Store(r.before - 1<<63) // unusable: far from any value of the counter
 	switch {
 	case c.ticks.Load() == 0:
 		if !c.calibrateLocked(r) {
 			return
 		}
 	case r.before <= last.before || r.at > last.at+c.most(r.after-last.before):
-		// It ran backwards, or slower than it should: what was learnt is void.
+		// It ran backwards or too slowly, so the calibration is void.
 		c.ticks.Store(0)
 		c.anchor = r
 		c.wrong++
@@ -186,13 +187,13 @@ func (c *Clock) learnLocked(r reading) {
 	c.stamp.Store(r.before)
 }
 
-// most returns how long the ticks took at most.
+// most returns the most nanoseconds that so many ticks take.
 func (c *Clock) most(ticks uint64) int64 {
 	return int64(float64(ticks) * float64(c.rate.Load()) / (1 << fraction))
 }
 
-// calibrateLocked finds out how long a tick takes, if the anchor lies far enough
-// behind, and reports whether it has.
+// calibrateLocked measures how long a tick takes, if the anchor is old enough. It reports
+// whether it did.
 func (c *Clock) calibrateLocked(r reading) bool {
 	passed := r.at - c.anchor.at
 	if passed < int64(calibration) || c.wrong >= mostWrong {

@@ -1,3 +1,5 @@
+//go:build !nearcache_noasm
+
 package clock
 
 import (
@@ -7,23 +9,25 @@ import (
 
 const hasCounter = true
 
-// counter reads the time stamp counter (RDTSC). It is not ordered with the
-// instructions around it, which moves a reading by nanoseconds.
+// counter reads the time stamp counter (RDTSC). Go has no function for it, so it is in
+// assembly; the build tag nearcache_noasm leaves it out. The processor may execute the
+// instruction a little earlier or later than those around it, which moves a reading by
+// nanoseconds.
 func counter() uint64
 
-// invariant reports whether the processor, or the hypervisor that speaks for it,
-// promises a counter that runs at one speed, also in sleep (CPUID, leaf 80000007H).
+// invariant reports whether the processor, or its hypervisor, promises a counter that
+// runs at a constant speed, also in sleep (CPUID, leaf 80000007H).
 func invariant() bool
 
-// counterIsTheClock reports whether the kernel makes its clock from the counter.
+// counterIsTheClock reports whether the kernel computes its clock from the counter.
 //
-//   - "tsc" is the counter itself. The kernel takes it only if it runs at one speed,
-//     also in sleep, and alike on all processors.
-//   - "kvm-clock" is the counter too, scaled and shifted as the hypervisor says. It may
-//     say so anew, and may give the machine another counter, when it suspends the
-//     machine or moves it; within a window the system is asked again.
+//   - "tsc" is the counter itself. The kernel uses it only if it runs at a constant speed,
+//     also in sleep, and is the same on all processors.
+//   - "kvm-clock" is the counter too, scaled and shifted as the hypervisor says. When the
+//     hypervisor suspends or moves the machine, it may change scale and shift, and may
+//     give the machine another counter. Fast asks the system again within a window.
 //
-// Other hypervisors' clocks may do as well; none was tried.
+// Other hypervisors' clocks may work as well, but none was tried.
 func counterIsTheClock() bool {
 	source, err := os.ReadFile("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 	if err != nil {

@@ -1,3 +1,5 @@
+//go:build !nearcache_noasm
+
 #include "textflag.h"
 
 // func counter() uint64
@@ -12,7 +14,7 @@ TEXT ·counter(SB), NOSPLIT, $0-8
 TEXT ·invariant(SB), NOSPLIT, $0-1
 	MOVL $0x80000000, AX
 	CPUID
-	CMPL AX, $0x80000007 // the highest leaf there is
+	CMPL AX, $0x80000007 // the highest leaf that the processor has
 	JCS  no
 	MOVL $0x80000007, AX
 	CPUID

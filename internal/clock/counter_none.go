@@ -1,9 +1,9 @@
-//go:build !linux || !amd64
+//go:build !linux || !amd64 || nearcache_noasm
 
 package clock
 
-// Other systems' clocks are read as they are. ARM's virtual counter would do as
-// well; it is not used because that was not tried on such a machine.
+// Here Fast is Now. ARM's virtual counter would serve as well as RDTSC. It is not used
+// because it was not tried on such a machine.
 const hasCounter = false
 
 func counter() uint64 { return 0 }

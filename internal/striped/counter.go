@@ -1,5 +1,5 @@
-// Package striped has a counter for what all processors count at once, many
-// times in a microsecond.
+// Package striped has a counter for events that all processors count at the same time,
+// many times in a microsecond.
 package striped
 
 import (
@@ -9,13 +9,13 @@ import (
 	"unsafe"
 )
 
-// Counter counts up. Its methods may be called from any number of goroutines.
-// One word for all of them would be passed from processor to processor at each
-// count, which takes longer than all else that a hit does; so it has several, far
-// apart, and a goroutine sticks to one of them.
+// Counter counts up. Its methods are safe for concurrent use.
+// If it were a single word, that word's cache line would move from processor to processor
+// at each count, which takes longer than the rest of a hit. So a Counter has several words
+// in different cache lines, and a goroutine keeps to one of them.
 type Counter struct {
 	stripes []stripe // a power of two
-	shift   int      // 64 minus its logarithm
+	shift   int      // 64 minus the logarithm of their number
 }
 
 // stripe fills two cache lines, since processors fetch them in pairs.
@@ -24,10 +24,10 @@ type stripe struct {
 	_     [120]byte
 }
 
-// NewCounter returns a counter that stands at zero.
+// NewCounter returns a counter of value zero.
 func NewCounter() *Counter {
-	// Goroutines that run at the same time should seldom meet, and no more of them
-	// run than there are processors. The bound keeps a counter within 32 KB.
+	// Goroutines that run at the same time should rarely share a stripe, and no more of
+	// them run than there are processors. The bound of 256 keeps a counter within 32 KB.
 	const perProcessor, most = 16, 256
 	logarithm := bits.Len(uint(min(perProcessor*runtime.GOMAXPROCS(0), most) - 1))
 	return &Counter{stripes: make([]stripe, 1<<logarithm), shift: 64 - logarithm}
@@ -35,10 +35,14 @@ func NewCounter() *Counter {
 
 // Inc counts one.
 func (c *Counter) Inc() {
-	// Go tells nobody which processor or goroutine they run on, but a goroutine's
-	// stack is its own. The address becomes a number at once, so that here stays on
-	// the stack; nothing is ever read by it. A random stripe each time would do as
-	// well for spreading, but each of them would visit every processor.
+	// Go does not tell a goroutine which processor it runs on, nor its own number. But each
+	// goroutine has its own stack, so the address of a local variable tells goroutines
+	// apart. That takes unsafe. It is sound: the address becomes a number at once, so here
+	// stays on the stack, and nothing is ever read by it. If the stack moves, the goroutine
+	// just counts on another stripe.
+	//
+	// A random stripe for each count would spread the counts as well, but would move each
+	// stripe through all processors.
 	const spread = 0x9E3779B97F4A7C15 // 2^64 over the golden ratio
 	const smallestStack = 11          // logarithm
 	var here byte
@@ -46,7 +50,7 @@ func (c *Counter) Inc() {
 	c.stripes[address>>smallestStack*spread>>c.shift].count.Add(1)
 }
 
-// Value returns the count. Of what is counted meanwhile a part may be in it.
+// Value returns the count. Counts during the call may be included or not.
 func (c *Counter) Value() (sum uint64) {
 	for i := range c.stripes {
 		sum += c.stripes[i].count.Load()
