@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// Change is what a part of an invalidation means for the values in Redis.
+// Change is what a part of an invalidation changes of the values in Redis.
 type Change struct {
-	All     bool   // of every cache; nothing below is set
+	All     bool   // clears every cache; nothing below is set
 	Cache   string // its name
-	Clear   bool   // all of it
+	Clear   bool   // clears the whole cache; nothing below is set
 	Keys    []string
 	Regions []string
 }
 
-// CountChanges returns how many keys, regions and clears there are.
+// CountChanges returns the number of keys, regions and clears.
 func CountChanges(changes []Change) int {
 	n := 0
 	for _, c := range changes {
@@ -28,84 +28,85 @@ func CountChanges(changes []Change) int {
 	return n
 }
 
-// Values is one instance's way to the values that all instances share in Redis. Its
-// methods make one attempt each, and may be called from any number of goroutines.
+// Values is one instance's access to the values that all instances share in Redis. Its
+// methods make one attempt each, and are safe for concurrent use.
 //
-// A value is valid if nothing has cleared it since its load began. Keys that are
-// removed take their values with them, in the same step as the message goes out; for
-// clears there is a count in each cache that grows with every one of them, and all
-// counts belong to an epoch, which ends when Redis loses them, or may have.
+// A value is valid if nothing has cleared it since its load began. An invalidation of keys
+// deletes their values, in the same step that publishes its message. For clears, each
+// cache has a count that grows with every clear. All counts belong to an epoch, which ends
+// when Redis loses them, or may have lost them.
 type Values interface {
-	// Read reads the values of keys, and then, in the same exchange, what they are to be
-	// judged by: who answers, the cache's clears, and those of the regions. It reads at
-	// most one byte more than most of each value, which shows that the value is larger.
+	// Read reads the values of keys. Then, in the same exchange, it reads what shows whether
+	// they are valid: the server's role and history, the cache's clears, and those of the
+	// regions. Of each value it reads at most one byte more than most, which shows that the
+	// value is larger.
 	Read(ctx context.Context, cache string, keys, regions []string, most int) (Reading, error)
 
-	// Claim claims loads. Life is the longest that a value of the cache lives, and
-	// history the one that this instance follows.
+	// Claim claims loads. life is the longest time to live of the cache's values, and
+	// history is the one that this instance follows.
 	Claim(ctx context.Context, cache, history string, life time.Duration, claims []Claim) (Claimed, error)
 
-	// Put stores the values of loads that are still claimed, ends their claims, and
-	// reports of each whether it was stored. Without bytes it only ends the claim.
+	// Put stores the values of loads that are still claimed, and ends their claims. It
+	// reports for each whether it was stored. A Put without bytes only ends the claim.
 	Put(ctx context.Context, cache string, puts []Put) ([]bool, error)
 
-	// Keep extends claims of any caches, or releases them, and reports of each whether it
-	// was there. It makes none: what an invalidation has taken away stays away, however
-	// often and however late this runs.
+	// Keep extends claims of any caches, or releases them. It reports for each whether it
+	// existed. It creates none: a claim that an invalidation has deleted stays deleted,
+	// however often and however late Keep is executed.
 	Keep(ctx context.Context, keeps []Keep) ([]bool, error)
 
-	// Redial closes the connections, for the next attempts to dial anew.
+	// Redial closes the connections. The next attempts dial again.
 	Redial()
 }
 
 // Reading is what Read has found.
 type Reading struct {
-	Values []Value // of each key
+	Values []Value // one for each key
 
-	Master  bool   // the server is one, by its own account
-	History string // its id; empty: it does not tell
+	Master  bool   // the server says that it is a master
+	History string // its history id; empty: it does not show it
 
-	Epoch   string // empty: there are no counts
-	Count   uint64 // of the cache's clears
-	Cleared uint64 // what the count was after the last clear of the whole cache
-	Regions []uint64
+	Epoch   string   // empty: there are no counts
+	Count   uint64   // of the cache's clears
+	Cleared uint64   // the count after the last clear of the whole cache
+	Regions []uint64 // the count after the last clear of each region
 }
 
 // Value is a value in Redis.
 type Value struct {
 	Found bool
-	Bytes []byte        // the first of them, see Read; empty also if what is there is no value
-	Life  time.Duration // how long it has to live
+	Bytes []byte        // the first ones, see Read; also empty if the key holds no value
+	Life  time.Duration // the rest of its time to live
 }
 
-// IDAt and IDLength say where in a value's bytes its id is, that no other value has.
+// IDAt and IDLength say where in a value's bytes its unique id is.
 const (
 	IDAt     = 1
 	IDLength = 16
 )
 
-// Claim is one of a load.
+// Claim asks for the right to load one key.
 type Claim struct {
 	Key   string
-	Token string        // what its token is made of, see Claimed.Token
-	Seen  string        // the id of the value that is to be replaced; empty: there was none
+	Token string        // its token is computed from this, see Claimed.Token
+	Seen  string        // the id of the value to be replaced; empty: there was none
 	Own   string        // the token of a claim of the key that this instance has, or had; empty: none
-	Any   bool          // whatever value there is, and though the last load has left nothing
+	Any   bool          // take it whatever value there is, and even if the last load has stored nothing
 	Life  time.Duration // of the claim
 }
 
-// Claimed is what Claim has come to.
+// Claimed is the result of Claim.
 type Claimed struct {
-	Epoch  string // for the values to be labelled with
-	Count  uint64
-	States []ClaimState // of each claim
-	Stamp  string       // of the execution; empty: it is known that there was only one
+	Epoch  string       // the label of the values to be stored, with Count
+	Count  uint64       // of the cache's clears
+	States []ClaimState // one for each claim
+	Stamp  string       // of the execution; empty: there was certainly only one
 }
 
-// Token returns the token of a claim that was taken, which is to be the id of the
-// value. It is another each time that the claim is executed: one that was executed
-// twice, as by a client that follows redirects, may come back after an invalidation
-// has taken it away.
+// Token returns the token of a claim that was taken. It becomes the id of the value. Each
+// execution of a claim has another token: if a claim is executed twice, as by a client
+// that follows redirects, the second execution may come after an invalidation has deleted
+// the first one's claim.
 func (c *Claimed) Token(of Claim) string {
 	if c.Stamp == "" {
 		return of.Token
@@ -114,31 +115,31 @@ func (c *Claimed) Token(of Claim) string {
 	return hex.EncodeToString(sum[:])[:IDLength]
 }
 
-// ClaimState is what a claim has come to.
+// ClaimState is the outcome of a claim.
 type ClaimState byte
 
 const (
 	ClaimTaken   ClaimState = 't'
-	ClaimBusy    ClaimState = 'b' // somebody else's
+	ClaimBusy    ClaimState = 'b' // another instance has it
 	ClaimOwn     ClaimState = 'o' // this instance has it already, for another load
 	ClaimChanged ClaimState = 'c' // there is another value than the one that was seen
-	ClaimBypass  ClaimState = 'v' // a load has just ended and left nothing: nobody need wait for the next
+	ClaimBypass  ClaimState = 'v' // a load has just ended and stored nothing: load without a claim
 )
 
 // Put is the end of a claim.
 type Put struct {
 	Key   string
 	Token string
-	Bytes []byte        // the value; nil: there is none
+	Bytes []byte        // the value; nil: nothing is stored
 	Life  time.Duration // of the value
 
 	// Without bytes:
-	Bypass bool // nor will there be one soon, so others need not wait: they load, and claim nothing
-	Forget bool // and what value there is is older than what is known now
+	Bypass bool // there will be no value soon, so others should not wait: they load without a claim
+	Forget bool // the stored value, if any, is older than what is known now, so delete it
 }
 
-// VainFor is for how long a claim that has ended in vain is remembered: a little
-// longer than those who wait for it pause.
+// VainFor is how long Redis remembers that a claim ended without a value (Put.Bypass): a
+// little longer than the pauses of the loads that wait for it.
 const VainFor = 100 * time.Millisecond
 
 // Keep extends a claim while its load is under way, or releases it.
@@ -146,5 +147,5 @@ type Keep struct {
 	Cache string
 	Key   string
 	Token string
-	Life  time.Duration // from when it is executed; 0: the claim is released
+	Life  time.Duration // counted from its execution; 0: the claim is released
 }
