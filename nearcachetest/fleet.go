@@ -16,46 +16,46 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// Config says how a fleet is to be. The zero value is what [Fleet] uses.
+// Config configures a fleet. [Fleet] uses the zero value.
 type Config struct {
-	// Backplane holds the options of every instance's backplane: give it those that
-	// the service uses. RedisConnectionString and Redis are not used. Its Logger
-	// defaults to the test's log, with the instance's number in each line; its other
-	// fields have the defaults that they have for nearcache.Connect.
+	// Backplane has the options of every instance's backplane: set those that the service
+	// uses. RedisConnectionString and Redis are ignored. Logger defaults to the test's log,
+	// with the instance's number in each line. The other fields have the defaults of
+	// nearcache.Connect.
 	Backplane nearcache.BackplaneOptions
 
-	// Latency bounds the time that most packets take between an instance and Redis,
-	// one way; each takes another, the shortest a fortieth of it, and one in a
-	// hundred up to ten times as long. Commands are given up after 5 seconds, so more
-	// than 250 ms makes some fail. Negative is an error. Defaults to 2 ms.
+	// Latency bounds the time that a packet takes between an instance and Redis, one way.
+	// The time is random. It is at least a fortieth of Latency, and one packet in a hundred
+	// takes up to ten times Latency. Commands time out after 5 seconds, so with more than
+	// 250 ms some fail. Negative is an error. Defaults to 2 ms.
 	Latency time.Duration
 
-	// Seed is where the latencies and all other chance come from: a test that is run
-	// again sees the same again. Two seeds are two orders in which things may happen.
-	// Defaults to 0, which is a seed as any other.
+	// Seed is the seed of the latencies and of all other random numbers. With the same
+	// seed, a test that runs again sees the same again. With another seed, things happen in
+	// another order. Defaults to 0, which is a seed like any other.
 	Seed uint64
 }
 
-// Simulation is a fleet of instances and the simulated Redis that joins them,
-// inside a bubble of testing/synctest. Instances are numbered from 0; a number
-// that no instance has fails the test. Its methods are for the test's own
-// goroutine, and those that bring a fault about or end one return at once.
+// Simulation is a fleet of instances and the simulated Redis that joins them, inside a
+// bubble of testing/synctest. Instances are numbered from 0, and any other number fails
+// the test. Its methods may be called only from the test's own goroutine. Those that
+// cause or end a fault return at once.
 type Simulation struct {
 	t         testing.TB
 	bus       *fakebus.Bus
 	instances []*nearcache.Backplane
 }
 
-// Fleet starts a fleet of n instances, all live, with default options. It fails
-// the test if it is not called inside a bubble of testing/synctest. The fleet is
-// closed when the test ends.
+// Fleet starts a fleet of n instances with default options, and returns when all are
+// live. It fails the test if it is not called inside a bubble of testing/synctest. The
+// fleet is closed when the test ends.
 func Fleet(t testing.TB, n int) *Simulation {
 	t.Helper()
 	return Config{}.Fleet(t, n)
 }
 
-// Fleet starts a fleet as the function Fleet does, with c's options. With
-// AllowDisconnectedStart the instances are still connecting when it returns.
+// Fleet starts a fleet as the function Fleet does, with the options of c. With
+// AllowDisconnectedStart the instances may still be connecting when it returns.
 func (c Config) Fleet(t testing.TB, n int) *Simulation {
 	t.Helper()
 	if !bubbled() {
@@ -93,17 +93,17 @@ func (c Config) Fleet(t testing.TB, n int) *Simulation {
 	return s
 }
 
-// bubbled reports whether the goroutine is in a bubble.
+// bubbled reports whether this goroutine is in a bubble.
 func bubbled() (bubbled bool) {
 	defer func() { bubbled = recover() == nil }()
 	synctest.Wait() // panics outside
 	return
 }
 
-// close ends the instances, with whatever is wrong at that moment.
+// close closes the instances, even if a fault is under way.
 func (s *Simulation) close() {
 	for i, bp := range s.instances {
-		// What could not be delivered is what the test left undelivered.
+		// ErrUnconfirmed is fine: the test itself has left invalidations undelivered.
 		if err := bp.Close(); err != nil && !errors.Is(err, nearcache.ErrUnconfirmed) {
 			s.t.Errorf("nearcachetest: instance %d cannot be closed: %v", i, err)
 		}
@@ -111,37 +111,35 @@ func (s *Simulation) close() {
 	s.bus.Close()
 }
 
-// Backplane returns the backplane of instance i: what the service has from
-// nearcache.Connect otherwise. It may be closed by the service; the fleet closes
-// it otherwise.
+// Backplane returns the backplane of instance i, which the service uses instead of one
+// from nearcache.Connect. The service may close it. If not, the fleet does.
 func (s *Simulation) Backplane(i int) *nearcache.Backplane {
 	s.t.Helper()
 	s.check(i)
 	return s.instances[i]
 }
 
-// patience is how long Settle waits, in simulated time.
+// patience is how long Settle waits at most, in simulated time.
 const patience = time.Minute
 
-// Settle waits until the fleet is at rest, as far as its faults let it be. Every
-// instance that can reach Redis is then connected and has nothing queued, and what
-// Redis has accepted has arrived wherever it can. That takes about 40 ms of the
-// bubble's time, or twenty times Config.Latency, and more if instances have to
-// connect. It fails the test if it takes a minute.
+// Settle waits until the fleet is at rest, as far as faults allow. Then every instance
+// that can reach Redis is connected and has nothing queued, and every message that Redis
+// has accepted has arrived at every instance that Redis can reach. That takes about 40 ms
+// of the bubble's time, or twenty times Config.Latency, and more if instances have to
+// connect. If it takes a minute, the test fails.
 //
-// Settle does not wait for what only MaxStaleness bounds. What an instance may
-// still serve under a fault, or after a message was lost, is known when that has
-// passed: use time.Sleep.
+// Under a fault, or after a message was lost, an instance may serve old items until
+// MaxStaleness has passed. Settle does not wait for that: use time.Sleep.
 func (s *Simulation) Settle() {
 	s.t.Helper()
-	synctest.Wait() // the goroutines of the test have done what they can
+	synctest.Wait() // until all goroutines of the test wait for time or for each other
 	why := s.restless()
 	for limit := time.Now().Add(patience); ; {
 		before := why
 		time.Sleep(s.bus.RoundTrip())
 		synctest.Wait()
-		// Twice: an instance may not have known yet that its connection had broken, or
-		// may have published at the last moment.
+		// Two checks: at the first, an instance may not know yet that its connection has
+		// broken, or a message may be under way.
 		if why = s.restless(); before == "" && why == "" {
 			return
 		}
@@ -151,8 +149,8 @@ func (s *Simulation) Settle() {
 	}
 }
 
-// restless says which instance is not at rest though nothing keeps it from it, and
-// in what way.
+// restless names an instance that can reach Redis and is not at rest, and says why. It
+// returns an empty string if there is none.
 func (s *Simulation) restless() string {
 	for i, bp := range s.instances {
 		if !s.bus.Instance(i).Reaches() {
