@@ -42,7 +42,7 @@ func (c *Catalogue) Rename(ctx context.Context, id int, title string) error {
 	return c.titles.Remove(ctx, id)
 }
 
-// Correct has a bug: nobody tells the caches.
+// Correct has a bug: it does not tell the caches.
 func (c *Catalogue) Correct(_ context.Context, id int, title string) error {
 	c.db.titles.Store(id, title)
 	return nil

@@ -53,10 +53,10 @@ func (s *Simulation) StopRedis() { s.bus.Stop() }
 // has connected again. To restart Redis, call StopRedis and StartRedis.
 func (s *Simulation) StartRedis() { s.bus.Start() }
 
-// RefuseWrites(true) makes Redis refuse all scripts, as it does when it is out of memory,
-// until RefuseWrites(false) or Heal. Invalidations are refused, so writes are queued and
-// return ErrUnconfirmed. Probes are refused too, so instances serve items for MaxStaleness
-// only.
+// RefuseWrites makes Redis refuse all scripts, as it does when it is out of memory. Heal
+// ends that, as does RefuseWrites(false). Invalidations are refused, so writes are queued
+// and return ErrUnconfirmed. Probes are refused too, so instances serve items for
+// MaxStaleness only.
 func (s *Simulation) RefuseWrites(refuse bool) { s.bus.RefuseWrites(refuse) }
 
 // each applies a fault to the given instances, or to all if none is given.

@@ -2,74 +2,73 @@ package eviction
 
 import "math"
 
-// Adaptive evicts by three first-in-first-out queues, one of which grows and
-// shrinks with what the cache is asked for. A hit only sets a mark, by Node.Use,
-// and moves nothing, so hits need no lock.
+// Adaptive evicts by three first-in-first-out queues. The share of one of them adapts to
+// the accesses. A hit only sets a mark, by Node.Use, and moves nothing, so hits need no
+// lock.
 //
-//   - small takes in new nodes. A node that was used by the time it is the oldest
-//     moves on to main without its mark; any other is evicted. Items that are
-//     asked for once, as by a scan, pass through small and never reach main.
-//   - main evicts its oldest node if that was not used. If it was, the node goes
-//     round once more without its mark.
-//   - ghost has the hashes of as many items as nodes are held, those that were
-//     evicted last, and which queue they left. An item that is back while its hash
-//     is there goes into main, and tells which queue was too short for it.
+//   - small has the new nodes. When a node is the oldest of small and was used, it moves to
+//     main, and its mark is cleared. If it was not used, it is evicted. Items that are asked
+//     for once, as by a scan, pass through small and never reach main.
+//   - main evicts its oldest node if that was not used. If it was used, its mark is cleared,
+//     and it becomes the newest node.
+//   - ghost has the hashes of the items that were evicted last, and the queue that each
+//     left. It has as many hashes as there are nodes. If an item returns while its hash is
+//     there, it is added to main, and shows which queue was too short for it.
 //
 // These are the queues of S3-FIFO: Yang, Zhang, Qiu, Yue and Rashmi, "FIFO Queues
-// are All You Need for Cache Eviction", SOSP 2023. It asks for two uses in small,
-// counts up to three in main, and remembers small's items only. And small has a
-// tenth of the cache, which is too little where items are asked for several times
-// within a short while and then no more. Here small begins with a tenth and takes
-// what its items' returns argue for, less what the returns of main's argue for:
-// the rule of Megiddo and Modha, "ARC", FAST 2003, which Bansal and Modha, "CAR",
-// FAST 2004, brought to queues like these.
+// are All You Need for Cache Eviction", SOSP 2023. S3-FIFO requires two uses in small,
+// counts up to three in main, and remembers only small's items. Its small has a tenth of
+// the cache. That is too little where items are asked for several times within a short
+// while, and then no more. Here small begins with a tenth. Its share grows when an item
+// returns that small has evicted, and shrinks when one returns that main has evicted. That
+// is the rule of Megiddo and Modha, "ARC", FAST 2003, which Bansal and Modha, "CAR", FAST
+// 2004, applied to queues like these.
 //
-// Loops over more items than the cache holds defeat all of these: every item
-// returns, and each return drives out another item that is about to. Two rules
-// let a cache hold on to a part of the loop:
+// All of these fail on a loop over more items than the cache can hold: every item returns,
+// and each evicts another item that is about to return. Two rules let a cache keep a part
+// of the loop:
 //
-//   - While there is room, main is filled with what small cannot hold, used or
-//     not. With nothing known, the items that came first are as good as any.
-//   - Returning items have main's trust. They gain it when they are used in main,
-//     and lose it when items that had to leave main return. Without it, seven in
-//     eight returning items go into small like new ones. That is the way of
-//     Qureshi, Jaleel, Patt, Steely and Emer, "Adaptive Insertion Policies for
-//     High Performance Caching", ISCA 2007, to find out about thrashing; their
-//     separate sets of either kind would be too few here.
+//   - While there is room, nodes that small has no room for move to main, used or not. As
+//     nothing is known yet, the first items are as good as any.
+//   - Adaptive measures its trust in returning items. It grows when they are used in main,
+//     and shrinks when items return that main has evicted. Without trust, seven in eight
+//     returning items are added to small like new ones. Qureshi, Jaleel, Patt, Steely and
+//     Emer, "Adaptive Insertion Policies for High Performance Caching", ISCA 2007, detect
+//     thrashing in this way. They use separate sets of either kind, which would be too few
+//     here.
 //
-// Room is made from main while main exceeds its share of a limit, and from small
-// else, whatever the nodes weigh. So an item that is heavier than small's whole
-// share is the next to go when it has not been used by then; it is kept when it
-// was, or when it comes back while the ghost remembers it.
+// Nodes are evicted from main while main exceeds its share of a limit, and otherwise from
+// small, whatever they weigh. So an item that is heavier than small's whole share is the
+// next to leave, unless it was used by then. If it returns while the ghost remembers it,
+// it is kept.
 //
 // The measurements that led here, and what was tried and rejected, are in
 // docs/eviction.md.
 type Adaptive[T any] struct {
 	limits Limits // normal
 
-	// share is small's part of the limits, minShare..maxShare. That is smallShare,
-	// and mainShare is the rest. Both are normal, and both limits of smallShare are
-	// at least 1. Either queue may exceed its share while the other does not need
-	// its own.
+	// share is small's part of the limits, from minShare to maxShare. smallShare are the
+	// limits that result, and mainShare is the rest. Both are normal, and both limits of
+	// smallShare are at least 1. A queue may exceed its share while the other one does not
+	// use its own.
 	share                 float64
 	smallShare, mainShare Limits
 
 	_ [8]byte
 
-	// What nearly every change changes is in one cache line, from small to the ghost's
-	// counts: another processor had it before.
+	// The fields from small to the ghost's counts, which nearly every change writes, are in
+	// one cache line, since it often comes from another processor.
 	small queue[T]
 
-	// evicting says that Evict has returned a node since the last Add: the policy
-	// is full, though there may be room now. The last of them was in the queue left.
+	// evicting is set if Evict has returned a node since the last Add: the policy is full,
+	// even if there is room just now. left is the queue that the last such node was in.
 	evicting bool
 	left     queueID
 
 	ghost ghost
 
-	// trust is what returning items have. It keeps within mostTrust above zero and
-	// below; returning items are not trusted while it is below. Returns counts those
-	// that came while they were not.
+	// trust is the trust in returning items, from -mostTrust to mostTrust. They are not
+	// trusted while it is negative. returns counts those that came during such times.
 	trust, returns int
 
 	main queue[T]
@@ -82,22 +81,21 @@ const (
 	minShare   = 0.01
 	maxShare   = 0.8
 
-	// minGhost is how many hashes are remembered by a cache of fewer nodes. So few
-	// say too little about what returns.
+	// minGhost is how many hashes are remembered if there are fewer nodes. A smaller ghost
+	// would say too little about returning items.
 	minGhost = 64
 
-	// trustShare is the part of the nodes held that trust is limited to.
+	// trustShare bounds trust to a fifth of the number of nodes.
 	trustShare = 5
 
-	// oneInReturns is the part of the returning items that go into main without
-	// trust, to regain it.
+	// oneInReturns makes one in eight returning items go into main without trust, so that
+	// they can regain it.
 	oneInReturns = 8
 )
 
 var _ Policy[any] = (*Adaptive[any])(nil)
 
-// NewAdaptive returns an empty Adaptive with those limits. No memory is set aside for
-// nodes to come.
+// NewAdaptive returns an empty Adaptive with those limits. It allocates nothing in advance.
 func NewAdaptive[T any](limits Limits) *Adaptive[T] {
 	p := &Adaptive[T]{limits: limits.normal(), trust: math.MaxInt}
 	p.small.id, p.main.id = inSmall, inMain
@@ -105,7 +103,7 @@ func NewAdaptive[T any](limits Limits) *Adaptive[T] {
 	return p
 }
 
-// setShare sets small's share, as near to it as is allowed.
+// setShare sets small's share, within minShare and maxShare.
 func (p *Adaptive[T]) setShare(share float64) {
 	p.share = min(max(share, minShare), maxShare)
 	p.smallShare, p.mainShare = p.limits, p.limits
@@ -126,7 +124,7 @@ func (p *Adaptive[T]) Evict(hash uint64, weight uint32) (victim *Node[T]) {
 	}
 	mustHoldSome(p.Len())
 	p.evicting = true
-	p.ghost.renew(hash) // or the victims of one Add could push it out before Add asks
+	p.ghost.renew(hash) // or the victims could make the ghost forget it before Add
 	for p.small.size > 0 && p.mainShare.hold(p.main.size, p.main.weight) {
 		oldest := p.small.oldest
 		if !oldest.used() {
@@ -142,9 +140,9 @@ func (p *Adaptive[T]) Evict(hash uint64, weight uint32) (victim *Node[T]) {
 // evictMain evicts from main, which is not empty.
 func (p *Adaptive[T]) evictMain() *Node[T] {
 	oldest := p.main.oldest
-	// Left alone, one round clears every mark. Readers may set more meanwhile, and
-	// must not hold up the goroutine that has the lock: after as many steps the
-	// oldest node leaves, marked or not.
+	// Without readers, one round clears every mark. Readers may set marks meanwhile, and
+	// must not delay the goroutine that has the lock. So after one round the oldest node
+	// leaves, marked or not.
 	for range p.main.size {
 		if !oldest.used() {
 			break
@@ -187,11 +185,11 @@ func (p *Adaptive[T]) Add(n *Node[T], hash uint64, weight uint32) {
 	p.small.pushFront(n)
 }
 
-// mayReturn reports whether an item that is back may go into main, and learns
-// from its return.
+// mayReturn reports whether a returning item may go into main. It adapts share and trust
+// to the return.
 func (p *Adaptive[T]) mayReturn(origin origin) bool {
-	// A queue that has few of its items remembered sees few of them return: each
-	// then counts for as many of the other's.
+	// If the ghost has few of a queue's items, few of them can return. So each of these
+	// counts for more, by the ratio of the two numbers.
 	step := 1 / float64(max(1, p.Len()))
 	ratio := float64(p.ghost.fromMain+1) / float64(p.ghost.fromSmall+1)
 	if origin == fromSmall {
@@ -215,8 +213,8 @@ func (p *Adaptive[T]) loseTrust() {
 	p.trust = max(min(p.trust, p.mostTrust())-1, -p.mostTrust())
 }
 
-// fillMain moves nodes from small to main until small has room for a node of
-// that weight within its share, or main has its own.
+// fillMain moves nodes from small to main, until small's share has room for a node of that
+// weight, or main's share is full.
 func (p *Adaptive[T]) fillMain(weight uint32) {
 	for p.small.size > 0 && !p.smallShare.haveRoom(p.small.size, p.small.weight, weight) {
 		oldest := p.small.oldest
@@ -235,8 +233,8 @@ func (p *Adaptive[T]) Replace(old, n *Node[T]) {
 	n.Use()
 }
 
-// Remove implements [Policy]. The ghost forgets and learns nothing by it: that
-// an item was dropped does not say how often it will be asked for.
+// Remove implements [Policy]. It does not change the ghost: that an item was dropped does
+// not show how often it will be asked for.
 func (p *Adaptive[T]) Remove(n *Node[T]) {
 	p.queueOf(n).remove(n)
 }

@@ -6,27 +6,26 @@ import (
 	"slices"
 )
 
-// ghost remembers about as many hashes as its capacity: those that were added
-// last, and the queue that each item left.
+// ghost remembers the hashes that were added last, about as many as its capacity, and the
+// queue that each item left.
 //
-// It is a table of sets of 16 fingerprints, each a cache line. A hash belongs to
-// one set, which forgets its oldest for a new one. So the order is exact within a
-// set only, and a hash is forgotten somewhat earlier or later than it would be
-// from one queue of that capacity. On recorded traces that made no difference to
-// the hit ratio; the queue, and the hash table to search it, took 16 to 24 bytes
-// for each hash, where this takes 4 to 8.
+// It is a table of sets of 16 fingerprints; a set fills a cache line. A hash belongs to one
+// set, which forgets its oldest hash for a new one. So the order is exact only within a
+// set, and a hash is forgotten somewhat earlier or later than by one queue of that
+// capacity. On recorded traces that made no difference to the hit ratio. The queue, with
+// the hash table to search it, took 16 to 24 bytes for each hash, and this takes 4 to 8.
 //
-// The capacity is the caller's to change with each add. It rises at once and
-// sinks by one for eight hashes: when a heavy item has driven out many light
-// ones, they are to be remembered though few nodes are left.
+// The caller may change the capacity with each add. It rises at once, but sinks only by
+// one for eight hashes. If a heavy item has evicted many light ones, these should be
+// remembered although few nodes are left.
 type ghost struct {
 	fromSmall, fromMain int // how many fingerprints are in sets
 
 	capacity, sinks int
 
-	// sets is a power of two in number, or empty. A set has its newest fingerprint
-	// first, its empty places, which are 0, last. Fingerprints beyond the first
-	// ways are forgotten, if not yet erased.
+	// The number of sets is 0 or a power of two. A set has its newest fingerprint first, and
+	// its empty places last, which are 0. Fingerprints beyond the first ways count as
+	// forgotten, even if they are not erased yet.
 	sets []ghostSet
 	ways int // Always: capacity ≤ ways * len(sets), unless there are ghostMaxSets.
 }
@@ -71,7 +70,7 @@ func (g *ghost) set(print uint32) *ghostSet {
 	return &g.sets[print>>(32-bits.TrailingZeros(uint(len(g.sets))))]
 }
 
-// add remembers hash as the newest of its set, with that capacity from now on.
+// add remembers hash as the newest of its set. The ghost then has that capacity.
 func (g *ghost) add(hash uint64, wasInMain bool, capacity int) {
 	if capacity != g.capacity {
 		g.adapt(capacity)
@@ -106,8 +105,7 @@ func (g *ghost) count(print uint32, n int) {
 	}
 }
 
-// take forgets hash and returns the queue that its item was in, if it was
-// remembered.
+// take forgets hash. It returns the queue that the item was in, or unknown.
 func (g *ghost) take(hash uint64) origin {
 	set, at := g.find(hash)
 	if at < 0 {
@@ -160,7 +158,7 @@ func (g *ghost) adapt(want int) {
 	for sets*ghostWays < g.capacity && sets < ghostMaxSets {
 		sets *= 2
 	}
-	// Not before half of half the sets are enough, lest the next rise undo it.
+	// Halve the sets only when a quarter of them would do, or the next rise could undo it.
 	if sets > 1 && sets*ghostWays > 4*g.capacity {
 		sets /= 2
 	}
@@ -170,8 +168,8 @@ func (g *ghost) adapt(want int) {
 	g.ways = min((g.capacity+sets-1)/sets, ghostWays)
 }
 
-// rehash changes the number of sets. A set that takes in two has room for both,
-// since that happens when a quarter of their places are in use.
+// rehash changes the number of sets. If two sets become one, it has room for both, since
+// only a quarter of their places are used then.
 func (g *ghost) rehash(sets int) {
 	old := g.sets
 	g.sets = make([]ghostSet, sets)

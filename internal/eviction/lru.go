@@ -1,8 +1,7 @@
 package eviction
 
-// LRU evicts the node whose last hit, or Add, is the longest ago. It is exact,
-// and pays for it: every hit has to be told by Touch, under the caller's lock.
-// Node.Use means nothing to it.
+// LRU evicts the node whose last hit, or Add, was longest ago. It is exact, so every hit
+// has to call Touch, under the caller's lock. It ignores Node.Use.
 type LRU[T any] struct {
 	limits Limits   // normal
 	nodes  queue[T] // the latest hit first
@@ -15,7 +14,7 @@ func NewLRU[T any](limits Limits) *LRU[T] {
 	return &LRU[T]{limits: limits.normal(), nodes: queue[T]{id: inLRU}}
 }
 
-// Evict implements [Policy]. The hash means nothing to it.
+// Evict implements [Policy]. It ignores the hash.
 func (p *LRU[T]) Evict(_ uint64, weight uint32) (victim *Node[T]) {
 	if p.limits.haveRoom(p.nodes.size, p.nodes.weight, weight) {
 		return nil
@@ -29,7 +28,7 @@ func (p *LRU[T]) Evict(_ uint64, weight uint32) (victim *Node[T]) {
 // Remember implements [Policy]. It does nothing.
 func (p *LRU[T]) Remember(uint64) {}
 
-// Add implements [Policy]. The hash means nothing to it.
+// Add implements [Policy]. It ignores the hash.
 func (p *LRU[T]) Add(n *Node[T], _ uint64, weight uint32) {
 	mustBeOutside(n)
 	n.weight = weight

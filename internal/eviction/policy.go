@@ -1,39 +1,39 @@
-// Package eviction decides which item leaves a full cache: [Adaptive] by default,
-// exact [LRU] for those who ask for it.
+// Package eviction decides which item leaves a full cache: [Adaptive] by default, or
+// exact [LRU].
 //
-// A policy orders nodes and nothing else: it stores no keys, reads no clock and
-// publishes nothing. The caller keeps the items by key and allocates one [Node]
-// for each with its own data inside. To keep an item it makes room first:
+// A policy orders nodes and nothing else: it stores no keys and reads no clock. The caller
+// keeps the items by key, and allocates one [Node] for each, with its own data inside. To
+// add an item, the caller makes room first:
 //
 //	for v := p.Evict(hash, weight); v != nil; v = p.Evict(hash, weight) {
-//		p.Remember(hashOf(v)) // v has left the policy and must leave the caller's memory too
+//		p.Remember(hashOf(v)) // v has left the policy; the caller has to forget it too
 //	}
 //	p.Add(n, hash, weight)
 //
-// To drop one it calls [Policy.Remove]. A hit is [Node.Use] under Adaptive and
-// [Policy.Touch] under LRU.
+// To drop an item, the caller calls [Policy.Remove]. At a hit it calls [Node.Use] under
+// Adaptive, and [Policy.Touch] under LRU.
 //
 // Guarantees:
-//   - Whoever makes room as above never has more nodes in a policy than
+//   - If the caller makes room as above, a policy never has more nodes than
 //     [Limits.Entries], nor more weight than [Limits.Weight].
-//   - Evict returns no node while there is room, and one node at a time, so that
-//     no more leave than have to. If all nodes weigh the same, that is one per Add.
-//   - A node that has left holds no pointer to another node, so a reader that
-//     still has it keeps nothing else alive.
+//   - Evict returns no node while there is room, and one node at a time, so no more nodes
+//     leave than necessary. If all nodes weigh the same, that is one for each Add.
+//   - A node that has left has no pointer to another node, so a reader that still uses it
+//     keeps no other node in memory.
 //   - No operation allocates, except that Adaptive's memory of evicted items grows
 //     as it fills.
-//   - Every operation takes constant time, on average over many: a single Evict
-//     from an Adaptive may have to clear the mark of every node that was used.
+//   - Every operation takes constant time on average. A single Evict from an Adaptive may
+//     have to clear the mark of every node that was used.
 //
 // What you cannot assume:
-//   - No method of a policy is safe for concurrent use. The caller holds its
-//     lock. Only Use is for readers that hold none.
+//   - No method of a policy is safe for concurrent use: the caller needs a lock. Only Use
+//     needs none.
 //   - Uses are a hint. One that races with the policy may be lost.
-//   - Weights decide how much has to leave, not what: a heavy node is kept or
-//     evicted for the same reasons as a light one, and a node of weight 0 leaves
-//     in its turn though that makes no room.
-//   - A policy cannot tell its own nodes from those of another policy. It panics
-//     on a node that is added twice or removed twice; the rest is found by Check.
+//   - Weights decide how much has to leave, not which nodes. A heavy node is kept or
+//     evicted for the same reasons as a light one. A node of weight 0 is evicted like any
+//     other, although that makes no room.
+//   - A policy cannot tell its own nodes from those of another policy. It panics on a node
+//     that is added or removed twice. Check finds the rest.
 package eviction
 
 import (
@@ -42,32 +42,31 @@ import (
 	"sync/atomic"
 )
 
-// Policy decides which node leaves when a full cache takes another one in.
+// Policy decides which node leaves when another one is added to a full cache.
 type Policy[T any] interface {
-	// Evict takes the next victim out of the policy and returns it, if one has to
-	// go before a node of that weight, whose item's key has that hash, can be
-	// added; nil when there is room. The caller guarantees that weight is at most
-	// Limits.Weight, if that is set.
+	// Evict makes room for a node of that weight, whose item's key has that hash. If a node
+	// has to leave, Evict removes it from the policy and returns it. If there is room, it
+	// returns nil. weight must not exceed Limits.Weight, if that is set.
 	Evict(hash uint64, weight uint32) (victim *Node[T])
 
-	// Remember tells the hash of the item that Evict has just returned, so that the
-	// policy knows it if it comes back. The policy has no place for it meanwhile.
+	// Remember notes the hash of the item that Evict has just returned, so that the policy
+	// recognises the item if it is added again. Nodes do not store hashes.
 	Remember(hash uint64)
 
-	// Add takes in n, which is in no policy, without its uses. The caller has made
-	// room by Evict. Keys that share a hash are told apart everywhere but in
-	// Adaptive's memory of evicted items, where it costs precision only.
+	// Add adds n, which must be in no policy, and forgets its uses. The caller has made
+	// room by Evict. Two keys with one hash are confused only in Adaptive's memory of
+	// evicted items, which makes that a little less precise.
 	Add(n *Node[T], hash uint64, weight uint32)
 
-	// Replace puts n, which is in no policy, in the place of old, which is in this
-	// one: with its weight, and with a hit counted as by Touch. It is for an item
-	// that is written anew, and makes room for nothing.
+	// Replace replaces old, which is in this policy, by n, which must be in none. n gets
+	// old's weight and place in the order, and then a hit as by Touch. It is for an item
+	// that is written again, and needs no room.
 	Replace(old, n *Node[T])
 
-	// Remove lets go of n, which is in this policy.
+	// Remove removes n, which must be in this policy.
 	Remove(n *Node[T])
 
-	// Touch counts a hit on n, which is in this policy.
+	// Touch counts a hit on n, which must be in this policy.
 	Touch(n *Node[T])
 
 	// Len returns the number of nodes in the policy.
@@ -81,14 +80,13 @@ type Policy[T any] interface {
 	Check() error
 }
 
-// Limits is what a policy may hold. At least one of them is set, and none is
-// negative.
+// Limits bounds a policy. At least one of the limits is set, and none is negative.
 type Limits struct {
 	Entries int   // the number of nodes; 0 for no limit
 	Weight  int64 // the sum of their weights; 0 for no limit
 }
 
-// normal returns the limits with the largest number in place of no limit.
+// normal returns the limits, with the largest number instead of 0.
 func (l Limits) normal() Limits {
 	if l.Entries == 0 {
 		l.Entries = math.MaxInt
@@ -120,31 +118,30 @@ func (l Limits) check(entries int, weight int64) error {
 	return nil
 }
 
-// Node is one cached item and its place in a policy. It is the only allocation
-// that an item costs, and takes 24 bytes more than the Item alone. The zero Node
-// is ready for use; it must not be copied after Add.
+// Node is one cached item and its place in a policy. It is the only allocation for an
+// item, and takes 24 bytes more than the Item alone. The zero Node is ready to use. It
+// must not be copied after Add.
 type Node[T any] struct {
-	// state is the caller's note, below it the queueID, and below that the marks. Any
-	// reader sets usedBit and the note, without a lock. All else is for the holder of
-	// the caller's lock, by atomic operations too: that may lose a racing reader's mark.
+	// state has, from the highest bit to the lowest, the caller's note, the queueID and the
+	// marks. Readers set usedBit and the note without a lock. The rest is set under the
+	// caller's lock, also by atomic operations. These may lose a racing reader's mark.
 	state atomic.Uint32
 
-	weight uint32 // as Add was told
+	weight uint32 // from Add
 
-	// Item is the caller's data. What a hit needs of it is best at its beginning,
-	// close behind the mark: then a hit touches few cache lines. Policies never look
-	// at it.
+	// Item is the caller's data. What a hit needs should come first, close to the mark, so
+	// that a hit touches few cache lines. Policies do not use it.
 	Item T
 
-	// The newer and the older neighbour, or the node itself at an end. Both are nil
-	// exactly when the node is in no queue, whatever state has. Like weight, they belong
-	// to the policy, under the caller's lock.
+	// The newer and the older neighbour; at an end, the node itself. Both are nil if and
+	// only if the node is in no queue, whatever state says. The caller's lock guards them,
+	// and weight.
 	prev, next *Node[T]
 }
 
 const (
 	usedBit     = 1 << iota // there was a hit
-	returnedBit             // Adaptive added it to main, and has found no hit since
+	returnedBit             // it returned, so Adaptive added it to main; no hit was found since
 	queueShift  = iota
 	noteShift   = 8
 	queueMask   = 1<<noteShift - 1<<queueShift
@@ -153,22 +150,22 @@ const (
 // Use counts one hit. Any number of goroutines may call it at any time, also on
 // a node that has left its policy.
 //
-// It sets a mark. A mark that is set is not set again, so the cache line of a
-// popular item stays shared between the processors that read it. A mark that is
-// set while the policy moves the node may be lost. We accept this because all
-// that a mark decides is whether the node stays for another round.
+// It sets a mark, unless it is set already. So the cache line of a popular item stays
+// shared between the processors that read it. A mark that is set while the policy moves
+// the node may be lost. We accept this because a mark only decides whether the node stays
+// for another round.
 func (n *Node[T]) Use() {
 	if n.state.Load()&usedBit == 0 {
 		n.state.Or(usedBit)
 	}
 }
 
-// Note returns 24 bits that are the caller's, and zero at first. They cost an item
-// nothing, and stay with the node from queue to queue.
+// Note returns the caller's note: 24 bits that are zero at first. They take no memory of
+// their own, and stay with the node when it changes queues.
 func (n *Node[T]) Note() uint32 { return n.state.Load() >> noteShift }
 
-// SwapNote makes the note new if it is old, and reports whether it was. Like Use, it
-// may be called by any number of goroutines, at any time.
+// SwapNote replaces the note old by new, and reports whether the note was old. Like Use,
+// it is safe for concurrent use.
 func (n *Node[T]) SwapNote(old, new uint32) bool {
 	for {
 		state := n.state.Load()
@@ -181,8 +178,8 @@ func (n *Node[T]) SwapNote(old, new uint32) bool {
 	}
 }
 
-// Weight returns the weight that the node was added with last, 0 before that. It
-// is for whoever holds the caller's lock.
+// Weight returns the weight that the node was last added with, or 0. It may be called
+// only under the caller's lock.
 func (n *Node[T]) Weight() uint32 { return n.weight }
 
 // queue returns the queue that the node is in.
@@ -209,10 +206,10 @@ func (n *Node[T]) older() *Node[T] {
 	return n.next
 }
 
-// enter marks the node as in a queue and clears its marks.
+// enter sets the node's queue and clears its marks.
 func (n *Node[T]) enter(queue queueID) {
 	const mask = 1<<noteShift - 1
-	if bits := uint32(queue) << queueShift; n.state.Load()&mask != bits { // else it would wait for all writes before
+	if bits := uint32(queue) << queueShift; n.state.Load()&mask != bits { // an atomic write waits for all earlier writes
 		n.state.And(^uint32(mask)) // a racing reader's note is not lost
 		n.state.Or(bits)
 	}

@@ -12,11 +12,11 @@ const (
 	inNone // is in no state, see Node.queue
 )
 
-// queue is a doubly linked list through the nodes themselves. The caller sees to
-// it that a node is in one queue at a time.
+// queue is a doubly linked list through the nodes themselves. The caller makes sure that a
+// node is in one queue at a time.
 //
-// It takes less than a cache line, which another processor had before: a ring closed by
-// a node of its own would spread over two.
+// It fits in one cache line, which often comes from another processor. A ring that is
+// closed by a sentinel node would take two.
 type queue[T any] struct {
 	newest, oldest *Node[T] // nil: it is empty
 	size           int
@@ -24,7 +24,7 @@ type queue[T any] struct {
 	id             queueID
 }
 
-// pushFront makes n, which has its weight, the newest node, without uses.
+// pushFront adds n as the newest node, and clears its marks. n.weight has to be set.
 func (q *queue[T]) pushFront(n *Node[T]) {
 	n.enter(q.id)
 	q.link(nil, n, q.newest)
@@ -32,7 +32,7 @@ func (q *queue[T]) pushFront(n *Node[T]) {
 	q.weight += int64(n.weight)
 }
 
-// replace puts n in old's place, with its weight and its marks.
+// replace replaces old by n, which gets old's weight and marks.
 func (q *queue[T]) replace(old, n *Node[T]) {
 	n.weight = old.weight
 	n.state.Store(old.state.Load()&(1<<noteShift-1) | n.Note()<<noteShift)
@@ -40,14 +40,14 @@ func (q *queue[T]) replace(old, n *Node[T]) {
 	old.prev, old.next = nil, nil
 }
 
-// remove takes n out. It clears n's place: a reader may hold n for long, and must
-// not keep the nodes alive that were its neighbours once.
+// remove removes n and clears its links. A reader may use n for long, and must not keep
+// n's former neighbours in memory.
 func (q *queue[T]) remove(n *Node[T]) {
 	q.cut(n)
 	n.prev, n.next = nil, nil
 }
 
-// cut takes n out and leaves it as it is, for the caller to push it elsewhere.
+// cut removes n without clearing its links, for the caller to add it elsewhere.
 func (q *queue[T]) cut(n *Node[T]) {
 	q.join(n.newer(), n.older())
 	q.size--
@@ -62,8 +62,7 @@ func (q *queue[T]) moveToFront(n *Node[T]) {
 	}
 }
 
-// behind returns the node that is next in line behind n, and after the newest the
-// oldest again.
+// behind returns the next newer node after n, and the oldest one after the newest.
 func (q *queue[T]) behind(n *Node[T]) *Node[T] {
 	if n == q.newest {
 		return q.oldest
@@ -71,8 +70,8 @@ func (q *queue[T]) behind(n *Node[T]) *Node[T] {
 	return n.prev
 }
 
-// rotate makes n the oldest node, as if every older one had been pushed to the
-// front again, oldest first. The cost is the same for any number of nodes.
+// rotate makes n the oldest node, as if every older one had been moved to the front, oldest
+// first. It takes constant time.
 func (q *queue[T]) rotate(n *Node[T]) {
 	older := n.older()
 	if older == nil {
@@ -83,8 +82,7 @@ func (q *queue[T]) rotate(n *Node[T]) {
 	q.join(nil, older)
 }
 
-// check returns an error if the links, the sums or a node's own state are not
-// what they have to be.
+// check returns an error if the links, the sums or a node's own state are wrong.
 func (q *queue[T]) check() error {
 	count, weight := 0, int64(0)
 	var newer *Node[T]
@@ -111,13 +109,13 @@ func (q *queue[T]) check() error {
 	return nil
 }
 
-// link puts n between two neighbours. Nil stands for an end.
+// link inserts n between two neighbours. Nil means an end.
 func (q *queue[T]) link(newer, n, older *Node[T]) {
 	q.join(newer, n)
 	q.join(n, older)
 }
 
-// join makes two nodes neighbours. Nil stands for an end, where the other one is then.
+// join makes two nodes neighbours. If one is nil, the other one becomes an end.
 func (q *queue[T]) join(newer, older *Node[T]) {
 	switch {
 	case newer != nil && older != nil:
@@ -131,16 +129,16 @@ func (q *queue[T]) join(newer, older *Node[T]) {
 	}
 }
 
-// mustBeOutside panics if n is in a policy. A node in two places would corrupt
-// both of them silently, and the test costs next to nothing.
+// mustBeOutside panics if n is in a policy. A node in two policies would corrupt both
+// silently, and the check costs next to nothing.
 func mustBeOutside[T any](n *Node[T]) {
 	if n.queue() != inNone {
 		panic("eviction: the node is in a policy already")
 	}
 }
 
-// mustHoldSome panics if there is no node to evict, since it is the next node
-// alone that exceeds a limit.
+// mustHoldSome panics if there is no node to evict, because the next node alone exceeds a
+// limit.
 func mustHoldSome(nodes int) {
 	if nodes == 0 {
 		panic("eviction: the weight exceeds the limit")

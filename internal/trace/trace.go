@@ -1,9 +1,8 @@
-// Package trace has sequences of cache accesses, to measure hit ratios with:
-// generated ones, which are the same in every run, and recorded ones, which are
-// read from files.
+// Package trace has sequences of cache accesses, to measure hit ratios: generated ones,
+// which are the same in every run, and recorded ones, which are read from files.
 //
-// A trace is the keys in the order in which they are asked for. What a key's
-// number is has no meaning beyond that; whoever needs hashes hashes it.
+// A trace is a list of keys, in the order in which they are asked for. A key's number has
+// no other meaning. It is not a hash.
 package trace
 
 import (
@@ -41,8 +40,8 @@ const (
 	generatedAccesses = 100_000
 )
 
-// Generated returns the generated traces, about a hundred thousand accesses each:
-// what caches are good at, what they are bad at, and mixtures of both.
+// Generated returns the generated traces, of about a hundred thousand accesses each. Some
+// are easy for caches, some are hard, and some are mixtures.
 func Generated() []Trace {
 	const keys, accesses = generatedKeys, generatedAccesses
 	return []Trace{
@@ -62,8 +61,8 @@ func Generated() []Trace {
 	}
 }
 
-// Zipf returns accesses to keys 0, 1, 2…, drawn independently: key i as often as
-// 1/(i+1)^skew has it.
+// Zipf returns independent random accesses to keys 0, 1, 2…. The frequency of key i is
+// proportional to 1/(i+1)^skew.
 func Zipf(seed uint64, skew float64, keys, accesses int) []uint64 {
 	random := rand.New(rand.NewPCG(seed, seed))
 	up := make([]float64, keys) // the sum of the weights up to a key
@@ -80,8 +79,8 @@ func Zipf(seed uint64, skew float64, keys, accesses int) []uint64 {
 	return trace
 }
 
-// Loop returns accesses to as many keys in turn, over and over. With as many keys
-// as accesses it is a scan.
+// Loop returns accesses to the keys 0, 1, 2…, again and again. With as many keys as
+// accesses it is a scan.
 func Loop(keys, accesses int) []uint64 {
 	trace := make([]uint64, accesses)
 	for i := range trace {
@@ -90,9 +89,9 @@ func Loop(keys, accesses int) []uint64 {
 	return trace
 }
 
-// Shifting returns Zipf accesses whose popular keys become others: that many
-// times, evenly spaced, all ranks move on by a part of the keys, so that in the
-// end every rank has gone round once.
+// Shifting returns Zipf accesses whose popular keys change. That many times, evenly spaced,
+// all ranks move by a part of the keys, so that every rank has moved through all keys in
+// the end.
 func Shifting(seed uint64, skew float64, keys, accesses, times int) []uint64 {
 	trace := Zipf(seed, skew, keys, accesses)
 	for i := range trace {
@@ -102,8 +101,8 @@ func Shifting(seed uint64, skew float64, keys, accesses, times int) []uint64 {
 	return trace
 }
 
-// Recent returns accesses of which nine in ten are to a key that was asked for a
-// short while ago, the shorter the likelier: what LRU is best at.
+// Recent returns accesses, nine in ten of which are to a key of an earlier access. The more
+// recent that access, the likelier it is. LRU is best at this.
 func Recent(seed uint64, keys, accesses int) []uint64 {
 	random := rand.New(rand.NewPCG(seed, seed))
 	trace := make([]uint64, 0, accesses)
@@ -120,8 +119,8 @@ func Recent(seed uint64, keys, accesses int) []uint64 {
 	return trace
 }
 
-// ShortLives returns accesses to new keys, each asked for a few times within as
-// many accesses as there are keys alive, and never again: news, or sessions.
+// ShortLives returns accesses to new keys. Each is asked for a few times within the next
+// alive accesses, and never again, as news or sessions are.
 func ShortLives(seed uint64, alive, accesses int) []uint64 {
 	type access struct{ at, key uint64 }
 	random := rand.New(rand.NewPCG(seed, seed))
@@ -140,8 +139,8 @@ func ShortLives(seed uint64, alive, accesses int) []uint64 {
 	return trace
 }
 
-// Mix returns the accesses of two traces, which share no keys, each in its order,
-// drawn at random from one or the other.
+// Mix returns the accesses of two traces in a random order that keeps the order within each
+// trace. The keys are changed so that the traces share none.
 func Mix(seed uint64, a, b []uint64) []uint64 {
 	random := rand.New(rand.NewPCG(seed, seed))
 	trace := make([]uint64, 0, len(a)+len(b))
@@ -155,8 +154,8 @@ func Mix(seed uint64, a, b []uint64) []uint64 {
 	return trace
 }
 
-// Insert returns the accesses of two traces, which share no keys, in as many
-// turns: a part of the one, a part of the other.
+// Insert returns the accesses of two traces, in turns: a part of one, then a part of the
+// other. The keys are changed so that the traces share none.
 func Insert(a, b []uint64, turns int) []uint64 {
 	trace := make([]uint64, 0, len(a)+len(b))
 	for turn := range turns {
@@ -170,8 +169,8 @@ func Insert(a, b []uint64, turns int) []uint64 {
 	return trace
 }
 
-// Read returns the recorded traces of a folder, its files NAME.gz, in order of
-// their names. A file has one key number a line.
+// Read returns the recorded traces of a folder: its files NAME.gz, ordered by name. A file
+// has one key number on each line.
 func Read(folder string) ([]Trace, error) {
 	files, err := filepath.Glob(filepath.Join(folder, "*.gz"))
 	if err != nil {
