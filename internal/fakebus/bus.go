@@ -3,15 +3,15 @@
 // a seed. It is for tests inside a testing/synctest bubble, where its waits are
 // durable and its latencies cost nothing.
 //
-// It knows what the scripts do, those that publish and probe and those for values,
-// what Redis Pub/Sub promises (nothing but the order within one connection), and a
-// good many ways in which such a deployment fails; each fault is a method.
+// It does what the scripts do: those that publish, those that probe and those for values.
+// It promises what Redis Pub/Sub promises, which is only the order within one connection.
+// It can fail in many of the ways in which such a deployment fails; each fault is a method.
 //
-// Every latency is a random number of nanoseconds, so that two events hardly ever
-// fall on one instant, and comes from a stream of its own for each instance and
-// purpose; those of values, which many goroutines ask for, follow from what is asked
-// and when. So the order in which goroutines run at one instant changes nothing, and
-// a seed gives the same history again.
+// Every latency is a random number of nanoseconds, so two events rarely happen at one
+// instant. Each instance and purpose has its own stream of random numbers. Requests for
+// values come from many goroutines, so their latencies depend on what is asked and when.
+// So the order in which goroutines run at one instant changes nothing, and a seed gives
+// the same history in every run.
 package fakebus
 
 import (
@@ -26,30 +26,29 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// ErrRefused is what a script returns while Redis takes no writes.
+// ErrRefused is the error of a script while Redis refuses writes.
 var ErrRefused = errors.New("OOM command not allowed when used memory > 'maxmemory'")
 
-// ErrReadOnly is what a script returns that has reached a replica.
+// ErrReadOnly is the error of a script on a replica.
 var ErrReadOnly = errors.New("READONLY You can't write against a read only replica")
 
-// ErrNoInfo is what a command returns that needs INFO, while it is refused.
+// ErrNoInfo is the error of a command that needs INFO, while INFO is refused.
 var ErrNoInfo = errors.New("NOPERM this user has no permissions to run the 'info' command")
 
-// ErrReset is what an instance gets from a connection that the other end, or the
-// instance itself, has closed.
+// ErrReset is the error of a connection that the other end, or the instance itself, has
+// closed.
 var ErrReset = errors.New("connection reset")
 
-// Options describes a deployment. The zero value of a field stands for its
-// default.
+// Options describes a deployment. A field that is zero has its default.
 type Options struct {
-	// Seed is where all randomness comes from.
+	// Seed is the seed of all random numbers.
 	Seed uint64
 
 	// Instances is how many instances the fleet has. Defaults to 1.
 	Instances int
 
-	// MinLatency and MaxLatency bound the time that most packets take one way; one
-	// in a hundred takes up to ten times as long. Default to 50 µs and 2 ms.
+	// MinLatency and MaxLatency bound the time that a packet takes one way. One packet in a
+	// hundred takes up to ten times as long. Default to 50 µs and 2 ms.
 	MinLatency, MaxLatency time.Duration
 
 	// ConnectTimeout bounds a dial and CommandTimeout a command. Default to 5 s.
@@ -59,15 +58,13 @@ type Options struct {
 	// closes its connection. Defaults to 1000.
 	OutputLimit int
 
-	// ClearsLimit is how many fields the hash of clears may have, at least, before
-	// those of regions are removed that no value is left of. Defaults to 1024, as in
-	// Redis.
+	// ClearsLimit is the least number of fields of the hash of clears at which it is tidied:
+	// regions without a value are removed. Defaults to 1024, as in Redis.
 	ClearsLimit int
 
-	// OnAccept is called when the publish script was executed, for each time that
-	// it is: with the instance and the body of its message, when Publish was called
-	// and the present time. It is called in the middle of things and must not call
-	// the Bus.
+	// OnAccept is called each time that the publish script was executed: with the instance,
+	// the body of its message, the time when Publish was called, and the current time. It
+	// is called under the lock of the Bus, and must not call the Bus.
 	OnAccept func(instance int, body string, sent, accepted time.Time)
 }
 
@@ -123,15 +120,16 @@ func New(o Options) *Bus {
 	return b
 }
 
-// Instance returns the end of the network that instance number i holds.
+// Instance returns the network end of instance i.
 func (b *Bus) Instance(i int) *Instance { return b.instances[i] }
 
-// RoundTrip is longer than a packet and its answer take on a network that is well.
+// RoundTrip returns more than the longest time for a packet and its answer, without a
+// fault.
 func (b *Bus) RoundTrip() time.Duration {
 	return 2*seldomSlower*b.options.MaxLatency + time.Millisecond
 }
 
-// Close ends the deployment: every connection breaks and nothing happens any more.
+// Close ends the deployment: every connection breaks, and nothing more happens.
 func (b *Bus) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -143,8 +141,8 @@ func (b *Bus) Close() {
 	}
 }
 
-// purpose is what a stream of random numbers is for. Each is drawn from by one
-// goroutine, or by the one event that happens at an instant.
+// purpose is what a stream of random numbers is for. Only one goroutine draws from a
+// stream, or only the one event of an instant.
 type purpose int
 
 const (
@@ -153,7 +151,7 @@ const (
 	subscribing
 	delivering
 	releasing
-	purposes // how many there are
+	purposes // the number of purposes
 )
 
 func stream(seed uint64, instance int, p purpose) *rand.Rand {
@@ -217,11 +215,11 @@ func (b *Bus) runProbeLocked(as transport.Identity, nonce string) error {
 	return nil
 }
 
-// short is a string behind one byte of its length, long one behind a uvarint.
+// short returns a string after one byte of its length, and long after a uvarint.
 func short(s string) string { return string([]byte{byte(len(s))}) + s }
 func long(s string) string  { return string(binary.AppendUvarint(nil, uint64(len(s)))) + s }
 
-// Forge has somebody who is no instance publish to the channel.
+// Forge publishes to the channel as a user that is no instance.
 func (b *Bus) Forge(payload string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -230,8 +228,8 @@ func (b *Bus) Forge(payload string) {
 	}
 }
 
-// Position returns the channel's position and the server's history, as anybody may read
-// them who can write them.
+// Position returns the channel's position and the server's history. Any user that can
+// write them can read them.
 func (b *Bus) Position() (position, history string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -252,7 +250,7 @@ func (b *Bus) EvictValues() {
 	clear(b.data.values)
 }
 
-// EvictTokens removes all tokens: no load is claimed any more.
+// EvictTokens removes all tokens: no load has a claim then.
 func (b *Bus) EvictTokens() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -266,8 +264,8 @@ func (b *Bus) EvictClears() {
 	b.data.clears = nil
 }
 
-// HoldReplica makes the replica fall behind from here on, until it is promoted. It
-// keeps the position, the values, the tokens and the clears of this moment.
+// HoldReplica stops replication until the replica is promoted. The replica keeps the
+// position, the values, the tokens and the clears of now.
 func (b *Bus) HoldReplica() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -276,9 +274,9 @@ func (b *Bus) HoldReplica() {
 	}
 }
 
-// Failover promotes the replica, which may have fallen behind, and begins a new
-// history. The connections break, as on a standalone server, or are kept, as those
-// of subscribers at other nodes of a Cluster are.
+// Failover promotes the replica, which may have fallen behind, and begins a new history.
+// The connections break, as on a standalone server, or are kept, as those of subscribers
+// at other nodes of a Cluster.
 func (b *Bus) Failover(keepConnections bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -291,10 +289,10 @@ func (b *Bus) Failover(keepConnections bool) {
 	}
 }
 
-// Demote promotes the replica, as Failover does, but lets the old master live on as
-// a replica, and the connections for values with it, until Redial or Heal; others
-// break. It answers reads from what it had, and knows the new history after a
-// moment; it hears of nothing new, and refuses scripts.
+// Demote promotes the replica, as Failover does, but the old master stays as a replica.
+// Connections for values stay with it until Redial or Heal; other connections break. It
+// answers reads from its old data, and knows the new history after a moment. It receives
+// nothing new, and refuses scripts.
 func (b *Bus) Demote() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -318,10 +316,10 @@ func (b *Bus) Demote() {
 type demoted struct {
 	data            *data
 	before, history string
-	joined          time.Time // when it knows history
+	joined          time.Time // until then it shows before, and then history
 }
 
-// answererLocked returns what the server at the other end of c has.
+// answererLocked returns the data, history and role of the server at the other end of c.
 func (b *Bus) answererLocked(c *conn) (d *data, history string, master bool) {
 	old := c.demoted
 	switch {
@@ -342,7 +340,7 @@ func (b *Bus) Stop() {
 	b.cutAllLocked()
 }
 
-// Start starts the server's process after a Stop. It knows nothing any more.
+// Start starts the server's process after a Stop, without any data.
 func (b *Bus) Start() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -358,8 +356,8 @@ func (b *Bus) RefuseWrites(refuse bool) {
 	b.refusing = refuse
 }
 
-// RefuseInfo makes INFO fail, which leaves echoes without a history and fails reads
-// of values, or work again.
+// RefuseInfo makes INFO fail, or work again. Without INFO, echoes have no history, and
+// reads of values fail.
 func (b *Bus) RefuseInfo(refuse bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -373,8 +371,8 @@ func (b *Bus) InfoRefused() bool {
 	return b.noInfo
 }
 
-// Heal ends every fault that lasts, except that INFO is refused. Connections that
-// are broken or dead stay so, and those to a demoted master break.
+// Heal ends every lasting fault, except RefuseInfo. Connections that are broken or dead
+// stay so, and those to a demoted master break.
 func (b *Bus) Heal() {
 	b.Start()
 	b.RefuseWrites(false)

@@ -10,10 +10,9 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// data is what is kept in Redis: that of the master, or what another server has of
-// it.
+// data is the data of a Redis server: of the master, or of a replica.
 type data struct {
-	position string // "": there is none
+	position string // empty: there is none
 	values   map[item]entry
 	tokens   map[item]entry
 	clears   *clears // nil: there are none, and no value is valid
@@ -25,17 +24,17 @@ type item struct{ cache, key string }
 // entry is a string that expires.
 type entry struct {
 	text    string
-	expires int64 // in milliseconds, as Redis counts; the last in which it is there
+	expires int64 // the last millisecond in which it exists, as Redis counts
 
-	// A token's: of its claim.
+	// Of a token: the epoch and the count at its claim.
 	epoch string
 	count int64
 }
 
-// clears is the hash that says what was cleared.
+// clears is the hash of clears.
 type clears struct {
 	epoch, history string
-	fields         map[string]int64 // the other ones, as they are named in Redis
+	fields         map[string]int64 // the other fields, with their names in Redis
 }
 
 func newData() *data { return &data{values: map[item]entry{}, tokens: map[item]entry{}} }
@@ -50,7 +49,7 @@ func (d *data) clone() *data {
 	return &c
 }
 
-// lookUp returns an entry that has not expired, and how many milliseconds it has.
+// lookUp returns an entry that has not expired, and how many milliseconds it has left.
 func lookUp(entries map[item]entry, of item) (e entry, life int64, found bool) {
 	e, found = entries[of]
 	if life = e.expires - time.Now().UnixMilli(); !found || life < 0 {
@@ -67,8 +66,8 @@ func set(entries map[item]entry, of item, e entry, life time.Duration) {
 
 func milliseconds(d time.Duration) int64 { return max(d.Milliseconds(), 1) }
 
-// change is the part of the publish script that changes what is shared. Limit is
-// how many fields the hash may have at least before old ones are looked for.
+// change is the part of the publish script that changes the shared level. limit is the
+// least number of fields of the hash at which it is tidied.
 func (d *data) change(changes []transport.Change, limit int) {
 	if d.clears == nil {
 		return
@@ -112,8 +111,8 @@ func (c *clears) advance(cache, field string) {
 	c.fields["n:"+cache], c.fields[field] = count, count
 }
 
-// tidy removes the regions that no value is left of, if there are many fields. It
-// reports whether few enough are left.
+// tidy removes regions without a value, if there are many fields. It reports whether few
+// enough are left.
 func (c *clears) tidy(least int64) bool {
 	const named = 2 // fields that are not in the map
 	limit, found := c.fields["limit"]
@@ -137,8 +136,8 @@ func (c *clears) tidy(least int64) bool {
 	return left <= 64*least
 }
 
-// probe is the part of the probe script that has to do with what is shared: that of
-// another history is void.
+// probe is the part of the probe script that concerns the shared level: clears of another
+// history are void.
 func (d *data) probe(history string) {
 	if history != "" && d.clears != nil && d.clears.history != history {
 		d.clears = nil
@@ -158,7 +157,7 @@ func (d *data) read(cache string, keys []string) []transport.Value {
 	return values
 }
 
-// judge is the part of Read that reads what values are to be judged by.
+// judge is the part of Read that reads what shows whether values are valid.
 func (d *data) judge(r *transport.Reading, cache string, regions []string) {
 	counts := map[string]int64{}
 	if d.clears != nil {
@@ -189,9 +188,9 @@ func (d *data) claim(
 func (d *data) claimOne(of item, c transport.Claim) transport.ClaimState {
 	held, _, claimed := lookUp(d.tokens, of)
 	switch {
-	case held.text == vain && !c.Any:
+	case held.text == bypassed && !c.Any:
 		return transport.ClaimBypass
-	case claimed && held.text != vain && held.epoch == d.clears.epoch && held.count >= d.clears.fields["c:"+of.cache]:
+	case claimed && held.text != bypassed && held.epoch == d.clears.epoch && held.count >= d.clears.fields["c:"+of.cache]:
 		if held.text == c.Own {
 			return transport.ClaimOwn
 		}
@@ -222,8 +221,8 @@ func (d *data) put(cache string, puts []put) []bool {
 		switch stored[i] = p.text != ""; {
 		case stored[i]:
 			set(d.values, of, entry{text: p.text}, p.life)
-		case p.vain || p.forget:
-			set(d.tokens, of, entry{text: vain}, transport.VainFor)
+		case p.bypass || p.forget:
+			set(d.tokens, of, entry{text: bypassed}, transport.VainFor)
 			if p.forget {
 				delete(d.values, of)
 			}
@@ -250,17 +249,17 @@ func (d *data) keep(keeps []transport.Keep) []bool {
 	return kept
 }
 
-// put is one of a load, with the bytes as they were when it was sent.
+// put is a transport.Put, with the bytes as they were when it was sent.
 type put struct {
 	key, token, text string
 	life             time.Duration
-	vain, forget     bool
+	bypass, forget   bool
 }
 
-// vain stands in place of a token whose load has left nothing.
-const vain = "!"
+// bypassed is stored instead of a token after a load that has stored nothing.
+const bypassed = "!"
 
-// hash is one of strings.
+// hash returns a hash of strings.
 func hash(of ...string) uint64 {
 	h := fnv.New64a()
 	for _, s := range of {
@@ -269,7 +268,7 @@ func hash(of ...string) uint64 {
 	return h.Sum64()
 }
 
-// epochAt names an epoch. It is drawn from no stream: claims come in whatever order.
+// epochAt returns an epoch's name. It comes from no stream, since claims come in any order.
 func epochAt(seed uint64, instance int) string {
 	return sha1hex(fmt.Sprint("epoch", seed, instance, time.Now().UnixNano()))[:16]
 }

@@ -61,8 +61,8 @@ func TestClaims(t *testing.T) {
 		{"of somebody else's", transport.Claim{Key: "busy", Any: true}, transport.ClaimBusy},
 		{"of somebody else's before a clear", transport.Claim{Key: "cleared"}, transport.ClaimTaken},
 		{"of somebody else's, and Redis has lost the counts", transport.Claim{Key: "lost"}, transport.ClaimTaken},
-		{"after one in vain", transport.Claim{Key: "vain"}, transport.ClaimBypass},
-		{"of any value, after one in vain", transport.Claim{Key: "vain", Any: true}, transport.ClaimTaken},
+		{"after one that stored nothing", transport.Claim{Key: "bypassed"}, transport.ClaimBypass},
+		{"of any value, after one that stored nothing", transport.Claim{Key: "bypassed", Any: true}, transport.ClaimTaken},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -71,10 +71,10 @@ func TestClaims(t *testing.T) {
 				set(d.values, item{"c", "short"}, entry{text: "v"}, time.Hour)
 				d.clears.fields["n:c"], d.clears.fields["c:c"] = 5, 5
 				for key, e := range map[string]entry{
-					"busy":    {id(9), 0, "e", 5},
-					"cleared": {id(9), 0, "e", 4},
-					"lost":    {id(9), 0, "e0", 5},
-					"vain":    {text: vain},
+					"busy":     {id(9), 0, "e", 5},
+					"cleared":  {id(9), 0, "e", 4},
+					"lost":     {id(9), 0, "e0", 5},
+					"bypassed": {text: bypassed},
 				} {
 					set(d.tokens, item{"c", key}, e, time.Hour)
 				}
@@ -122,17 +122,17 @@ func TestPuts(t *testing.T) {
 
 func TestPutsWithoutAValue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := holding("kept", "vain", "forgotten")
+		d := holding("kept", "bypassed", "forgotten")
 		claims := []transport.Claim{
 			{Key: "kept", Token: id(4), Any: true, Life: time.Second},
-			{Key: "vain", Token: id(5), Any: true, Life: time.Second},
+			{Key: "bypassed", Token: id(5), Any: true, Life: time.Second},
 			{Key: "forgotten", Token: id(6), Any: true, Life: time.Second},
 		}
 		d.claim("c", "h", "e", time.Hour, claims)
 		require.Equal(t, make([]bool, 3), d.put("c", []put{
-			{key: "kept", token: id(4)}, {key: "vain", token: id(5), vain: true}, {key: "forgotten", token: id(6), forget: true},
+			{key: "kept", token: id(4)}, {key: "bypassed", token: id(5), bypass: true}, {key: "forgotten", token: id(6), forget: true},
 		}))
-		require.Equal(t, "kept vain", has(d, "kept", "vain", "forgotten"))
+		require.Equal(t, "kept bypassed", has(d, "kept", "bypassed", "forgotten"))
 
 		for i := range claims {
 			claims[i].Any = false

@@ -2,10 +2,10 @@ package fakebus
 
 import "time"
 
-// The faults of one instance's network. None waits for anything.
+// The faults of one instance's network. No method blocks.
 
-// Mute keeps everything that goes one way from arriving, over connections old and
-// new, until Heal. Nobody is told.
+// Mute stops all packets in one direction, over old and new connections, until Heal. No
+// connection breaks.
 func (in *Instance) Mute(way Direction) {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
@@ -18,8 +18,8 @@ func (in *Instance) Partition() {
 	in.Mute(Down)
 }
 
-// Heal ends Mute and Partition. What got stuck arrives now, or was lost: the
-// connections it was on are then dead, and neither end knows.
+// Heal ends Mute and Partition. Packets that got stuck arrive now, or are lost. If they are
+// lost, their connections are dead, and neither end knows.
 func (in *Instance) Heal(lost bool) {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
@@ -47,7 +47,7 @@ func (in *Instance) Pause() {
 	in.paused = true
 }
 
-// Resume ends Pause. What waited arrives at once, on either side.
+// Resume ends Pause. What was held up arrives at once, at both ends.
 func (in *Instance) Resume() {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
@@ -55,8 +55,8 @@ func (in *Instance) Resume() {
 	in.releaseLocked()
 }
 
-// Reaches reports whether what the instance sends now is executed and answered,
-// over a connection that is well.
+// Reaches reports whether a command that the instance sends now would be executed and
+// answered, over a connection without a fault.
 func (in *Instance) Reaches() bool {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
@@ -98,8 +98,8 @@ func (in *Instance) leaveDemoted() {
 	}
 }
 
-// Deaden leaves all of the instance's connections half open: nothing comes
-// through any more, and neither end is told. New ones work.
+// Deaden leaves all of the instance's connections half open: nothing arrives, and neither
+// end knows. New connections work.
 func (in *Instance) Deaden() {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
@@ -108,9 +108,9 @@ func (in *Instance) Deaden() {
 	}
 }
 
-// LeadAstray makes the instance's address lead to a replica that takes writes, and to
-// which replication has stalled: it has what the master has now, and its history. Redis's
-// scripts refuse to run there. Connections that there are stay.
+// LeadAstray makes the instance's address lead to a writable replica whose replication has
+// stalled. It has the master's present data and history. Scripts refuse to run there.
+// Existing connections stay.
 func (in *Instance) LeadAstray() {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
@@ -118,14 +118,14 @@ func (in *Instance) LeadAstray() {
 	in.astray = &demoted{data: b.data.clone(), before: b.history, history: b.history, joined: time.Now()}
 }
 
-// LeadBack ends LeadAstray, for connections that are made from now on.
+// LeadBack ends LeadAstray for new connections.
 func (in *Instance) LeadBack() {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
 	in.astray = nil
 }
 
-// Forge has somebody who is no instance publish to this instance's own channel.
+// Forge publishes to this instance's own channel as a user that is no instance.
 func (in *Instance) Forge(payload string) {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
@@ -156,15 +156,14 @@ func (in *Instance) Duplicate(n int) {
 	in.duplicate = n
 }
 
-// Swap delivers the next message to the instance behind the one after it.
+// Swap delivers the next message to the instance after the one that follows it.
 func (in *Instance) Swap() {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
 	in.swap = true
 }
 
-// Delay holds up what the instance's subscriptions receive, now and later, until
-// d has passed.
+// Delay delays what the instance's subscriptions receive until d has passed.
 func (in *Instance) Delay(d time.Duration) {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
@@ -174,22 +173,22 @@ func (in *Instance) Delay(d time.Duration) {
 	}
 }
 
-// Slow makes every message to the instance take d longer, from now on.
+// Slow makes every message to the instance take d longer from now on.
 func (in *Instance) Slow(d time.Duration) {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
 	in.slow = d
 }
 
-// Late makes the instance give up its next script, publish or probe, which is
-// executed all the same when d has passed.
+// Late makes the instance give up its next script, publish or probe. The script is still
+// executed after d.
 func (in *Instance) Late(d time.Duration) {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
 	in.late = d
 }
 
-// Twice has the instance's next script executed twice, as by a client that follows
+// Twice makes Redis execute the instance's next script twice, as for a client that follows
 // redirects.
 func (in *Instance) Twice() {
 	in.bus.mu.Lock()
@@ -197,15 +196,14 @@ func (in *Instance) Twice() {
 	in.twice = true
 }
 
-// LoseReply breaks the connection behind the instance's next script, before its
-// reply.
+// LoseReply breaks the connection after the instance's next script, before its reply.
 func (in *Instance) LoseReply() {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
 	in.losesReply = true
 }
 
-// faultless takes back the faults that are still to come, or do not end.
+// faultless cancels faults that have not struck yet, and those that do not end.
 func (in *Instance) faultless() {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()

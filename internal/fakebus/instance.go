@@ -21,8 +21,8 @@ const (
 	Down
 )
 
-// Instance is one instance's end of the network: what it can ask of Redis, and
-// the faults of its connections.
+// Instance is one instance's end of the network: its requests to Redis, and the faults of
+// its connections.
 type Instance struct {
 	bus    *Bus
 	number int
@@ -31,7 +31,7 @@ type Instance struct {
 	// Everything below is guarded by Bus.mu.
 	muted         [2]bool // by Direction
 	paused        bool
-	held          []packet // in the order in which they got stuck
+	held          []packet // packets that are stuck, the first one first
 	serial        int      // of the next connection
 	open          map[*conn]struct{}
 	subscriptions []*Subscription // those that Redis delivers to
@@ -56,16 +56,16 @@ type conn struct {
 	ended  chan struct{} // closed when the instance's end is closed; err says why
 	err    error
 	cut    bool // Redis's end is closed
-	dead   bool // half open: nothing comes through any more, and nobody is told
+	dead   bool // half open: nothing arrives, and neither end knows
 
-	values  *values       // whose it is, if it is for values
+	values  *values       // its owner, if it is for values
 	astray  bool          // the other end is a replica that takes writes, unless it is for values
 	users   int           // how many exchanges go over it, then
 	ready   chan struct{} // closed when it was dialled, then
 	demoted *demoted      // the other end; nil: the master, whichever that is
 }
 
-// packet is something on its way over a connection.
+// packet is a packet on its way over a connection.
 type packet struct {
 	conn   *conn
 	way    Direction
@@ -73,7 +73,7 @@ type packet struct {
 	draw   uint64 // for values: what its release follows from, if it gets stuck
 }
 
-// seldomSlower is by how much a packet in a hundred takes longer than the others.
+// seldomSlower is the factor by which one packet in a hundred is slower than the others.
 const seldomSlower = 10
 
 // latencyLocked draws the time that a packet takes one way.
@@ -88,7 +88,7 @@ func (in *Instance) latency(r *rand.Rand) time.Duration {
 	return o.MinLatency + time.Duration(r.Int64N(int64(spread)+1))
 }
 
-// sendLocked makes p arrive after d, or when what is in its way has gone.
+// sendLocked makes p arrive after d. If a fault stops it, it arrives when the fault ends.
 func (in *Instance) sendLocked(p packet, d time.Duration) {
 	if in.paused && p.way == Up { // a stopped process sends nothing
 		in.held = append(in.held, p)
@@ -107,7 +107,7 @@ func (in *Instance) sendLocked(p packet, d time.Duration) {
 	})
 }
 
-// releaseLocked sends what is held and no longer has to be.
+// releaseLocked sends held packets that no fault stops any longer.
 func (in *Instance) releaseLocked() {
 	held := in.held
 	in.held = nil
@@ -127,19 +127,19 @@ func (in *Instance) releaseLocked() {
 	}
 }
 
-// momentLocked is a time that is hardly any, so that things which happen at once
-// happen at different instants.
+// momentLocked returns a very short time, so that events that follow at once happen at
+// different instants.
 func (in *Instance) momentLocked() time.Duration { return moment(in.random[releasing]) }
 
 func moment(r *rand.Rand) time.Duration {
 	return time.Duration(1 + r.Int64N(int64(20*time.Microsecond)))
 }
 
-// errNoReply is what a command returns that Redis does not answer.
+// errNoReply is returned by a command that Redis does not answer.
 var errNoReply = errors.New("no reply")
 
-// exchange sends a command over c and waits for the reply. When it fails the
-// connection is of no more use, and the command may still be executed.
+// exchange sends a command over c and waits for the reply. After an error the connection
+// must not be used again, and the command may still be executed.
 func (in *Instance) exchange(ctx context.Context, c *conn, p purpose, execute func() error) error {
 	in.bus.mu.Lock()
 	up, down := in.latencyLocked(p), in.latencyLocked(p)
@@ -151,8 +151,8 @@ func (in *Instance) exchange(ctx context.Context, c *conn, p purpose, execute fu
 	})
 }
 
-// converse is an exchange with the latencies given, of a command that answers when
-// it likes, with Bus.mu held.
+// converse is exchange with given latencies. The command may answer at any time, with
+// Bus.mu held.
 func (in *Instance) converse(
 	ctx context.Context, c *conn, up, down time.Duration, draw uint64, execute func(answer func(error)),
 ) error {
@@ -171,7 +171,7 @@ func (in *Instance) converse(
 	}
 }
 
-// transferLocked sends a command over c, and what it answers back.
+// transferLocked sends a command over c, and its answer back.
 func (in *Instance) transferLocked(
 	c *conn, up, down time.Duration, draw uint64, execute func(answer func(error)), receive func(error),
 ) {
@@ -187,7 +187,7 @@ func (in *Instance) transferLocked(
 	})
 }
 
-// script is an exchange that faults of scripts apply to.
+// script is an exchange to which the faults of scripts apply.
 func (in *Instance) script(ctx context.Context, c *conn, p purpose, execute func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, in.bus.options.CommandTimeout)
 	defer cancel()
@@ -214,8 +214,7 @@ func (in *Instance) script(ctx context.Context, c *conn, p purpose, execute func
 	})
 }
 
-// abandon sends a command that will be executed late, over a connection that
-// breaks before.
+// abandon sends a command that is executed late, over a connection that breaks before.
 func (in *Instance) abandon(ctx context.Context, c *conn, late, giveUp time.Duration, execute func() error) error {
 	in.bus.mu.Lock()
 	in.sendLocked(packet{conn: c, way: Up, arrive: func() {
@@ -254,7 +253,7 @@ func (in *Instance) dial(ctx context.Context, p purpose) (*conn, error) {
 	return c, nil
 }
 
-// openLocked adds c to the network, which may be gone.
+// openLocked adds c to the network, unless that is closed.
 func (c *conn) openLocked() {
 	if c.in.bus.closed {
 		c.endLocked(ErrReset)
@@ -281,14 +280,14 @@ func (c *conn) endLocked(err error) {
 	}
 }
 
-// cutConnLocked closes Redis's end; the instance hears of it after d.
+// cutConnLocked closes Redis's end; the instance gets an error after d.
 func (in *Instance) cutConnLocked(c *conn, d time.Duration) {
 	c.cut = true
 	in.sendLocked(packet{conn: c, way: Down, arrive: func() { c.endLocked(ErrReset) }}, d)
 }
 
-// Publish makes one attempt at the publish script, over a connection that it
-// keeps. It is for one goroutine at a time.
+// Publish makes one attempt to run the publish script, over a connection that it keeps.
+// Only one goroutine may call it at a time.
 func (in *Instance) Publish(ctx context.Context, m transport.Message) error {
 	o := &in.bus.options
 	ctx, cancel := context.WithTimeout(ctx, o.ConnectTimeout+o.CommandTimeout)
@@ -297,8 +296,8 @@ func (in *Instance) Publish(ctx context.Context, m transport.Message) error {
 	return in.publishing.run(ctx, func() error { return in.bus.runPublishLocked(in, m, sent) })
 }
 
-// Redial closes the connection that Publish keeps, also under a Publish that
-// waits for an answer.
+// Redial closes the connection that Publish keeps, even while a Publish waits for an
+// answer.
 func (in *Instance) Redial() {
 	in.bus.mu.Lock()
 	defer in.bus.mu.Unlock()
@@ -323,7 +322,7 @@ func (l *link) run(ctx context.Context, execute func() error) error {
 			return err
 		}
 		if err = l.in.script(ctx, c, l.purpose, func() error {
-			if c.astray { // it takes writes, but says what it is
+			if c.astray { // the replica takes writes, but says that it is a replica
 				return ErrReadOnly
 			}
 			return execute()
@@ -371,8 +370,7 @@ func (l *link) dropLocked() {
 	}
 }
 
-// openLocked returns the open connections in the order in which they were made, but
-// for those for values.
+// openLocked returns the open connections except those for values, oldest first.
 func (in *Instance) openLocked() (open []*conn) {
 	for c := range in.open {
 		if c.values == nil {

@@ -7,13 +7,13 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// Subscription is one confirmed subscription to the fleet's channel and to the
-// instance's own.
+// Subscription is one confirmed subscription to the fleet's channel and to the instance's
+// own channel.
 type Subscription struct {
 	in       *Instance
 	as       transport.Identity
 	conn     *conn
-	changed  chan struct{} // one token: look again
+	changed  chan struct{} // one token: next may return something else
 	probing  link
 	lifetime context.Context // ends with Close
 	end      context.CancelFunc
@@ -21,7 +21,7 @@ type Subscription struct {
 	// Everything below is guarded by Bus.mu.
 	inbox   []message
 	due     time.Time // when the newest message arrives
-	stalled time.Time // nothing arrives before
+	stalled time.Time // nothing arrives before that
 }
 
 type message struct {
@@ -31,7 +31,7 @@ type message struct {
 	late    bool // to be overtaken by the next one
 }
 
-// Subscribe makes one attempt at a subscription, and at a connection for probes.
+// Subscribe makes one attempt to subscribe, and to dial a connection for probes.
 func (in *Instance) Subscribe(ctx context.Context, as transport.Identity) (*Subscription, error) {
 	c, err := in.dial(ctx, subscribing)
 	if err != nil {
@@ -44,7 +44,7 @@ func (in *Instance) Subscribe(ctx context.Context, as transport.Identity) (*Subs
 	ctx, cancel := context.WithTimeout(ctx, in.bus.options.CommandTimeout)
 	defer cancel()
 	err = in.exchange(ctx, c, subscribing, func() error {
-		if c.err == nil && !c.astray { // the instance has not given up; a replica that is stalled hears nothing
+		if c.err == nil && !c.astray { // the instance still waits; a stalled replica gets no messages
 			in.subscriptions = append(in.subscriptions, s)
 		}
 		return nil
@@ -59,7 +59,7 @@ func (in *Instance) Subscribe(ctx context.Context, as transport.Identity) (*Subs
 	return s, nil
 }
 
-// Probe makes one attempt at the probe script, over a connection that it keeps.
+// Probe makes one attempt to run the probe script, over a connection that it keeps.
 func (s *Subscription) Probe(ctx context.Context, nonce string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -68,7 +68,7 @@ func (s *Subscription) Probe(ctx context.Context, nonce string) error {
 }
 
 // Receive waits for the next payload, and reports whether it came on the instance's own
-// channel. It is for one goroutine at a time.
+// channel. Only one goroutine may call it at a time.
 func (s *Subscription) Receive() (payload string, own bool, err error) {
 	for {
 		m, wait, err := s.next()
@@ -92,8 +92,8 @@ func (s *Subscription) Receive() (payload string, own bool, err error) {
 	}
 }
 
-// next returns the next message, an error, or how long to wait; less than zero is
-// until something has changed.
+// next returns the next message, an error, or how long to wait. A negative wait is until
+// something has changed.
 func (s *Subscription) next() (m message, wait time.Duration, err error) {
 	s.in.bus.mu.Lock()
 	defer s.in.bus.mu.Unlock()
@@ -117,7 +117,7 @@ func (s *Subscription) next() (m message, wait time.Duration, err error) {
 	return m, 0, nil
 }
 
-// Close ends the subscription, and a Probe and a Receive that wait.
+// Close ends the subscription, and a Probe and a Receive under way.
 func (s *Subscription) Close() {
 	s.end()
 	s.in.bus.mu.Lock()
@@ -128,7 +128,7 @@ func (s *Subscription) Close() {
 	s.forgetLocked()
 }
 
-// forgetLocked makes Redis deliver nothing more.
+// forgetLocked makes Redis deliver nothing more to s.
 func (s *Subscription) forgetLocked() {
 	left := s.in.subscriptions[:0:0]
 	for _, other := range s.in.subscriptions {
@@ -139,8 +139,8 @@ func (s *Subscription) forgetLocked() {
 	s.in.subscriptions = left
 }
 
-// deliverLocked sends one message to whatever subscriptions the instance has, or to
-// those whose own channel is that of an id.
+// deliverLocked sends one message to all subscriptions of the instance. If own is set, it
+// sends it only to those whose own channel has that id.
 func (in *Instance) deliverLocked(payload string, own *[16]byte) {
 	var to []*Subscription
 	for _, s := range in.subscriptions {
@@ -176,7 +176,7 @@ func (s *Subscription) deliverLocked(m message) {
 		in.cutConnLocked(s.conn, in.latencyLocked(delivering))
 		return
 	}
-	// The order within a connection is kept, at instants of their own.
+	// Messages of one connection arrive in order, and at different instants.
 	due := time.Now().Add(in.slow + in.latencyLocked(delivering))
 	if !due.After(s.due) {
 		due = s.due.Add(in.momentLocked())

@@ -8,19 +8,19 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// way is an instance's end of the network as a backplane wants it.
+// way is an instance's end of the network as a transport.Bus.
 type way struct {
 	*Instance
 	values *values
 }
 
-// Bus returns the instance's end of the network as a backplane wants it, for one
-// backplane at a time.
+// Bus returns the instance's end of the network as a transport.Bus, for one backplane at a
+// time.
 func (in *Instance) Bus() transport.Bus {
 	return &way{in, &values{in: in}}
 }
 
-// First makes one attempt: a test that wants more begins without a connection.
+// First makes one attempt. A test that needs more starts with AllowDisconnectedStart.
 func (w *way) First(ctx context.Context, attempt func(context.Context) error) error {
 	return attempt(ctx)
 }
@@ -40,9 +40,8 @@ func (w *way) Close() {
 	w.values.drop(true)
 }
 
-// Jitter returns a number from 0 to n-1. It follows from the seed, the instance
-// and the time, and not from who else has drawn one, so that goroutines that run
-// at one instant do not depend on each other's order.
+// Jitter returns a number from 0 to n-1. It depends only on the seed, the instance and the
+// time. So it does not depend on the order of goroutines that run at one instant.
 func (in *Instance) Jitter(n int64) int64 {
 	now := uint64(time.Now().UnixNano())
 	return rand.New(rand.NewPCG(in.bus.options.Seed, now^uint64(in.number+1)<<56)).Int64N(n)

@@ -13,13 +13,13 @@ import (
 // valueConns is how many connections an instance has for values.
 const valueConns = 4
 
-// values is an instance's way to the values in Redis, over connections of its own.
+// values is an instance's access to the values in Redis, over connections of its own.
 //
-// Many goroutines ask at once, and at one instant in any order. So nothing here
-// depends on who comes first: which connection an exchange goes over, and how long
-// each packet takes, follows from what is asked and when; and exchanges share a
-// connection rather than wait for it. A pool that hands out whatever connection is
-// free would be closer to Redis's clients, and would not repeat itself.
+// Many goroutines send requests at once, and at one instant in any order. So nothing here
+// depends on which is first. The connection of an exchange, and how long each packet takes,
+// depend on what is asked and when. Exchanges share a connection instead of waiting for it.
+// A pool that returns any free connection would be closer to Redis's clients, but runs
+// could not be repeated.
 type values struct {
 	in *Instance
 
@@ -28,17 +28,17 @@ type values struct {
 	conns  [valueConns]*conn // nil: dial first
 }
 
-// derive returns a stream that follows from the seed, the instance, the time, and
-// what it is for.
+// derive returns a stream of random numbers that depends only on the seed, the instance,
+// the time, and what it is for.
 func (in *Instance) derive(what uint64) *rand.Rand {
 	now := uint64(time.Now().UnixNano())
 	return rand.New(rand.NewPCG(in.bus.options.Seed^what, now^uint64(in.number+1)<<56))
 }
 
-// asking identifies an exchange. The order of keys does not matter, as a map may
-// have given it, and tokens do not, as they may be random. So two that claim the same
-// at one instant on one instance are not told apart, and either may be the one who
-// gets it. We accept this because an instance has one load of a key at a time.
+// asking identifies an exchange. The order of keys does not matter, since it may come from
+// a map. Tokens do not matter, since they may be random. So if one instance claims the same
+// key twice at one instant, either exchange may get the claim. We accept this because an
+// instance has one load of a key at a time.
 func asking(kind, cache string, keys, regions []string) uint64 {
 	of := hash(kind, cache)
 	for _, key := range keys {
@@ -50,16 +50,15 @@ func asking(kind, cache string, keys, regions []string) uint64 {
 	return of
 }
 
-// pipelined is how much later than the first command of a pipeline the last one is
-// executed, at most.
+// pipelined is the longest time between the first and the last command of a pipeline.
 const pipelined = time.Millisecond / 2
 
-// Read reads values, and a moment later what they are to be judged by: a pipeline is
-// no transaction, and anything may happen in between.
+// Read reads values, and a moment later what shows whether they are valid. A pipeline is
+// not a transaction, so anything may happen in between.
 func (v *values) Read(
 	ctx context.Context, cache string, keys, regions []string, most int,
 ) (transport.Reading, error) {
-	keys, regions = slices.Clone(keys), slices.Clone(regions) // it may arrive when ctx has ended
+	keys, regions = slices.Clone(keys), slices.Clone(regions) // the request may arrive after ctx has ended
 	r := new(transport.Reading)
 	between := time.Duration(1 + v.in.derive(asking("between", cache, keys, regions)).Int64N(int64(pipelined)))
 	b := v.in.bus
@@ -75,7 +74,7 @@ func (v *values) Read(
 			now, history, master := b.answererLocked(c)
 			switch {
 			case c.cut || b.down:
-			case now != d: // a connection that is kept, but not in the middle of a pipeline
+			case now != d: // another server by now: a kept connection breaks in the middle of a pipeline
 				c.cutLocked()
 			case b.noInfo:
 				answer(ErrNoInfo)
@@ -87,7 +86,7 @@ func (v *values) Read(
 		})
 	})
 	if err != nil {
-		return transport.Reading{}, err // and not r, which may yet be written to
+		return transport.Reading{}, err // not r, which may still be written to
 	}
 	return *r, nil
 }
@@ -142,7 +141,7 @@ func (v *values) Keep(ctx context.Context, keeps []transport.Keep) ([]bool, erro
 	return *kept, nil
 }
 
-// Redial closes the connections, also under exchanges that wait.
+// Redial closes the connections, even while exchanges wait on them.
 func (v *values) Redial() { v.drop(false) }
 
 func (v *values) drop(forGood bool) {
@@ -157,7 +156,7 @@ func (v *values) drop(forGood bool) {
 	}
 }
 
-// script is an exchange that a server refuses which takes no writes.
+// script is an exchange that a server refuses if it takes no writes.
 func (v *values) script(ctx context.Context, what uint64, execute func(*data)) error {
 	b := v.in.bus
 	return v.exchange(ctx, what, func(c *conn, answer func(error)) {
@@ -176,10 +175,10 @@ func (v *values) script(ctx context.Context, what uint64, execute func(*data)) e
 
 // exchange sends a command and waits for the answer.
 func (v *values) exchange(ctx context.Context, what uint64, execute func(c *conn, answer func(error))) error {
-	if err := ctx.Err(); err != nil { // it must not hang on a select whether the command is sent
+	if err := ctx.Err(); err != nil { // checked first, since a select would choose at random
 		return err
 	}
-	r := v.in.derive(what) // of now: many may be sent at one instant when a connection is there
+	r := v.in.derive(what) // before the dial, after which many may be sent at one instant
 	c, err := v.get(ctx, int(what%valueConns))
 	if err != nil {
 		return err
@@ -192,7 +191,7 @@ func (v *values) exchange(ctx context.Context, what uint64, execute func(c *conn
 	return err
 }
 
-// get returns the connection in a place, when it is there, for one exchange more.
+// get returns the connection in a place once it is open, for one more exchange.
 func (v *values) get(ctx context.Context, place int) (*conn, error) {
 	b := v.in.bus
 	b.mu.Lock()
@@ -220,7 +219,7 @@ func (v *values) get(ctx context.Context, place int) (*conn, error) {
 	return nil, err
 }
 
-// dialLocked begins to make a connection. It waits for nobody: whoever needs it does.
+// dialLocked begins to dial a connection. It does not wait; get does.
 func (v *values) dialLocked(place int) *conn {
 	in := v.in
 	c := &conn{in: in, serial: place, values: v, ended: make(chan struct{}), ready: make(chan struct{}), demoted: in.astray}
@@ -241,8 +240,8 @@ func (v *values) dialLocked(place int) *conn {
 	return c
 }
 
-// release gives back a connection that an exchange has used. If there was no answer
-// in time nobody else gets it: it may be dead.
+// release returns a connection that an exchange has used. If there was no answer in time,
+// no other exchange gets it, since it may be dead.
 func (v *values) release(c *conn, unanswered bool) {
 	v.in.bus.mu.Lock()
 	defer v.in.bus.mu.Unlock()
