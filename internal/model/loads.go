@@ -21,7 +21,7 @@ func (m *machine) loads(s *state, i int) {
 			f.proven = !m.on(ProofAtEnd) && m.mayKeep(f.fence, f.version)
 			m.emit(&t, func() string { return fmt.Sprintf("%s reads the source: v%d", loadName(s, i, k), f.version) })
 		case loaded:
-			m.land(s, i, k)
+			m.endLoad(s, i, k)
 			m.put(s, i, k)
 		case putting:
 			m.put(s, i, k)
@@ -142,9 +142,9 @@ func (m *machine) serveWaiters(t *state, i, k int, f *flight) {
 	}
 }
 
-// land emits the end of a load: its callers get what it has read, and it is kept
-// if nothing has overtaken it.
-func (m *machine) land(s *state, i, k int) {
+// endLoad emits the end of a load: its callers get what it has read, and the result is
+// kept if nothing has overtaken the load.
+func (m *machine) endLoad(s *state, i, k int) {
 	t := *s
 	in := &t.instance[i]
 	f := in.flights[k]

@@ -1,8 +1,7 @@
 package model
 
-// Scenario is a small world: who is there, what they may do, and how often each
-// fault may strike. Everything else is free: Check goes through every order in
-// which that can happen.
+// Scenario is a small world: its instances and writers, what they may do, and how often
+// each fault may happen. Check explores every order in which all of that can happen.
 type Scenario struct {
 	Name string
 	Doc  string // what the scenario is about
@@ -25,7 +24,7 @@ type Scenario struct {
 	NoPosition  bool // the channel has no position at the start, and no instance knows one
 	Joiners     bool // a Get can join a load under way
 	RacingSets  bool // others write the source while a Set is under way
-	SlowReaders bool // a Get takes its time between its look at the lease and its look at the entry
+	SlowReaders bool // a Get may pause between reading the lease and looking up the entry
 	Shared      bool // the instances use the shared level
 	Lagging     bool // a master is demoted in favour of a replica that lags
 	Clones      bool // the instances were resumed from one snapshot, and have one identity
@@ -49,7 +48,7 @@ func (s Scenario) Without(rules ...Rule) Scenario {
 	return s
 }
 
-// Writer is a caller who writes, one write after the other.
+// Writer is a caller that makes one write after the other.
 type Writer struct {
 	// Home is the instance in which it runs: 0 is A, 1 is B. Elsewhere is a
 	// process that only publishes.
@@ -119,7 +118,7 @@ type Budget struct {
 	Extensions  int8 // of the claim of a load, each at any time from then on
 	Losses      int8 // of the shared level's value, token or clears, by eviction or expiry
 	Displaced   int8 // entries of an instance, which make room for others
-	LostReplies int8 // Redis ran the script, and nobody knows
+	LostReplies int8 // Redis ran the script, and the reply is lost
 	Delays      int8 // the publisher gives up a script that will run later
 	BusLosses   int8 // a message does not reach one instance
 	Reorders    int8 // two messages to one instance change places
@@ -127,10 +126,10 @@ type Budget struct {
 	Forgeries   int8 // messages to one instance by a hostile user
 }
 
-// Hostile is a user of Redis that may publish, and does no instance good.
+// Hostile is a user of Redis that may publish, and forges messages.
 type Hostile uint8
 
-// The hostile users, and that there is none.
+// The kinds of hostile users, and that there is none.
 const (
 	Nobody Hostile = iota
 	// OnOwnChannels may publish to the instances' own channels, and knows position

@@ -283,7 +283,7 @@ func NotCovered() []Scenario {
 		},
 		Scenario{
 			Name: "split brain",
-			Doc:  "A master that does not know of its demotion goes on accepting and renewing leases.",
+			Doc:  "A master that does not know of its demotion keeps accepting messages and renewing leases.",
 
 			Bound: 1, Until: 1, Instances: 1, Writers: changes, Isolated: true,
 			Budget: Budget{Writes: 1, Probes: 1, Demotions: 1},

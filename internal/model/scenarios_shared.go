@@ -132,7 +132,7 @@ func sharedScenarios() []Scenario {
 		},
 		{
 			Name: "shared: an isolated master",
-			Doc:  "The old master does not know that it is none any more. It takes no writes for want of replicas, and answers reads.",
+			Doc:  "The old master does not know that it was demoted. It takes no writes, since it has too few replicas, and answers reads.",
 
 			Shared: true, Bound: 2, Until: 3, Instances: 1, Writers: removes, Isolated: true, Joiners: true,
 			Budget: Budget{Writes: 1, Loads: 1, Probes: 1, Demotions: 1, Displaced: 1},

@@ -1,7 +1,7 @@
 package model
 
-// The state is plain bytes throughout: it is copied for every step and compared
-// as a whole, so it holds no pointer, and no padding.
+// The state consists of plain bytes, without pointers and padding, since it is copied for
+// every step and compared as a whole.
 
 const (
 	maxInstances = 2
@@ -10,23 +10,23 @@ const (
 	maxInbox     = 4
 )
 
-// never is a moment so long ago that nothing is younger than the bound by it.
+// never is a time so long ago that it is always older than the bound.
 const never int8 = -100
 
-// position is the channel's position; every one that is made is new.
+// position is a position of the channel. Each new one differs from all others.
 type position uint8
 
-// absent is the position of a server that has none, and of an instance that
-// knows none.
+// absent is the position of a server that has lost it, and of an instance that does not
+// know it.
 const absent position = 0
 
 // history is the id of a server's history. Zero: the server does not tell.
 type history uint8
 
-// version counts what the source has held for the item that is watched.
+// version counts the versions of the watched item at the source.
 type version int8
 
-// noVersion is the version that a write of another item makes.
+// noVersion is the version of a write of another item.
 const noVersion version = -1
 
 // target is what an invalidation names.
@@ -42,7 +42,7 @@ const (
 
 const anyRegion = regionR | regionS
 
-// state is everything there is between two steps.
+// state is the whole state between two steps.
 type state struct {
 	now      int8
 	source   version             // what the source holds
@@ -83,7 +83,7 @@ type value struct {
 	stamp   stamp
 }
 
-// stamp says when a value belongs to: by it the clears are judged.
+// stamp is the label of a value: clears after it make the value invalid.
 type stamp struct {
 	epoch epoch
 	count count
@@ -117,8 +117,7 @@ const (
 	toDemoted
 )
 
-// instance is one process with a cache: its subscriber and what it holds of the
-// item.
+// instance is one process with a cache: its subscriber, and its copy of the item.
 type instance struct {
 	link     link
 	unproven bool     // the subscription has seen no echo yet
@@ -189,11 +188,11 @@ type flight struct {
 	phase    flightPhase
 	version  version // that it has read
 	start    int8
-	lastRead int8 // when the read started whose caller joined last
+	lastRead int8 // when the read of the caller that joined last started
 	fence    target
 
-	waits     bool // callers wait for it that have its result only if it is proven
-	waitsFrom int8 // when the read started whose caller was the last of these
+	waits     bool // conditional waiters wait for it: they get its result only if it is proven
+	waitsFrom int8 // when the read of the last of these started
 	proven    bool // what it has read was proven when it was read, see ProofAtEnd
 
 	shared  bool    // the version comes from the shared level
@@ -217,8 +216,8 @@ const (
 	putting                 // has ended, but for what it puts
 )
 
-// reader is a Get that takes its time between its two looks: at clock and lease,
-// and at the entry.
+// reader is a slow Get: it pauses between reading clock and lease and looking up the
+// entry.
 type reader struct {
 	active bool
 	start  int8
