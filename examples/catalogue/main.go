@@ -5,12 +5,11 @@
 //	go run ./examples/catalogue
 //
 // It reads pages, changes a product through one instance and sees the change on the
-// other, does the same with a whole category, and takes the database away for a
-// moment. It ends by itself, with 1 if something was not as it says. Without
+// other, does the same with a whole category, and takes the database down for a moment.
+// It ends by itself, and exits with 1 if something was not as described. Without
 // REDIS_CONNECTION_STRING it starts a Redis in memory.
 //
-// Read service.go first: it is all there is to the caches. store.go stands for the
-// database.
+// Read service.go first: it has all of the caches. store.go replaces the database.
 package main
 
 import (
@@ -34,7 +33,7 @@ import (
 	"github.com/nearcache/nearcache"
 )
 
-// maxStaleness is how soon a change shows on the other instance at the latest.
+// maxStaleness bounds how long a change takes to show on the other instance.
 const maxStaleness = 2 * time.Second
 
 func main() {
@@ -54,8 +53,8 @@ func run(ctx context.Context, redis string, out io.Writer) (err error) {
 		defer embedded.Close()
 		redis = embedded.Addr()
 	}
-	// A service has a fixed name here. This one is new each time, so that two runs on
-	// one Redis do not meet.
+	// A service has a fixed name here. This one is new each time, so that two runs on one
+	// Redis do not disturb each other.
 	channel := "catalogue-demo-" + rand.Text()[:8]
 
 	store := NewStore()
@@ -111,7 +110,7 @@ func tour(ctx context.Context, store *Store, a, b *instance, out io.Writer) erro
 	}
 	fmt.Fprintf(out, "20 %% off all books on a: b shows it after %v\n", took)
 
-	// A price that is asked for all the time is loaded anew behind its readers' backs.
+	// A price that is often asked for is refreshed in the background: no reader waits.
 	slowest := time.Duration(0)
 	if _, err := a.page(ctx, "books"); err != nil {
 		return err
@@ -123,7 +122,7 @@ func tour(ctx context.Context, store *Store, a, b *instance, out io.Writer) erro
 		}
 		slowest = max(slowest, time.Since(asked))
 	}
-	fmt.Fprintf(out, "a hot page, whose prices are loaded anew every %v: the slowest of its reads took %v\n",
+	fmt.Fprintf(out, "a hot page, whose prices are loaded again every %v: the slowest of its reads took %v\n",
 		priceRefreshAfter, slowest.Round(10*time.Microsecond))
 
 	store.Down(true)
@@ -216,8 +215,8 @@ func start(ctx context.Context, redis, channel string, store *Store) (*instance,
 	return &instance{bp, service, listener}, nil
 }
 
-// close stops asking before it closes what is asked, and returns what the other
-// instance has not been told, if anything.
+// close stops the requests before it closes what they use. Its error says what the other
+// instance has not been told.
 func (i *instance) close() error { return errors.Join(i.listener.Close(), i.backplane.Close()) }
 
 func (i *instance) page(ctx context.Context, category string) (page Page, err error) {
@@ -225,7 +224,7 @@ func (i *instance) page(ctx context.Context, category string) (page Page, err er
 	return page, err
 }
 
-// call makes a request, and reads the answer into result unless that is nil.
+// call makes a request, and decodes the answer into result unless that is nil.
 func (i *instance) call(ctx context.Context, method, path string, result any) error {
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+i.listener.Addr().String()+path, nil)
 	if err != nil {

@@ -174,7 +174,7 @@ func (s *Service) Handler() http.Handler {
 	return mux
 }
 
-// number reads a number; 0, which is none that exists here, if it is not one.
+// number parses a number. It returns 0, which no item has, if text is not a number.
 func number(text string) int64 {
 	n, _ := strconv.ParseInt(text, 10, 64)
 	return n

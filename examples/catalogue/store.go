@@ -31,14 +31,14 @@ type Price struct {
 	Cents int64
 }
 
-// Category is what a list page is made of. Its slice is shared by all who get it
-// from the cache, as every value is, so nobody may change it.
+// Category is the content of a list page. Like every value of a cache, its slice is shared
+// by all callers, so it must not be changed.
 type Category struct {
 	Title    string
 	Products []int64
 }
 
-// Store stands for a database with three tables.
+// Store replaces a database with three tables.
 type Store struct {
 	mu         sync.Mutex // guards everything below
 	products   map[int64]Product

@@ -19,8 +19,8 @@ var categories = [...]string{
 	"health", "kitchen", "lamps", "music", "office", "pets", "shoes", "sport", "tools", "toys",
 }
 
-// catalogue is the source of truth, as a database would be. It is the only one
-// who knows which version is current, and so it judges what instances serve.
+// catalogue is the source of truth, as a database would be. Only it knows which version is
+// current, so it judges what instances serve.
 type catalogue struct {
 	readDelay time.Duration
 	started   time.Time

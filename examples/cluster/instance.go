@@ -129,7 +129,7 @@ func (s *service) readPrices(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, prices)
 }
 
-// productChanged is called by whoever changed a product at the source. It evicts
+// productChanged is called after a product was changed at the source. It evicts
 // the product here and in all other instances.
 func (s *service) productChanged(w http.ResponseWriter, r *http.Request) {
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)

@@ -29,8 +29,8 @@ func (p *linePrefixer) Write(b []byte) (int, error) {
 }
 
 // logTail takes one line at a time, from any number of goroutines. It copies them
-// to a writer, or holds the last few back while there is none: a table that is
-// drawn in place has no room for them.
+// to a writer. While there is none, it holds back the last few, since a table that is
+// redrawn leaves no room for lines.
 type logTail struct {
 	mu      sync.Mutex // guards everything below
 	to      io.Writer  // nil: hold back

@@ -32,31 +32,29 @@
 // Redis accepted the invalidation. Ctrl-C ends it early, with a verdict on the
 // time it ran.
 //
-// With -shared it runs twice: first as ever, and then with Options.Shared, so that
-// what one instance has loaded the others find in Redis. The second run ends when its
-// users have read as much as those of the first, and the verdict compares how often
-// the source was read. It exits with 1 also if that was more often with sharing than
-// without. This needs a real Redis, since the one in memory does not tell its history,
-// without which nothing is shared:
+// With -shared it runs twice: first as before, and then with Options.Shared, so that
+// instances find in Redis what others have loaded. The second run ends when its users
+// have read as much as those of the first. The verdict compares how often the source was
+// read, and the program exits with 1 if that was more often with sharing. This needs a
+// real Redis: the one in memory does not show its history, so nothing is shared on it.
 //
 //	redis-server --port 6390 --save ""
 //	REDIS_CONNECTION_STRING=localhost:6390 go run ./examples/cluster -shared
 //
-// Other things to try while it runs: ask an instance, its address is printed
-// (curl '…/products?ids=1,2', curl …/stats); kill an instance; with a real Redis,
-// stop that, freeze it, and start it again. The verdict stays OK: an instance that
-// does not hear of Redis any more serves each item for a second and then loads it
-// anew (BackplaneOptions.MaxStaleness, which is set to a second here), and one
-// that finds it has missed messages clears all it holds. (With -shared, leave Redis
-// alone: while it is away nothing is shared, and the two runs do not compare.) A run
-// leaves keys in a real Redis, named after its channel: a small one, with -shared
-// another small one and the values, which expire within minutes.
+// Other things to try while it runs: send requests to an instance, whose address is
+// printed (curl '…/products?ids=1,2', curl …/stats); kill an instance; stop, freeze and
+// start a real Redis. The verdict stays OK. An instance that gets no answer from Redis
+// serves each item for a second and then loads it again (BackplaneOptions.MaxStaleness,
+// which is a second here). An instance that has missed messages clears all its caches.
+// (With -shared, do not stop Redis: nothing is shared meanwhile, so the two runs cannot be
+// compared.) A run leaves keys in a real Redis, named after its channel: a small one, and
+// with -shared another small one and the values, which expire within minutes.
 //
-// Start reading at instance.go: it is the service, and all there is to using
-// nearcache. The rest is the experiment around it: catalogue.go is the source of
-// truth, ledger.go judges reads by it, traffic.go reads and changes, sightings.go
-// keeps book, table.go and verdict.go show it, compare.go has it run twice, fleet.go
-// and child.go are the processes.
+// Start reading at instance.go: it is the service, and the only file that uses nearcache
+// as a service does. The rest is the experiment: catalogue.go is the source of truth,
+// ledger.go judges reads by it, traffic.go reads and changes, sightings.go counts what was
+// served, table.go and verdict.go print it, compare.go runs it twice, and fleet.go and
+// child.go are the processes.
 package main
 
 import (
@@ -163,8 +161,8 @@ type experiment struct {
 }
 
 // run runs the experiment from beginning to end, on instances that share values in
-// Redis or do not: for its duration, or until enough was read if that is not 0. The
-// source and the instances begin anew each time.
+// Redis or do not. It ends after its duration, or after enough reads if that is not 0. The
+// source and the instances are new each time.
 func (e *experiment) run(ctx context.Context, shared bool, enough int64) (v verdict, err error) {
 	catalogue := newCatalogue(e.products, e.readDelay)
 	source, err := serve(catalogue.handler())
@@ -246,7 +244,7 @@ func observe(ctx context.Context, traffic *traffic, fleet *fleet, table *table, 
 	return final, ran, nil
 }
 
-// newChannel returns one that nobody else uses, so that two runs on one Redis are two
+// newChannel returns an unused channel, so that two runs on one Redis are two
 // clusters.
 func newChannel() string { return "cluster-demo-" + rand.Text()[:8] }
 

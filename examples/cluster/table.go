@@ -29,7 +29,7 @@ type row struct {
 	period  time.Duration
 	loads   uint64
 	found   uint64 // in Redis
-	failed  uint64 // looks there
+	failed  uint64 // lookups there
 	sent    uint64
 	applied uint64
 	seen    sighted
@@ -89,7 +89,7 @@ func gets(s nearcache.BackplaneStats) (reads, hits, loads uint64) {
 type table struct {
 	out     io.Writer
 	redraws bool
-	drawn   int  // lines that stand where the next drawing goes
+	drawn   int  // lines of the last drawing, which the next one replaces
 	headed  bool // the lines for the total have their headings
 }
 

@@ -24,8 +24,8 @@ const (
 	effectLimit = tolerance + time.Second
 )
 
-// traffic is the instances' users: it reads all the time, changes something now
-// and then, and keeps book of what it is served.
+// traffic is the instances' users: it reads all the time, changes something now and then,
+// and records what it is served.
 type traffic struct {
 	catalogue *catalogue
 	instances []*instanceClient
@@ -55,12 +55,12 @@ func newTraffic(c *catalogue, instances []*instanceClient, s settings) *traffic 
 	return t
 }
 
-// errEnough ends traffic that has had what it should.
+// errEnough ends traffic that has read enough.
 var errEnough = errors.New("enough was read")
 
-// start starts the traffic. It runs until ctx ends, and calls fail with whatever
-// goes wrong, or with errEnough. Requests that are under way when ctx ends are finished; the function
-// returned waits for that.
+// start starts the traffic. It runs until ctx ends, and calls fail with the first error, or
+// with errEnough. Requests under way when ctx ends are finished. The function that start
+// returns waits for that.
 func (t *traffic) start(ctx context.Context, fail func(error)) (wait func()) {
 	var running sync.WaitGroup
 	run := func(every time.Duration, step func(context.Context, *shopper) error) {
@@ -142,9 +142,9 @@ func (t *traffic) readBatch(ctx context.Context, instance int, user *shopper) er
 
 // readProducts reads products from an instance and judges what it served.
 //
-// A batch counts as begun when it is asked for, though its last item is read
-// later. We accept that the judgement is too kind by what a batch takes, some
-// milliseconds where the limit is seconds.
+// All reads of a batch count from when the batch was requested, although its last item is
+// read later. So the judgement is too lenient by the time of a batch. We accept this
+// because that is milliseconds, and the limit is seconds.
 func (t *traffic) readProducts(ctx context.Context, instance int, ids ...int64) ([]read, error) {
 	began := t.catalogue.now()
 	products, err := t.instances[instance].products(context.WithoutCancel(ctx), ids)
@@ -234,8 +234,8 @@ func (t *traffic) changeCategory(ctx context.Context, told int, id int64) error 
 	return t.awaitEffect(ctx, told, made, look)
 }
 
-// warm has every instance hold the item that is about to change. An instance that
-// does not hold it has nothing to evict, and would flatter the measurement.
+// warm makes every instance load the item that is about to change. An instance without the
+// item has nothing to evict, and would make the measurement look better.
 func (t *traffic) warm(look func(instance int) ([]read, error)) error {
 	for instance := range t.instances {
 		if _, err := look(instance); err != nil {
@@ -252,9 +252,9 @@ func (t *traffic) count(changes *atomic.Int64, confirmed bool) {
 	}
 }
 
-// awaitEffect reads a changed item from every instance but the one that was told,
-// until each serves the change, and notes how long that took since the source
-// took it: the invalidation's way through Redis, and a load.
+// awaitEffect reads a changed item from every instance except the one that was told, until
+// each serves the change. It notes how long that took since the change at the source. That
+// is the time of the invalidation through Redis, and of a load.
 func (t *traffic) awaitEffect(
 	ctx context.Context, told int, made change, look func(instance int) ([]read, error),
 ) error {

@@ -13,13 +13,13 @@ import (
 // errViolation says that the verdict names a violation.
 var errViolation = errors.New("consistency violated")
 
-// verdict is what is left to say after a run.
+// verdict is the result of a run.
 type verdict struct {
 	ran         time.Duration
 	reads       uint64
 	loads       uint64
 	found       uint64 // values in Redis
-	failed      uint64 // looks there
+	failed      uint64 // lookups there
 	asked       int64  // reads, by the source's own count
 	served      int64  // reads by users
 	changed     int64

@@ -118,7 +118,7 @@ func together(ctx context.Context, directory *Directory, a, b *instance, out io.
 		}
 	}
 	asked := directory.Asked(nobody)
-	fmt.Fprintf(out, "b: alice, bob and eve may write; of 1000 requests by somebody unknown, the directory saw %d\n", asked)
+	fmt.Fprintf(out, "b: alice, bob and eve may write; of 1000 requests by an unknown user, the directory saw %d\n", asked)
 	if asked > 10 {
 		return errors.New("a not-found was not kept")
 	}
@@ -164,7 +164,7 @@ func apart(ctx context.Context, redis *miniredis.Miniredis, a, b *instance, out 
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "a denies her at once; b, which nobody told, asks the directory anew and denies her after %v\n", took)
+	fmt.Fprintf(out, "a denies her at once; b, which cannot be told, asks the directory again and denies her after %v\n", took)
 
 	if err := redis.Restart(); err != nil {
 		return err
@@ -183,7 +183,7 @@ func apart(ctx context.Context, redis *miniredis.Miniredis, a, b *instance, out 
 	return nil
 }
 
-// has returns an error if somebody's rights on an instance are not those.
+// has returns an error if a user's rights on an instance are not those.
 func has(ctx context.Context, i *instance, who Who, want Rights) error {
 	got, err := i.guard.Rights(ctx, who)
 	if err == nil && got != want {
@@ -192,8 +192,8 @@ func has(ctx context.Context, i *instance, who Who, want Rights) error {
 	return err
 }
 
-// comes waits until somebody's rights on an instance are those. It may take
-// MaxStaleness, and no longer.
+// comes waits until a user's rights on an instance are those. That may take MaxStaleness,
+// and no longer.
 func comes(ctx context.Context, i *instance, who Who, want Rights) (time.Duration, error) {
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		asked := time.Since(began)

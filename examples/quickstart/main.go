@@ -14,7 +14,7 @@ import (
 
 type Product struct{ Name, Category string }
 
-// database is what a real service has in PostgreSQL, say.
+// database is the data that a real service has in PostgreSQL, for instance.
 var database = map[int64]Product{42: {"The Go Programming Language", "books"}}
 
 func load(_ context.Context, id int64) (Product, error) {

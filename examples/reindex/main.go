@@ -4,12 +4,12 @@
 //	go run ./examples/reindex
 //
 // Beside it, in the same process, is one instance of the service, with a backplane of
-// its own. The instance holds all documents, the job indexes some of them anew, and
-// the instance shows that its copies of these are gone and the others are not. The
-// program ends by itself, with 1 if something was not as it says. Without
+// its own. The instance has all documents in memory, and the job indexes some of them
+// again. Then the instance shows that its copies of these are gone and the others are not.
+// The program ends by itself, and exits with 1 if something was not as described. Without
 // REDIS_CONNECTION_STRING it starts a Redis in memory.
 //
-// Read job.go first. store.go stands for the database.
+// Read job.go first. store.go replaces the database.
 package main
 
 import (
@@ -91,8 +91,8 @@ func watch(ctx context.Context, redis, channel string, store *Store, out io.Writ
 		return err
 	}
 
-	// Redis has accepted what the job told. It is effective here within MaxStaleness,
-	// which is 5 seconds unless set, and normally in no time.
+	// Redis has accepted the job's messages. They take effect here within MaxStaleness,
+	// which is 5 seconds unless set, and normally at once.
 	finished := time.Now()
 	for held, old := count(documents, store, ids); ; held, old = count(documents, store, ids) {
 		took := time.Since(finished)
@@ -116,10 +116,10 @@ func watch(ctx context.Context, redis, channel string, store *Store, out io.Writ
 		}
 	}
 	s := documents.Stats()
-	fmt.Fprintf(out, "service: serves all of them in their newest version; %d keys and %d regions were invalidated, %d documents loaded anew\n",
+	fmt.Fprintf(out, "service: serves all of them in their newest version; %d keys and %d regions were invalidated, %d documents loaded again\n",
 		s.Invalidations.Keys, s.Invalidations.Regions, s.Loads-documentCount)
 	if s.Loads >= 2*documentCount {
-		return errors.New("documents that had not changed were loaded anew")
+		return errors.New("documents that had not changed were loaded again")
 	}
 	fmt.Fprintln(out, "OK")
 	return nil

@@ -13,7 +13,7 @@ type Document struct {
 	Version  int
 }
 
-// Store stands for the database of documents.
+// Store replaces the database of documents.
 type Store struct {
 	mu        sync.Mutex // guards documents
 	documents map[int64]Document

@@ -5,17 +5,16 @@
 //	REDIS_CONNECTION_STRING=localhost:6390 go run ./examples/shop
 //
 // It starts two instances on one database, in one process, each with a port and a
-// backplane of its own, as they would be in two. It sends them requests, and says of each
-// where the answer came from: memory, Redis or the source. Then it asks both for the same
-// at once, and replaces an instance by a new one, which has nothing in memory. It ends by
-// itself, with 1 if something was not as it says. It leaves keys named after its channel
-// in your Redis: the products for an hour, and two small ones.
+// backplane of its own, as in two processes. It sends them requests, and says for each where
+// the answer came from: memory, Redis or the source. Then it asks both for the same items at
+// once, and replaces an instance by a new one, which has nothing in memory. It ends by
+// itself, and exits with 1 if something was not as described. It leaves keys named after its
+// channel in your Redis: the products for an hour, and two small ones.
 //
-// Without REDIS_CONNECTION_STRING it is one instance with process-local caches. That is
-// the same service: nothing in service.go knows which it is.
+// Without REDIS_CONNECTION_STRING there is one instance with process-local caches. The
+// service is the same: nothing in service.go depends on it.
 //
-// Read service.go first: it is all there is to the caches. store.go stands for the
-// database.
+// Read service.go first: it has all of the caches. store.go replaces the database.
 package main
 
 import (
@@ -59,7 +58,7 @@ func run(ctx context.Context, redis string, out io.Writer) error {
 // and what was in the last one is still in Redis.
 func newChannel() string { return "shop-demo-" + rand.Text()[:8] }
 
-// tour is what a run has.
+// tour is the state of a run.
 type tour struct {
 	redis, channel string
 	store          *Store
@@ -147,7 +146,7 @@ func (t *tour) crowd(ctx context.Context, a, b *instance) {
 	t.insist(reads == 1, "both instances have loaded it")
 }
 
-// replace has b read everything, and a new instance in the place of a.
+// replace makes b read everything, and replaces a by a new instance.
 func (t *tour) replace(ctx context.Context, a, b *instance) {
 	t.all(ctx, b)
 	if t.err != nil {
@@ -263,8 +262,8 @@ func (t *tour) fail(err error) {
 	}
 }
 
-// request makes a request, and returns which level each cache answered it from. It
-// looks at the statistics before and after, which will do while nobody else asks.
+// request makes a request, and returns the level from which each cache answered it. It
+// compares the statistics before and after, so there must be no other requests.
 func (t *tour) request(ctx context.Context, i *instance, method, path, user string, wantCode int, result any) (from expected) {
 	before := t.stats(ctx, i)
 	if t.err != nil {
@@ -309,7 +308,7 @@ func (t *tour) stats(ctx context.Context, i *instance) (stats nearcache.Backplan
 	return stats
 }
 
-// maxStaleness is how soon a change shows on the other instances at the latest.
+// maxStaleness bounds how long a change takes to show on the other instances.
 const maxStaleness = 5 * time.Second
 
 // An instance is what one process of the service has.
@@ -364,7 +363,7 @@ func (i *instance) close() error {
 	return errors.Join(i.server.Shutdown(ctx), i.backplane.Close())
 }
 
-// call makes a request, and reads the answer into result unless that is nil.
+// call makes a request, and decodes the answer into result unless that is nil.
 func (i *instance) call(ctx context.Context, method, path, user string, result any) (code int, err error) {
 	request, err := http.NewRequestWithContext(ctx, method, i.url+path, nil)
 	if err != nil {

@@ -128,8 +128,8 @@ func (s *Service) Handler() http.Handler {
 
 var errForbidden = errors.New("not allowed")
 
-// guarded lets those change something who may. Who it is, a gateway before this
-// service has found out, and says so in a header.
+// guarded allows a change only to users with the right to it. A gateway in front of this
+// service has authenticated the user, and passes the name in a header.
 func (s *Service) guarded(change func(*http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		rights, err := s.rights.Get(r.Context(), r.Header.Get("X-User"))
@@ -143,7 +143,7 @@ func (s *Service) guarded(change func(*http.Request) error) http.HandlerFunc {
 	}
 }
 
-// number reads a number; 0, which is none that exists here, if it is not one.
+// number parses a number. It returns 0, which no item has, if text is not a number.
 func number(text string) int64 {
 	n, _ := strconv.ParseInt(text, 10, 64)
 	return n

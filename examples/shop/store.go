@@ -29,7 +29,7 @@ type Price struct{ Cents int64 }
 
 type Rights struct{ Write bool }
 
-// Store stands for a database with three tables.
+// Store replaces a database with three tables.
 type Store struct {
 	mu       sync.Mutex // guards everything below
 	products map[int64]Product
