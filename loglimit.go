@@ -8,7 +8,6 @@ import (
 	"github.com/nearcache/nearcache/internal/barrier"
 )
 
-
 // logInterval is the least time between two lines about the same kind of thing.
 const logInterval = barrier.LogInterval
 
