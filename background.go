@@ -52,8 +52,8 @@ func (s *refreshSlot) leave() {
 	}
 }
 
-// detachLocked has f continue in the background until then. If f is in the background
-// already, the later time counts.
+// detachLocked has f continue in the background, at most until the given time. If f is in
+// the background already, the later time counts.
 func (l *loader[K, V]) detachLocked(f *flight[K, V], until int64, slot *refreshSlot) {
 	f.detached++
 	x := f.extraLocked()
@@ -77,7 +77,7 @@ func (f *flight[K, V]) backgroundLocked() *background {
 	return f.extra.background
 }
 
-// leaveBackgroundLocked has f no longer continue in the background.
+// leaveBackgroundLocked takes f out of the background, if it is there.
 func (f *flight[K, V]) leaveBackgroundLocked() {
 	b := f.backgroundLocked()
 	if b == nil {

@@ -239,9 +239,9 @@ func (l *loader[K, V]) runBatchShared(flights []*flight[K, V], b *batchLoad) {
 		s.endClaims(lookups)
 	}()
 	lookups = s.lookups(flights)
-	of := make(map[*flight[K, V]]*sharedLookup[K, V], len(lookups))
-	for _, e := range lookups {
-		of[e.flight] = e
+	lookupOf := make(map[*flight[K, V]]*sharedLookup[K, V], len(lookups))
+	for _, sl := range lookups {
+		lookupOf[sl.flight] = sl
 	}
 	began := time.Now()
 	s.readAndClaim(&b.ctx, lookups)
@@ -250,9 +250,9 @@ func (l *loader[K, V]) runBatchShared(flights []*flight[K, V], b *batchLoad) {
 		sought := left
 		left = nil
 		for _, f := range sought {
-			if e := of[f]; e != nil && e.claimedElsewhere {
+			if sl := lookupOf[f]; sl != nil && sl.claimedElsewhere {
 				left = append(left, f)
-			} else if !l.finishLookup(f, e) {
+			} else if !l.finishLookup(f, sl) {
 				wanted = append(wanted, f)
 			}
 		}
@@ -286,7 +286,7 @@ func (l *loader[K, V]) callLoadMany(wanted []*flight[K, V], b *batchLoad) {
 // finishPart finishes a flight with its part of the results. parts is as for finish.
 func (l *loader[K, V]) finishPart(f *flight[K, V], r *results[K, V], parts int) {
 	given := false
-	defer func() { // also if Expiry, say, ends the goroutine: the other flights go their own way
+	defer func() { // also if Expiry, say, ends the goroutine: the other flights are not affected
 		if !given {
 			l.finishGoexit(f, parts)
 		}
@@ -304,7 +304,9 @@ type results[K comparable, V any] struct {
 	panic  *loaderPanic
 }
 
-func (r *results[K, V]) load(b *batchLoad, ld *loader[K, V], keys []K, giveUp func()) {
+// load calls the user's LoadMany. It turns a panic into a result. timeOut is called when
+// LoadTimeout has passed.
+func (r *results[K, V]) load(b *batchLoad, ld *loader[K, V], keys []K, timeOut func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.panic = &loaderPanic{value: p, stack: debug.Stack()}
@@ -314,7 +316,7 @@ func (r *results[K, V]) load(b *batchLoad, ld *loader[K, V], keys []K, giveUp fu
 	if ld.timeout > 0 {
 		limited, cancel := context.WithTimeoutCause(ctx, ld.timeout, ld.errTimeout)
 		defer cancel()
-		defer onTimeout(limited, giveUp)()
+		defer onTimeout(limited, timeOut)()
 		ctx = limited
 	}
 	r.values, r.err = ld.loadMany(ctx, keys)

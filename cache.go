@@ -113,6 +113,90 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	return value, c.marked(ctx, err)
 }
 
+// Peek returns the item of key if it is in memory, and reports whether it is. It loads
+// nothing, counts as neither hit nor miss, and does not keep the item from being evicted. A
+// not-found that is kept is not an item.
+func (c *Cache[K, V]) Peek(key K) (V, bool) {
+	if e, _ := c.local.peek(key); e != nil {
+		value, err := c.local.result(e)
+		return value, err == nil
+	}
+	var zero V
+	return zero, false
+}
+
+// All yields the items in memory that a Get would return, in no order. It loads nothing,
+// and counts as no hit. It is for debugging and for tools, since it looks at every item
+// there is.
+//
+// Each item comes with the value that is in memory when it is yielded. An item that was
+// removed, cleared or replaced before the loop came to it is not yielded as it was, even if
+// the loop's body did that. Items that are added meanwhile may be yielded or not. One that
+// is evicted and added again may be yielded twice.
+func (c *Cache[K, V]) All() iter.Seq2[K, V] {
+	return func(yield func(K, V) bool) {
+		l := c.local
+		for i := range l.tables {
+			for passed := range l.tables[i].Load().all() {
+				// The table may have been replaced since the loop began. It no longer
+				// changes then, and only its keys are of use.
+				//
+				//  1. the loop takes an entry from the table   2. the entry is removed, or its value
+				//  replaced   3. the loop decides whether to yield it. The entry does not show 2.
+				//
+				// So 3 is a new read. Like a Get it reads the lease first, then looks for
+				// the key, and reads the value last.
+				e, _ := l.peek(passed.Item.key)
+				if e == nil {
+					continue
+				}
+				if value, err := l.result(e); err == nil && !yield(e.Item.key, value) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Keys yields the keys of All.
+func (c *Cache[K, V]) Keys() iter.Seq[K] {
+	return func(yield func(K) bool) {
+		for key := range c.All() {
+			if !yield(key) {
+				return
+			}
+		}
+	}
+}
+
+// Len returns the number of items in memory. It is 0 after Clear. Items that expired within
+// the last minute or so may count.
+func (c *Cache[K, V]) Len() int { return c.local.len() }
+
+// Stats returns a snapshot of the cache's counters.
+func (c *Cache[K, V]) Stats() CacheStats {
+	weight, regions, shards := c.local.count()
+	s := c.stats.snapshot(&shards)
+	s.Name = c.options.Name
+	s.Entries = c.local.len()
+	s.Capacity = c.options.Capacity
+	s.Weight = weight
+	s.MaxWeight = c.options.MaxWeight
+	s.Regions = regions + c.local.clears.size()
+	return s
+}
+
+// Close empties the cache and gives its name back. Loads that are under way continue for
+// the callers that wait for them. Loads in the background are cancelled. Close always
+// returns nil, and may be called again.
+func (c *Cache[K, V]) Close() error {
+	c.closeLocal()
+	if c.loader.shared != nil {
+		c.loader.shared.close()
+	}
+	return nil
+}
+
 // getAfter is the part of Get for conditional waiters.
 func (c *Cache[K, V]) getAfter(from *caller, key K, lk lookup[K, V]) (V, error) {
 	began := time.Now()
@@ -240,90 +324,6 @@ func (c *Cache[K, V]) serveStale(e *entry[K, V]) (V, error) {
 	c.stats.stale.Add(1)
 	c.local.noteHit(e, c.local.lease.read().at)
 	return c.local.result(e)
-}
-
-// Peek returns the item of key if it is in memory, and reports whether it is. It loads
-// nothing, counts as neither hit nor miss, and does not keep the item from being evicted. A
-// not-found that is kept is not an item.
-func (c *Cache[K, V]) Peek(key K) (V, bool) {
-	if e, _ := c.local.peek(key); e != nil {
-		value, err := c.local.result(e)
-		return value, err == nil
-	}
-	var zero V
-	return zero, false
-}
-
-// All yields the items in memory that a Get would return, in no order. It loads nothing,
-// and counts as no hit. It is for debugging and for tools, since it looks at every item
-// there is.
-//
-// Each item comes with the value that is in memory when it is yielded. An item that was
-// removed, cleared or replaced before the loop came to it is not yielded as it was, even if
-// the loop's body did that. Items that are added meanwhile may be yielded or not. One that
-// is evicted and added again may be yielded twice.
-func (c *Cache[K, V]) All() iter.Seq2[K, V] {
-	return func(yield func(K, V) bool) {
-		l := c.local
-		for i := range l.tables {
-			for passed := range l.tables[i].Load().all() {
-				// The table may have been replaced since the loop began. It no longer
-				// changes then, and only its keys are of use.
-				//
-				//  1. the loop takes an entry from the table   2. the entry is removed, or its value
-				//  replaced   3. the loop decides whether to yield it. The entry does not show 2.
-				//
-				// So 3 is a new read. Like a Get it reads the lease first, then looks for
-				// the key, and reads the value last.
-				e, _ := l.peek(passed.Item.key)
-				if e == nil {
-					continue
-				}
-				if value, err := l.result(e); err == nil && !yield(e.Item.key, value) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// Keys yields the keys of All.
-func (c *Cache[K, V]) Keys() iter.Seq[K] {
-	return func(yield func(K) bool) {
-		for key := range c.All() {
-			if !yield(key) {
-				return
-			}
-		}
-	}
-}
-
-// Len returns the number of items in memory. It is 0 after Clear. Items that expired within
-// the last minute or so may count.
-func (c *Cache[K, V]) Len() int { return c.local.len() }
-
-// Stats returns a snapshot of the cache's counters.
-func (c *Cache[K, V]) Stats() CacheStats {
-	weight, regions, shards := c.local.count()
-	s := c.stats.snapshot(&shards)
-	s.Name = c.options.Name
-	s.Entries = c.local.len()
-	s.Capacity = c.options.Capacity
-	s.Weight = weight
-	s.MaxWeight = c.options.MaxWeight
-	s.Regions = regions + c.local.clears.size()
-	return s
-}
-
-// Close empties the cache and gives its name back. Loads that are under way continue for
-// the callers that wait for them. Loads in the background are cancelled. Close always
-// returns nil, and may be called again.
-func (c *Cache[K, V]) Close() error {
-	c.closeLocal()
-	if c.loader.shared != nil {
-		c.loader.shared.close()
-	}
-	return nil
 }
 
 // The local parts of the writes: they serve this instance's own calls and the messages of

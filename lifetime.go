@@ -83,8 +83,8 @@ func (l *local[K, V]) renew(e *entry[K, V], now int64) {
 	}
 }
 
-// markRefreshing marks e as refreshing, and reports whether it was not before. The caller
-// then refreshes e. The mark stays until unmarkRefreshing, or until the entry's value is
+// markRefreshing marks e as refreshing, for the caller to refresh it. It reports false if e
+// is marked already. The mark stays until unmarkRefreshing, or until the entry's value is
 // replaced.
 func (l *local[K, V]) markRefreshing(e *entry[K, V]) bool {
 	note := e.Note()

@@ -86,8 +86,8 @@ func (k *keeper[K, V]) ofError(key K, err error, o *outcome[V]) {
 	}
 }
 
-// ofTimeout decides what to keep of a load that LoadTimeout has ended. A panic of
-// WeighNotFound would reach no caller in the goroutine that calls it. After one, nothing is
+// ofTimeout decides what to keep of a load that LoadTimeout has ended. It runs in a goroutine
+// in which a panic of WeighNotFound would reach no caller. After such a panic, nothing is
 // kept.
 func (k *keeper[K, V]) ofTimeout(key K, err error) (o outcome[V]) {
 	defer func() {
@@ -122,8 +122,8 @@ func (k *keeper[K, V]) isNotFound(err error) bool {
 // of the key, and of the error's text.
 //
 // Weigh is not asked, since it is for values. A Weigh that returns a constant, or counts
-// rows, does not know how long a key is. Keys of missing items may be chosen by others, and
-// be any number.
+// rows, does not take the key's length into account. Keys of missing items may be chosen by
+// an attacker, and there may be any number of them.
 func (k *keeper[K, V]) weighError(key K, err error) uint32 {
 	if k.options.WeighNotFound != nil {
 		return k.options.WeighNotFound(key, err)

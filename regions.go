@@ -69,13 +69,12 @@ type regionNames struct {
 	list []string // sorted if it has more than fewNames
 }
 
-// fewNames is up to how many names are searched one by one, which is faster than to sort
-// them.
+// fewNames is the number of names up to which to compare them one by one is faster than to
+// sort them.
 const fewNames = 8
 
-// namesOf returns the names of list without duplicates. It does not allocate if there are
-// few names, or if they are sorted, and has no duplicates to remove. It leaves list as it
-// is.
+// namesOf returns the names of list without duplicates. It does not change list. It makes no
+// copy if list has no duplicates, and is either short or sorted.
 func namesOf(list []string) regionNames {
 	if len(list) > fewNames {
 		if !ascending(list) {

@@ -87,6 +87,14 @@ type SharedOptions[V any] struct {
 	LoadWait time.Duration
 }
 
+// Codec turns values into bytes for Redis, and back. Its methods are called from several
+// goroutines at once. The value that Unmarshal returns may keep the bytes that it was
+// given, which nothing else uses. If it keeps a part of them, none of them is freed.
+type Codec[V any] interface {
+	Marshal(value V) ([]byte, error)
+	Unmarshal(data []byte) (V, error)
+}
+
 // withDefaults returns o with its defaults filled in, for a cache with that TTL and
 // LoadTimeout.
 func (o SharedOptions[V]) withDefaults(ttl, loadTimeout time.Duration, wrong *optionErrors) *SharedOptions[V] {
@@ -122,14 +130,6 @@ func (o SharedOptions[V]) withDefaults(ttl, loadTimeout time.Duration, wrong *op
 	wrong.check(o.MaxValueBytes >= 0, "Shared.MaxValueBytes %d is negative", o.MaxValueBytes)
 	wrong.check(o.MaxValueBytes <= mostValueBytes, "Shared.MaxValueBytes %d is more than 512 MiB", o.MaxValueBytes)
 	return &o
-}
-
-// Codec turns values into bytes for Redis, and back. Its methods are called from several
-// goroutines at once. The value that Unmarshal returns may keep the bytes that it was
-// given, which nothing else uses. If it keeps a part of them, none of them is freed.
-type Codec[V any] interface {
-	Marshal(value V) ([]byte, error)
-	Unmarshal(data []byte) (V, error)
 }
 
 // jsonCodec is the codec of encoding/json.
