@@ -15,22 +15,22 @@ import (
 // about it.
 const LogInterval = time.Minute
 
-// Panics turns panics on the way to Redis into errors: those of this library, of
-// go-redis, and of the hooks that BackplaneOptions.Redis hands to it. Redis is optional for a
-// read, so a fault there must not end the process. It counts them, and logs the first
-// in each LogInterval with its stack.
+// Panics turns panics on the way to Redis into errors: those of this library, of go-redis,
+// and of the hooks in BackplaneOptions.Redis. A read can do without Redis, so a fault there
+// must not end the process. Panics counts them, and logs the first in each LogInterval with
+// its stack.
 type Panics struct {
 	Logger *slog.Logger        // nil: slog.Default()
-	Scrub  func(string) string // takes secrets out of a text; nil: there are none
+	Scrub  func(string) string // removes secrets from a text; nil: there are none
 
 	count      atomic.Uint64
-	quietUntil atomic.Int64 // no panic is logged before, in nanoseconds since 1970
+	quietUntil atomic.Int64 // no panic is logged before then; nanoseconds since 1970
 }
 
-// ErrPanic is wrapped by the errors that panics have become.
+// ErrPanic is wrapped by the errors that panics become.
 var ErrPanic = errors.New("panic on the way to Redis")
 
-// Caught is deferred by whatever must not panic. It sets err if there was a panic.
+// Caught is deferred by functions that must not panic. It sets err if there was a panic.
 func (p *Panics) Caught(where string, err *error) {
 	r := recover()
 	if r == nil {
@@ -55,9 +55,9 @@ func (p *Panics) Caught(where string, err *error) {
 		"in", where, "panic", text, "stack", string(debug.Stack()))
 }
 
-// Apart calls f, which calls functions of the user's, in a goroutine of its own, and waits
-// for it: a dialler that panics or ends its goroutine has failed, and the backplane's own
-// go on.
+// Apart calls f, which calls the user's functions, in a goroutine of its own, and waits for
+// it. If a dialler panics or ends its goroutine, f has failed, and the backplane's own
+// goroutines are unharmed.
 func (p *Panics) Apart(where string, f func() error) (err error) {
 	err = fmt.Errorf("%s: a function in BackplaneOptions.Redis called runtime.Goexit", where)
 	Apart(func() {

@@ -44,39 +44,39 @@ type Config struct {
 	AllowDisconnectedStart bool
 	Logger                 *slog.Logger // nil: slog.Default()
 
-	// What the library has in common for all kinds of transport.Bus.
-	Nonce        func() [16]byte         // bytes that nobody can guess and no other call returns
-	Backoff      func() *backoff.Backoff // makes what spaces the attempts of First
-	MaxBodyBytes int                     // of the largest body of a message that is understood
-	ErrClosed    error                   // of requests after Close
+	// What the rest of the library decides.
+	Nonce        func() [16]byte         // returns bytes that cannot be guessed and never repeat
+	Backoff      func() *backoff.Backoff // returns what spaces the attempts of one First
+	MaxBodyBytes int                     // a message with a larger body is not understood
+	ErrClosed    error                   // what requests fail with after Close
 }
 
-// Server is the Redis behind a backplane: how to reach it, and the names
-// that the backplane has there.
+// Server is the Redis behind a backplane: how to reach it, and what the backplane's
+// channel and keys are called there. It implements transport.Bus.
 type Server struct {
-	options        *redis.Options // of every client; the connection is dialled by dial
-	keepAlive      time.Duration  // between probes of an idle connection; negative: none
+	options        *redis.Options // of every client; dial makes the connections
+	keepAlive      time.Duration  // between TCP's probes of an idle connection; negative: none
 	connectTimeout time.Duration
-	connectRetry   int // attempts after the first; negative: as many as there is time for
+	connectRetry   int // attempts after the first; negative: as many as the time allows
 	commandTimeout time.Duration
 
 	disconnectedStart bool
-	ignored           []string // options of the connection string without a meaning here
+	ignored           []string // options of the connection string that have no meaning here
 
-	channel     string // as it is named in Redis
+	channel     string // its name in Redis
 	keyPrefix   string // of all keys
 	positionKey string
 	clearsKey   string // see scripts.go
 
-	// What go-redis is not told, since the library does it: see prepare.
+	// What go-redis is not told, because prepare does it.
 	credentials credentials
 	database    int
 	clientName  string
 	onConnect   func(context.Context, *redis.Conn) error
-	nameRefused atomic.Bool // and the log says so
+	nameRefused atomic.Bool // the log says that Redis does not take the client's name
 
 	publishing keptLink
-	sharing    atomic.Bool // there is something shared, or was once
+	sharing    atomic.Bool // Redis has, or once had, values of the shared level
 	values     values
 	panics     *barrier.Panics
 
@@ -107,11 +107,11 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.keyPrefix = "{" + s.channel + "}:" // with the string's prefix: each channel has its own chain
+	s.keyPrefix = "{" + s.channel + "}:" // including the string's prefix, since each channel has its own chain
 	s.positionKey = s.keyPrefix + "position"
 	s.clearsKey = s.keyPrefix + "clears"
 	if s.options.DB != 0 {
-		// Pub/Sub knows no databases and keys do: two databases are two backplanes.
+		// Keys belong to a database and channels do not. Two databases are two backplanes.
 		s.channel = fmt.Sprintf("%s@%d", s.channel, s.options.DB)
 	}
 	s.panics = &barrier.Panics{Logger: c.Logger, Scrub: s.scrub}
@@ -145,8 +145,8 @@ func (s *Server) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "Redis at %s, channel %s", s.options.Addr, s.channel)
 }
 
-// takeOptions takes from the options what go-redis is not to do, and sets the rest for
-// clients of one connection each.
+// takeOptions removes from the options what the library does itself, and sets the others
+// for clients with one connection each.
 func (s *Server) takeOptions() {
 	o := s.options
 	s.database, o.DB = o.DB, 0
@@ -164,7 +164,7 @@ func (s *Server) takeOptions() {
 		s.values.links.idleTime = defaultPoolIdleTime
 	}
 
-	o.Protocol = 2 // in RESP3, messages would arrive among other pushes
+	o.Protocol = 2 // in RESP3, other pushes would arrive among the messages
 	o.MaxRetries = -1
 	o.ContextTimeoutEnabled = true
 	o.DialerRetries = 1
@@ -176,11 +176,11 @@ func (s *Server) takeOptions() {
 	o.ConnMaxIdleTime = -1
 	o.ConnMaxLifetime = -1
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	o.DisableIdentity = true // it would be two denied commands for each connection, where CLIENT is denied
+	o.DisableIdentity = true // else each connection would send two commands that fail where CLIENT is denied
 	o.Limiter = nil
 	o.PushNotificationProcessor = nil
 	o.AutoPipelineOptions = nil
-	// Client-side caching does not work in RESP2, which would be logged for each connection.
+	// Client-side caching needs RESP3. With it, go-redis would log that for each connection.
 	o.ClientSideCacheConfig, o.ClientSideCache, o.ClientSideCacheStrategy = nil, nil, 0
 	o.ClientSideCacheRefreshOnInvalidate, o.ClientSideCacheCoalesceMisses = false, false
 	o.ClientSideCacheInvalidationBatchWindow = 0
@@ -250,8 +250,8 @@ func (s *Server) readConnectionString(text string) error {
 	return nil
 }
 
-// Publish runs the publish script once. The connection outlives ctx: it lasts until
-// it is dropped.
+// Publish makes one attempt to run the publish script. Its connection outlives ctx: it is
+// kept until it is dropped.
 func (s *Server) Publish(ctx context.Context, m transport.Message) error {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout+s.commandTimeout)
 	defer cancel()
@@ -290,7 +290,8 @@ func (s *Server) Publish(ctx context.Context, m transport.Message) error {
 	return err
 }
 
-// roleOf asks a server what it is: a master, a replica, or that is not for us to know.
+// roleOf asks a server for its role, such as master or slave. If the server refuses to say,
+// the role is unknownRole.
 func roleOf(ctx context.Context, conn *redis.Conn) (role string, err error) {
 	reply, err := conn.Do(ctx, "ROLE").Slice()
 	var answered redis.Error
@@ -305,23 +306,24 @@ func roleOf(ctx context.Context, conn *redis.Conn) (role string, err error) {
 	return cmp.Or(role, unknownRole), nil
 }
 
-// Redial closes the connection that Publish keeps.
+// Redial closes the connection that Publish keeps. The next Publish dials again.
 func (s *Server) Redial() { s.publishing.drop() }
 
-// Close closes all but subscriptions.
+// Close closes everything except subscriptions.
 func (s *Server) Close() {
 	s.publishing.drop()
 	s.values.links.drop(true)
 	s.credentials.close()
 }
 
-// drawNonce returns what a position or an epoch is made of, unlike any other.
+// drawNonce returns a nonce that a position or an epoch is made of.
 func (s *Server) drawNonce() []byte {
 	nonce := s.nonce()
 	return nonce[:]
 }
 
-// First makes attempts for as long as they make sense.
+// First makes attempts until one succeeds, Redis refuses, or the time or the retries run
+// out.
 func (s *Server) First(ctx context.Context, attempt func(context.Context) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
 	defer cancel()
@@ -332,7 +334,7 @@ func (s *Server) First(ctx context.Context, attempt func(context.Context) error)
 			return nil
 		}
 		if ctx.Err() != nil && before != nil {
-			err = before // it says more than that there was no time left
+			err = before // it says more than that the time ran out
 		}
 		if refused(err) || pause.Failures() == s.connectRetry || !pause.Wait(ctx, nil) {
 			break
@@ -340,7 +342,7 @@ func (s *Server) First(ctx context.Context, attempt func(context.Context) error)
 	}
 	switch {
 	case ctx.Err() == nil || errors.Is(err, ctx.Err()):
-	case errors.Is(err, net.ErrClosed): // by us, because ctx ended
+	case errors.Is(err, net.ErrClosed): // the connection was closed because ctx ended
 		err = fmt.Errorf("no answer: %w", ctx.Err())
 	default:
 		err = fmt.Errorf("%w: %w", ctx.Err(), err)
@@ -352,8 +354,8 @@ func (s *Server) First(ctx context.Context, attempt func(context.Context) error)
 		"(to start without it, set abortConnect=false or AllowDisconnectedStart)", s.options.Addr, err)
 }
 
-// subscription is a subscription over a link of its own, and a second link
-// for its probes, because a connection that is subscribed can do nothing else.
+// subscription is a subscription over a link of its own. Its probes have a second link,
+// because a subscribed connection takes no other commands.
 type subscription struct {
 	server   *Server
 	as       transport.Identity
@@ -366,7 +368,7 @@ type subscription struct {
 	probing keptLink
 }
 
-// Subscribe makes one attempt at a subscription, confirmed.
+// Subscribe makes one attempt at a subscription. It returns once Redis has confirmed it.
 func (s *Server) Subscribe(ctx context.Context, as transport.Identity) (sub transport.Subscription, err error) {
 	err = s.panics.Apart("Subscribe", func() (err error) {
 		sub, err = s.subscribeHere(ctx, as)
@@ -396,13 +398,13 @@ func (s *Server) subscribeHere(ctx context.Context, as transport.Identity) (_ *s
 			sub.Close()
 		}
 	}()
-	// go-redis looks at ctx's deadline only.
+	// go-redis heeds ctx's deadline, but not its cancellation.
 	defer context.AfterFunc(ctx, sub.end)()
 	if err := sub.confirm(ctx, s.channel, sub.own); err != nil {
 		return nil, s.explain(fmt.Errorf("SUBSCRIBE %s %s: %w", s.channel, sub.own, sub.link.raw.explain(inTime(ctx, err))))
 	}
 	sub.link.raw.deafen()
-	if _, _, err := sub.probing.get(ctx, sub.lifetime); err != nil { // here, so that no lease pays for it
+	if _, _, err := sub.probing.get(ctx, sub.lifetime); err != nil { // now, so that the first probe need not wait for it
 		return nil, err
 	}
 	ready = true
@@ -415,8 +417,8 @@ func (r *subscription) confirm(ctx context.Context, channels ...string) error {
 		return err
 	}
 	for _, channel := range channels {
-		// Never used again: a timeout in the middle of a message would leave the
-		// rest of it to be read as the next one.
+		// If this fails the connection is not used again: after a timeout in the middle of
+		// a message, the rest of it would be read as the next one.
 		reply, err := r.pubsub.ReceiveTimeout(ctx, r.server.commandTimeout)
 		if err != nil {
 			return err
@@ -428,7 +430,7 @@ func (r *subscription) confirm(ctx context.Context, channels ...string) error {
 	return nil
 }
 
-// Probe runs the probe script once.
+// Probe makes one attempt to run the probe script.
 func (r *subscription) Probe(ctx context.Context, probeNonce string) error {
 	s := r.server
 	return r.probing.run(ctx, r.lifetime, func(ctx context.Context, link *redisLink) error {
@@ -445,8 +447,8 @@ func (r *subscription) Probe(ctx context.Context, probeNonce string) error {
 	})
 }
 
-// Receive waits without a deadline. Any reply other than a message means that
-// go-redis has changed the subscription on its own, so it is an error.
+// Receive waits without a deadline. A reply that is neither a message nor a pong is an
+// error: it means that go-redis has changed the subscription on its own.
 func (r *subscription) Receive() (payload string, own bool, err error) {
 	for {
 		reply, err := r.pubsub.Receive(context.Background())
@@ -463,7 +465,7 @@ func (r *subscription) Receive() (payload string, own bool, err error) {
 	}
 }
 
-// Close may be called while the others wait, for either connection.
+// Close may be called while Probe or Receive waits. It ends both.
 func (r *subscription) Close() {
 	r.end()
 	r.link.close()

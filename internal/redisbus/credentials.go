@@ -13,14 +13,14 @@ import (
 	"github.com/nearcache/nearcache/internal/barrier"
 )
 
-// credentials are those that new connections are made with, whatever they come from.
+// credentials are what new connections authenticate with, wherever that comes from.
 //
-// go-redis subscribes to a streaming provider once for each connection, to
-// authenticate on it again, and panics where a connection is not of a pool. A
-// subscription to channels cannot authenticate again in RESP2, and if the server ends
-// it because its credentials have, it is made again, without a loss if nothing was
-// missed. So the provider is subscribed to once for a backplane, and new connections
-// get the newest.
+// go-redis subscribes to a streaming provider once for each connection, to authenticate
+// again on it, and panics if the connection is not in a pool. A connection that is
+// subscribed to channels cannot authenticate again in RESP2. If the server closes it
+// because its credentials have expired, the subscription is made again, and nothing is
+// lost if no message was missed. So a backplane subscribes to the provider once, and new
+// connections get the newest credentials.
 type credentials struct {
 	username, password string
 	plain              func() (username, password string)
@@ -32,15 +32,15 @@ type credentials struct {
 	mu          sync.Mutex // guards everything below
 	newest      auth.Credentials
 	handedOut   [2]string     // the last two passwords
-	subscribing chan struct{} // closed when an attempt to subscribe has ended; nil: there is none
+	subscribing chan struct{} // closed when the attempt to subscribe has ended; nil: none is under way
 	failure     error         // of the last attempt
 	unsubscribe auth.UnsubscribeFunc
 	subscribed  bool
 	closed      bool
-	quietUntil  time.Time // no failure is logged before
+	quietUntil  time.Time // no failure is logged before then
 }
 
-// take moves what o says of credentials here.
+// take moves the credentials from o to c, and has o ask c for them.
 func (c *credentials) take(o *redis.Options) {
 	c.username, c.password = o.Username, o.Password
 	c.plain, c.withContext, c.stream = o.CredentialsProvider, o.CredentialsProviderContext, o.StreamingCredentialsProvider
@@ -75,9 +75,9 @@ func (c *credentials) get(ctx context.Context) (username, password string, err e
 	return username, password, nil
 }
 
-// subscription returns the newest credentials of the streaming provider, after it has
-// subscribed if need be. Subscribe knows no context, and may ask a server for the first
-// token, so it has a goroutine of its own, which a later call finds.
+// subscription returns the newest credentials of the streaming provider. It subscribes
+// first if that has not been done. Subscribe takes no context, and may ask a server for the
+// first token. So it has a goroutine of its own, and a later call waits for the same one.
 func (c *credentials) subscription(ctx context.Context) (auth.Credentials, error) {
 	c.mu.Lock()
 	if c.closed {
@@ -114,7 +114,7 @@ func (c *credentials) subscribe(done chan struct{}) {
 	c.subscribing, c.failure = nil, err
 	if err == nil {
 		c.subscribed, c.unsubscribe = true, unsubscribe
-		if c.newest == nil { // else there were newer ones since
+		if c.newest == nil { // else OnNext has brought newer ones already
 			c.newest = first
 		}
 	}
@@ -141,8 +141,8 @@ func (c *credentials) OnNext(next auth.Credentials) {
 	c.newest = next
 }
 
-// OnError is called by the streaming provider when it has no new credentials. Those
-// that there are stay in use.
+// OnError is called by the streaming provider when it cannot get new credentials. The last
+// ones stay in use.
 func (c *credentials) OnError(err error) {
 	now := time.Now()
 	c.mu.Lock()
@@ -170,8 +170,8 @@ func (c *credentials) close() {
 
 // end unsubscribes once.
 //
-//  1. Subscribe is called   2. close finds nothing to end   3. Subscribe returns:
-//     subscribe ends it.
+//  1. Subscribe is called   2. close finds nothing to unsubscribe from   3. Subscribe
+//     returns: subscribe calls end.
 func (c *credentials) end() {
 	c.mu.Lock()
 	unsubscribe := c.unsubscribe

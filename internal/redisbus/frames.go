@@ -7,53 +7,53 @@ import (
 	"strconv"
 )
 
-// go-redis allocates what the head of a reply says is to come, before it has come, and
-// reads an array in an array by recursion. A length may be more than there is memory,
-// and a stack that overflows ends the process, whatever recovers. So each connection
-// reads along, and ends at a reply beyond its bounds, before go-redis has seen its head.
+// go-redis allocates as much memory as the head of a reply announces, before the rest has
+// arrived, and reads nested arrays by recursion. A length may exceed all memory. A stack
+// that overflows ends the process, and recover cannot prevent that. So each connection
+// follows what it reads, and fails at a reply beyond its bounds before go-redis has seen
+// the reply's head.
 
 // replyBounds is what one reply may have at most.
 type replyBounds struct {
 	bytes    int // all of it, as it is sent
-	elements int // of its arrays, added up
+	elements int // of all its arrays
 }
 
 const (
 	mostReplyDepth = 8        // of arrays in arrays
 	mostReplyLine  = 16 << 10 // bytes of what is not a string with a length
-	mostReplyHead  = 24       // bytes of a line that are looked at: a type and a length
+	mostReplyHead  = 24       // bytes of a line that are examined: a type and a length
 )
 
-// ordinaryReplies are those to all commands of this library that have no bounds of their
-// own.
+// ordinaryReplies bounds the replies to all commands that have no bounds of their own.
 var ordinaryReplies = replyBounds{bytes: 1 << 20, elements: 1 << 16}
 
-// subscribedReplies are those of a subscription: the largest message that is understood,
-// and the names around it. A larger one ends the connection, and the next subscription
-// finds that it was missed.
+// subscribedReplies returns the bounds for a subscription: the largest message that is
+// understood, and the names around it. A larger one ends the connection, and the next
+// subscription finds that a message was missed.
 func subscribedReplies(maxBodyBytes int) replyBounds {
 	return replyBounds{bytes: maxBodyBytes + 1<<20, elements: ordinaryReplies.elements}
 }
 
-// errBadReply is why a connection was given up that works.
+// errBadReply is why a connection that works was given up.
 var errBadReply = errors.New("what Redis, or what is in its place, sent cannot be a reply")
 
-// replyFrames follows the replies on a connection. It knows RESP2, which is all that
+// replyFrames follows the replies on a connection. It knows RESP2, the only protocol that
 // connections speak here.
 type replyFrames struct {
 	bounds replyBounds
 
-	string   int                 // bytes of a string still to come, its line end included
+	string   int                 // bytes of a string still to come, including its line end
 	line     int                 // bytes of an unfinished line so far
 	head     []byte              // the first of them
-	left     [mostReplyDepth]int // elements still to come of each array that is open
+	left     [mostReplyDepth]int // elements still to come of each open array
 	depth    int                 // of the open arrays
-	bytes    int                 // of this reply so far, strings that are still to come included
+	bytes    int                 // of this reply so far, including strings still to come
 	elements int
-	err      error // of a reply that was refused: nothing is read after it
+	err      error // of a reply that was refused; nothing is read after it
 }
 
-// follow reads on. It returns an error if there is a reply that is refused.
+// follow reads the next bytes of a connection. It returns an error if a reply is refused.
 func (f *replyFrames) follow(b []byte) error {
 	for len(b) > 0 && f.err == nil {
 		if f.string > 0 {
@@ -131,7 +131,7 @@ func (f *replyFrames) lineEnded() {
 	}
 }
 
-// ended notes that an element has ended, and the arrays whose last one it is.
+// ended notes the end of an element, and of the arrays whose last element it is.
 func (f *replyFrames) ended() {
 	for f.depth > 0 {
 		if f.left[f.depth-1]--; f.left[f.depth-1] > 0 {

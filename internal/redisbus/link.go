@@ -14,27 +14,23 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Each redisLink is one TCP connection, dialled here and handed to a client of its
-// own: a client's pool would mend a lost connection silently (the subscription
-// must not), dial again and again in the background, and log every failure on its
-// own.
-
-// redisLink is one connection to Redis.
+// redisLink is one TCP connection to Redis, dialled here and given to a client of its own.
+// A client's pool would replace a lost connection silently, which a subscription must not
+// do. It would also dial again and again in the background, and log every failure.
 type redisLink struct {
 	raw     *wire
 	client  *redis.Client
 	conn    *redis.Conn // client's one connection, for commands
 	unwatch func() bool
-	loaded  map[*redis.Script]bool // were run over this connection; nil: see eval; for one command at a time
-	dropped bool                   // by linkPool, whose mutex guards it
+	loaded  map[*redis.Script]bool // scripts that were run over it; nil: see eval; for one command at a time
+	dropped bool                   // by linkPool.drop; the pool's mutex guards it
 }
 
-// dial makes one connection; a client of its own will speak over it. The
-// connection is closed when lifetime ends, since go-redis looks at a context's
-// deadline only: a read would not hear of its cancellation.
+// dial makes one connection, with a client of its own. The connection is closed when
+// lifetime ends, because go-redis heeds a context's deadline, but not its cancellation.
 //
-// With prepare, that is called when go-redis has authenticated, which it does with
-// the first command. Else see open.
+// Unless prepare is nil, go-redis calls it when it has authenticated, which it does before
+// the first command. With nil, see open.
 func (s *Server) dial(
 	ctx, lifetime context.Context, prepare func(context.Context, *redis.Conn) error,
 ) (*redisLink, error) {
@@ -62,9 +58,9 @@ func (s *Server) dial(
 	}, nil
 }
 
-// open makes one connection for commands that is ready for them: what can be refused
-// to a new connection has been granted. So no request pays for it, and none meets an
-// error of go-redis's first exchange, which it does not put on all commands.
+// open makes one connection that is ready for commands: whatever Redis can refuse to a new
+// connection it has granted. So no request waits for that. Nor does a request meet an error
+// of go-redis's first exchange, which go-redis does not report for all of its commands.
 func (s *Server) open(ctx, lifetime context.Context) (link *redisLink, err error) {
 	err = s.panics.Apart("dial", func() (err error) {
 		link, err = s.openHere(ctx, lifetime)
@@ -100,9 +96,9 @@ func (s *Server) openHere(ctx, lifetime context.Context) (*redisLink, error) {
 	return link, nil
 }
 
-// prepare does what go-redis has left out on a new connection: it asks what kind of
-// server it is, which takes no right, selects the database, and sets the client's name,
-// without which all works where the server does not want it.
+// prepare does on a new connection what go-redis was not told to do. It asks what kind of
+// server it is, which needs no right. It selects the database, and sets the client's name.
+// If the server refuses the name, the connection is used without it.
 func (s *Server) prepare(ctx context.Context, conn *redis.Conn) error {
 	greeting := []any{"HELLO", 2}
 	if s.clientName != "" {
@@ -119,7 +115,7 @@ func (s *Server) prepare(ctx context.Context, conn *redis.Conn) error {
 	})
 	switch {
 	case err != nil && (!answered(err) || hello.Err() == nil && (selected == nil || selected.Err() == nil)):
-		return err // of go-redis's own first exchange, or there was no answer
+		return err // go-redis's own first exchange failed, or there was no answer
 	case code(hello.Err()) == "NOAUTH":
 		return hello.Err()
 	case serverMode(hello) == "sentinel":
@@ -143,8 +139,8 @@ func (s *Server) prepare(ctx context.Context, conn *redis.Conn) error {
 	return nil
 }
 
-// serverMode returns what the answer to HELLO says of the kind of server; empty:
-// nothing.
+// serverMode returns the kind of server that the answer to HELLO names; empty: it names
+// none.
 func serverMode(hello *redis.Cmd) string {
 	fields, _ := hello.Slice()
 	for i := 0; i+1 < len(fields); i += 2 {
@@ -156,9 +152,9 @@ func serverMode(hello *redis.Cmd) string {
 	return ""
 }
 
-// eval runs a script, by its hash, or by its text if Redis does not know it. If loaded
-// is set, the text is sent the first time: a request with little time cannot afford the
-// round trip by which Redis says so.
+// eval runs a script by its hash, or by its text if Redis does not know the hash. If loaded
+// is set, the first run over the connection sends the text: a request with little time
+// cannot afford the round trip in which Redis says that it does not know the hash.
 func (l *redisLink) eval(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
 	if l.loaded == nil || l.loaded[script] {
 		if reply := script.EvalSha(ctx, l.conn, keys, args...); code(reply.Err()) != "NOSCRIPT" {
@@ -180,7 +176,7 @@ func (s *Server) dialRaw(ctx context.Context) (net.Conn, error) {
 			network = "unix"
 		}
 	}
-	if s.options.Dialer != nil { // of the caller, who sees to TLS too
+	if s.options.Dialer != nil { // the user's, which does TLS too
 		return s.options.Dialer(ctx, network, address)
 	}
 	d := net.Dialer{KeepAlive: -1}
@@ -230,12 +226,11 @@ func handshakeError(address string, err error) error {
 
 func (l *redisLink) close() {
 	l.unwatch()
-	_ = l.raw.Close() // first: it ends whatever waits on the connection
+	_ = l.raw.Close() // first, because it ends what waits on the connection
 	_ = l.client.Close()
 }
 
-// keptLink is a connection that is kept from one command to the next, for one
-// command at a time.
+// keptLink keeps a connection from one command to the next, for one command at a time.
 type keptLink struct {
 	server *Server
 
@@ -245,9 +240,9 @@ type keptLink struct {
 	stopDial context.CancelFunc
 }
 
-// run runs command over the connection, which is dialled first if there is none
-// and lasts until lifetime ends. If one that was kept turns out to be dead it is
-// replaced and the command run again, since nothing was wrong but its age.
+// run runs command over the connection, which it dials first if there is none. The
+// connection lasts until lifetime ends. If one that was kept turns out to be dead, run
+// replaces it and runs the command again: the connection was only too old.
 func (k *keptLink) run(ctx, lifetime context.Context, command func(context.Context, *redisLink) error) error {
 	for {
 		link, reused, err := k.get(ctx, lifetime)
@@ -259,8 +254,8 @@ func (k *keptLink) run(ctx, lifetime context.Context, command func(context.Conte
 		if stop() && err == nil {
 			return nil
 		}
-		// Also after an answer such as READONLY: the address may lead to another
-		// server by now.
+		// Also after an answer such as READONLY: by now the address may lead to another
+		// server.
 		kept := k.discard(link)
 		if err == nil || !reused || !kept || !connectionLost(err) || ctx.Err() != nil {
 			if !kept && errors.Is(err, net.ErrClosed) && lifetime.Err() == nil {
@@ -271,7 +266,7 @@ func (k *keptLink) run(ctx, lifetime context.Context, command func(context.Conte
 	}
 }
 
-// call runs command, and gives the connection up if that panics.
+// call runs command, and closes the connection if command panics.
 func (k *keptLink) call(ctx context.Context, link *redisLink, command func(context.Context, *redisLink) error) error {
 	returned := false
 	defer func() {
@@ -298,7 +293,7 @@ func (k *keptLink) get(ctx, lifetime context.Context) (link *redisLink, reused b
 	link, err = k.server.open(ctx, lifetime)
 	k.mu.Lock()
 	// 1. the address is resolved   2. the lease is lost, or Redis has a new history:
-	// drop   3. the dial ends, at a server that may be none any more.
+	// drop   3. the dial ends, at a server that the address may no longer lead to.
 	dropped := k.drops != drops
 	if !dropped {
 		k.link = link
@@ -314,8 +309,8 @@ func (k *keptLink) get(ctx, lifetime context.Context) (link *redisLink, reused b
 	return link, false, err
 }
 
-// discard closes link, and forgets it if it is the one that is kept. It reports
-// whether it was: if not, drop has closed it.
+// discard closes link. It reports whether link was still the one that is kept. If not, drop
+// has closed it already.
 func (k *keptLink) discard(link *redisLink) (kept bool) {
 	k.mu.Lock()
 	kept = k.link == link
@@ -327,9 +322,8 @@ func (k *keptLink) discard(link *redisLink) (kept bool) {
 	return kept
 }
 
-// drop closes the connection, also one that is being dialled. A command that waits for
-// it fails, and is not run again: it has waited long enough for a connection to be
-// given up.
+// drop closes the connection, also one that is being dialled. A command that waits for it
+// fails and is not run again: it has waited long enough for the connection to be given up.
 func (k *keptLink) drop() {
 	k.mu.Lock()
 	link, stopDial := k.link, k.stopDial

@@ -14,14 +14,14 @@ import (
 const (
 	defaultPoolSize     = 8
 	defaultPoolIdleTime = time.Minute
-	poolDialPause       = time.Second // after a failed dial, while there are other connections
-	poolCloseTime       = time.Second // for dials to end that do not heed their context
+	poolDialPause       = time.Second // after a failed dial, if there are other connections
+	poolCloseTime       = time.Second // for dials that do not heed their context
 )
 
-// linkPool is a few connections for many requests. What it does other than go-redis's:
-// a connection is dialled and made ready apart from the request that wants it, by the
-// connect timeout, and is kept though that request has left; and none is kept for long
-// without use.
+// linkPool is a few connections for many requests. It differs from go-redis's pool in two
+// ways. A connection is dialled and prepared apart from the request that wants it, within
+// the connect timeout, and is kept even if that request has left. And a connection that is
+// not used is closed after a while.
 type linkPool struct {
 	server    *Server
 	size      int
@@ -33,10 +33,10 @@ type linkPool struct {
 	end      context.CancelFunc // of all connections since the last drop, and of dials; nil: none yet
 	open     map[*redisLink]struct{}
 	idle     []idleLink    // the last used is at the end
-	waiting  []chan pooled // for a connection, in order
-	dialing  int           // also for those that were dropped meanwhile
+	waiting  []chan pooled // requests that wait for a connection, in order
+	dialing  int           // dials under way, also those that drop has ended
 	ended    chan struct{} // closed when closed is set and dialing is 0; nil before
-	pausing  time.Time     // no dial before, unless there is no connection
+	pausing  time.Time     // no dial before then, unless there is no connection
 	reaper   *time.Timer   // nil: nothing is idle
 	closed   bool
 }
@@ -46,14 +46,14 @@ type idleLink struct {
 	since time.Time
 }
 
-// pooled is what a request gets that has waited for a connection: that, or an error.
+// pooled is what a request that waits is given: a connection or an error.
 type pooled struct {
 	link *redisLink
 	err  error
 }
 
-// run runs command over a connection. If one that was kept turns out to be dead, and
-// again is set, the command is run once more, over another.
+// run runs command over a connection. If again is set and a connection that was kept turns
+// out to be dead, command is run again over another.
 func (p *linkPool) run(ctx context.Context, again bool, command func(context.Context, *redisLink) error) error {
 	for {
 		link, reused, err := p.get(ctx)
@@ -71,8 +71,8 @@ func (p *linkPool) run(ctx context.Context, again bool, command func(context.Con
 	}
 }
 
-// call runs command and gives the connection back; not if it panics, or fails so that
-// the connection is of no use.
+// call runs command and returns the connection to the pool. It closes the connection if
+// command panics, or fails in a way that leaves the connection useless.
 func (p *linkPool) call(ctx context.Context, link *redisLink, command func(context.Context, *redisLink) error) (err error) {
 	usable := false
 	defer func() { p.put(link, usable) }()
@@ -82,7 +82,7 @@ func (p *linkPool) call(ctx context.Context, link *redisLink, command func(conte
 		usable = true
 	case answered(err):
 		switch code(err) {
-		case "READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "MOVED", "ASK": // there may be another server by now
+		case "READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "MOVED", "ASK": // the address may lead to another server by now
 		default:
 			usable = true
 		}
@@ -90,7 +90,7 @@ func (p *linkPool) call(ctx context.Context, link *redisLink, command func(conte
 	return err
 }
 
-// get returns a connection, and whether it was used before.
+// get returns a connection, and whether it was in the pool already.
 func (p *linkPool) get(ctx context.Context) (link *redisLink, reused bool, err error) {
 	p.mu.Lock()
 	if p.closed {
@@ -114,7 +114,7 @@ func (p *linkPool) get(ctx context.Context) (link *redisLink, reused bool, err e
 	case <-ctx.Done():
 	}
 	if !p.leave(answer) {
-		// 1. ctx ends   2. a connection is handed over   3. nobody would take it.
+		// 1. ctx ends   2. a connection is handed over   3. nothing would receive it.
 		if a := <-answer; a.err == nil {
 			p.put(a.link, true)
 		}
@@ -122,7 +122,7 @@ func (p *linkPool) get(ctx context.Context) (link *redisLink, reused bool, err e
 	return nil, false, fmt.Errorf("no connection to Redis was free or ready in time: %w", ctx.Err())
 }
 
-// leave takes a request out of those that wait, and reports whether it was among them.
+// leave removes a request from those that wait, and reports whether it was among them.
 func (p *linkPool) leave(answer chan pooled) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -135,7 +135,7 @@ func (p *linkPool) leave(answer chan pooled) bool {
 	return false
 }
 
-// dialLocked begins as many dials as there are requests that wait for one, within size.
+// dialLocked starts a dial for each request that waits, but no more than size allows.
 func (p *linkPool) dialLocked() {
 	if p.closed || len(p.open) > 0 && time.Now().Before(p.pausing) {
 		return
@@ -149,17 +149,17 @@ func (p *linkPool) dialLocked() {
 	}
 }
 
-// dial makes one connection, for whoever waits when it is there.
+// dial makes one connection, for the request that has waited longest when it is ready.
 func (p *linkPool) dial(lifetime context.Context) {
 	link, err := p.tryDial(lifetime)
 	p.mu.Lock()
 	p.dialing--
-	dropped := lifetime.Err() != nil // it may lead to a server that is none any more
+	dropped := lifetime.Err() != nil // the address may no longer lead to that server
 	switch {
 	case dropped:
 	case err != nil:
 		p.pausing = time.Now().Add(poolDialPause)
-		if len(p.open) == 0 { // else those that wait may get one that is in use
+		if len(p.open) == 0 { // else those that wait can get one that is in use
 			p.failLocked(err)
 		}
 	default:
@@ -191,7 +191,7 @@ func (p *linkPool) failLocked(err error) {
 	p.waiting = nil
 }
 
-// put gives back a connection that get returned.
+// put takes back a connection that get returned.
 func (p *linkPool) put(link *redisLink, usable bool) {
 	p.mu.Lock()
 	_, ours := p.open[link]
@@ -220,7 +220,7 @@ func (p *linkPool) giveLocked(link *redisLink) {
 	}
 }
 
-// reap closes what was idle for idleTime.
+// reap closes connections that were idle for idleTime.
 func (p *linkPool) reap() {
 	p.mu.Lock()
 	var old []idleLink
@@ -239,15 +239,15 @@ func (p *linkPool) reap() {
 	}
 }
 
-// dropped reports whether drop has closed a connection that was in use.
+// dropped reports whether drop has closed link.
 func (p *linkPool) dropped(link *redisLink) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.closed || link.dropped
 }
 
-// drop closes all connections, also those in use, and ends dials; those that wait get
-// others, unless it is for good.
+// drop closes all connections, also those in use, and ends dials. Requests that wait get
+// new connections, or errClosed if it is for good.
 func (p *linkPool) drop(forGood bool) {
 	p.mu.Lock()
 	links, end := p.open, p.end
@@ -278,7 +278,7 @@ func (p *linkPool) drop(forGood bool) {
 	if forGood {
 		select {
 		case <-ended:
-		case <-time.After(poolCloseTime): // a dialler of the user's own
+		case <-time.After(poolCloseTime): // the user's own dialler does not heed its context
 		}
 	}
 }

@@ -17,46 +17,46 @@ import (
 	"github.com/nearcache/nearcache/internal/barrier"
 )
 
-// This file says what an error means that comes from Redis, or on the way to it.
+// This file says what errors from Redis, or on the way to it, mean.
 
 // answer is an error that Redis answered with.
 type answer string
 
 func (a answer) Error() string { return string(a) }
 
-// RedisError marks it as an answer for go-redis's functions too.
+// RedisError makes it a redis.Error, as go-redis's own answers are.
 func (answer) RedisError() {}
 
 var _ redis.Error = answer("")
 
 var (
-	// errGivenUp is why a command was not run: its connection was dropped.
+	// errGivenUp is the error of a command whose connection was dropped.
 	errGivenUp = errors.New("the connection was given up, since Redis was not heard of any more")
 
-	// errSentinel is why a server is of no use that answers in the right way.
+	// errSentinel is why a server that answers well cannot be used.
 	errSentinel = errors.New("the address is that of a Redis Sentinel, which is not supported; give the address of the Redis that it watches")
 
-	// errSpeaksTLS is why a connection without TLS ended.
+	// errSpeaksTLS is why a connection without TLS was closed.
 	errSpeaksTLS = errors.New("the port speaks TLS: set ssl=True (or rediss://, or Redis.TLSConfig)")
 
-	// errMute is why a connection ended before the server said anything.
+	// errMute is the error of a connection that the server closed before it sent anything.
 	errMute = errors.New("the server hung up without a word (if the port speaks TLS, set ssl=True)")
 )
 
-// answered reports whether Redis has answered, with an error.
+// answered reports whether err is an error that Redis answered with.
 func answered(err error) bool {
 	var a redis.Error
 	return errors.As(err, &a)
 }
 
-// inScript is where a script's line ends in an error of Redis before 7.0, and the
-// error begins that the line has met:
+// inScript matches what precedes the error that a script has met, in errors of Redis
+// before 7.0:
 //
 //	ERR Error running script (call to f_<sha>): @user_script:12: @user_script: 12: -READONLY You can't …
 var inScript = regexp.MustCompile(`@user_script: ?\d+: `)
 
-// code returns the code of an error that Redis answered with, such as READONLY, also
-// of one that a script has met; empty if it is no answer, or has no other code than ERR.
+// code returns the code of an error that Redis answered with, such as READONLY, or of the
+// error that a script has met. It is empty if err is not an answer, or has no code but ERR.
 func code(err error) string {
 	var a redis.Error
 	if !errors.As(err, &a) {
@@ -76,13 +76,13 @@ func code(err error) string {
 	return word
 }
 
-// saysAnswer reports whether Redis answered with an error that has this in it.
+// saysAnswer reports whether Redis answered with an error that contains text.
 func saysAnswer(err error, text string) bool {
 	var a redis.Error
 	return errors.As(err, &a) && strings.Contains(a.Error(), text)
 }
 
-// explain says what Redis was asked for when it answered with an error.
+// explain adds to an error what it means for the user, and removes secrets from it.
 func (s *Server) explain(err error) error {
 	if err == nil {
 		return nil
@@ -106,9 +106,9 @@ func (s *Server) explain(err error) error {
 // strippedOfCase returns an answer in lower case.
 func strippedOfCase(err error) error { return answer(strings.ToLower(err.Error())) }
 
-// refused reports whether trying again would end the same way: Redis answered
-// with an error, other than one that passes, its certificate does not verify, or it is
-// not the kind of server that is needed.
+// refused reports whether another attempt would fail the same way: Redis answered with an
+// error that does not pass with time, its certificate does not verify, or it is not the
+// kind of server that is needed.
 func refused(err error) bool {
 	switch code(err) {
 	case "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "BUSY", "NOREPLICAS", "MISCONF":
@@ -122,8 +122,8 @@ func refused(err error) bool {
 		errors.Is(err, errSentinel) || errors.Is(err, errSpeaksTLS) || errors.Is(err, errNoTLS)
 }
 
-// connectionLost reports whether err says that the connection was dead, rather
-// than that Redis answered with an error or was too slow to answer.
+// connectionLost reports whether err says that the connection was dead, and not that Redis
+// answered with an error or was too slow to answer.
 func connectionLost(err error) bool {
 	var slow net.Error
 	return err != nil && !answered(err) && !(errors.As(err, &slow) && slow.Timeout()) &&
@@ -140,8 +140,8 @@ func hungUp(err error) bool {
 	return false
 }
 
-// inTime returns err, of an exchange that was given up when ctx ended, as that. When
-// ctx ends its connection is closed, which says nothing to anybody.
+// inTime returns an error that says that time ran out, if that is what err comes from. When
+// ctx ends, its connection is closed, and an error about that would say nothing.
 func inTime(ctx context.Context, err error) error {
 	switch {
 	case err == nil || answered(err):
@@ -153,11 +153,11 @@ func inTime(ctx context.Context, err error) error {
 	return err
 }
 
-// argumentsFollow is where Redis begins to repeat the arguments of a command that it
-// does not know: of HELLO or AUTH, the password, or the beginning of it.
+// argumentsFollow is what Redis says before it repeats the arguments of a command that it
+// does not know. Those of HELLO or AUTH have the password, or the beginning of it.
 const argumentsFollow = ", with args beginning with"
 
-// scrub takes out of a text what is secret in it, or may be.
+// scrub removes from a text what is, or may be, secret.
 func (s *Server) scrub(text string) string {
 	before, _, repeated := strings.Cut(text, argumentsFollow)
 	if repeated {
@@ -169,8 +169,8 @@ func (s *Server) scrub(text string) string {
 	return text
 }
 
-// scrubbed returns err, or, if there is a secret in its text, an error without it and
-// of the same kind, which wraps nothing.
+// scrubbed returns err. If its text has a secret in it, scrubbed returns an error without
+// the secret instead, which wraps nothing and is an answer if err is one.
 func (s *Server) scrubbed(err error) error {
 	text := err.Error()
 	clean := s.scrub(text)

@@ -2,13 +2,14 @@ package redisbus
 
 import "github.com/redis/go-redis/v9"
 
-// onMaster is the part of the scripts for publishing and probing that has only a master
-// run them. A replica can be made to take writes, and those are nobody's but its own; it
-// has its master's history, and its position may be of long ago.
+// onMaster is the part of the publish script and the probe script that lets only a master
+// run them. A replica can be configured to take writes, which reach no other server. It has
+// its master's history, and its position may be old.
 //
-// It goes by INFO, and where that is refused by what the command ROLE has told before,
-// which no script may call: role is that, or unknown if it was refused too. If role is
-// empty nothing is done, and the answer is askRole.
+// It reads the server's role from INFO. If INFO is refused it uses the argument role: what
+// the command ROLE answered before, because scripts may not call ROLE. The argument is
+// unknownRole if ROLE was refused too. If it is empty the script does nothing and answers
+// askRole.
 const onMaster = `
 local info = redis.pcall('INFO', 'replication')
 if type(info) ~= 'string' then info = '' end
@@ -23,22 +24,23 @@ const (
 	isReplica   = "READONLY nearcache: this server is a replica, so nobody would hear of what it takes"
 )
 
-// publishScript publishes an invalidation as the next link of the channel's
-// chain. The position is computed here, inside Redis, so that a script that runs
-// twice because its reply was lost makes two positions. It is written before the
-// message goes out, so that a server that takes no writes (out of memory, a
-// replica, a demoted master) sends no message either.
+// publishScript publishes an invalidation as the next link of the channel's chain. The
+// position is computed inside Redis: if the script runs twice because its reply was lost,
+// it makes two positions. The position is written before the message is published. So a
+// server that takes no writes (out of memory, a replica, a demoted master) publishes no
+// message either.
 //
-// What is shared is changed in between; that it can be is seen first. If the message
-// cannot go out, values have gone that would have gone a little later.
+// The values of the shared level are changed between the two, when it is certain that the
+// server takes writes. If the message then cannot be published, the values were deleted a
+// little early.
 //
-// Where nothing is shared, as far as the publisher knows, it does not say what there
-// would be to change, which for many keys costs as much as all the rest. If it turns
-// out that it should have, nothing is done, and the answer is empty.
+// While the publisher knows of no shared values it leaves out the arguments of
+// changeValues, which for many keys cost as much as everything else. If there are shared
+// values after all, the script does nothing and its answer is empty.
 //
-// KEYS: position, and those of changeValues. ARGV: channel, nonce, head of the
-// envelope, body, 1 if changeValues has what it needs, or 0, and the role, and then what
-// it needs.
+// KEYS: position, and those of changeValues. ARGV: channel, nonce, head of the envelope,
+// body, then 1 or 0 (whether the arguments of changeValues follow) with the role appended,
+// then the arguments of changeValues.
 var publishScript = redis.NewScript(`
 local role = string.sub(ARGV[5], 2)
 ` + onMaster + `
@@ -59,12 +61,12 @@ end
 return own
 `)
 
-// probeScript answers a probe on the instance's own channel, with the channel's
-// position, which it makes if there is none, and the server's history id, which
-// changes when a replica is promoted and when a server restarts; without the right
-// to INFO it is empty. The position is written in any case, so that a probe fails
-// wherever publishing would. What was shared in another history is void: a replica
-// that took over may have values that are gone.
+// probeScript answers a probe on the instance's own channel. The answer has the channel's
+// position, which the script makes if there is none, and the server's history id. That
+// changes when a replica is promoted and when a server restarts. It is empty without the
+// right to INFO. The position is always written, so that a probe fails wherever publishing
+// would. Values that were shared in another history become invalid: a replica that took
+// over may have values that its master had already deleted.
 //
 // KEYS: position, clears. ARGV: own channel, nonce, head of the envelope, nonce of a
 // position, role.
@@ -81,33 +83,33 @@ return redis.call('PUBLISH', ARGV[1], ARGV[3] .. '\0' .. string.char(#position) 
   '\1' .. string.char(#history) .. history .. string.char(#ARGV[2]) .. ARGV[2])
 `)
 
-// The keys of the shared level in Redis. All have the channel's hash tag, so that
-// each script touches one slot of a Cluster.
+// The keys of the shared level in Redis. All have the channel's hash tag, so that each
+// script touches one slot of a Cluster.
 //
 //	{channel}:value:<cache>:<key>  a value
-//	{channel}:token:<cache>:<key>  whose load is under way, and replaces it
+//	{channel}:token:<cache>:<key>  the claim of the load that is to replace it
 //	{channel}:clears               a hash: what was cleared, of all caches
 //
-// The hash has these fields. A count is the server's time in microseconds, or one
-// more than the last if that is larger: clears only have to grow, but a region's
-// field can go when no value is left that is older.
+// The hash has these fields. A count is the server's time in microseconds, or the last
+// count plus one if that is larger. Counts only have to grow. That they are times shows
+// when a region's field can be deleted: when no value that is older can be left.
 //
-//	epoch              made with the hash
-//	history            the server's history id then
+//	epoch              drawn when the hash is made
+//	history            the server's history id at that time
 //	n:<cache>          the cache's count
 //	c:<cache>          the count after the last clear of the whole cache
 //	r:<cache>:<region> the count after the last clear of the region
 //	l:<cache>          the longest life of the cache's values, in milliseconds
-//	limit              how many fields there may be before old ones are looked for
+//	limit              with more fields than this, old ones are looked for
 
-// changeValues is the part of the publish script that changes what is shared. If
-// there is no hash, no value is valid, and nothing has to go.
+// changeValues is the part of the publish script that changes the values of the shared
+// level. If there is no hash, no value is valid, and there is nothing to change.
 //
-// A region's field goes when all values have expired that were stored before, as far
-// as is known; if one has not, it is void from then on, as after a clear of the cache.
+// A region's field is deleted when all values that were stored before it should have
+// expired. A value that has not is invalid from then on, as after a clear of the cache.
 //
-// KEYS: 2 clears, then values and tokens to delete. ARGV: from 6 on, pairs: a cache
-// and the field of a clear, without its count. Two empty ones clear everything.
+// KEYS: 2 clears, then values and tokens to delete. ARGV: from 6 on, pairs: a cache and
+// the field of a clear, whose count the script sets. Two empty strings clear everything.
 const changeValues = `
 if epoch then
   for i = 3, #KEYS, 1000 do redis.call('DEL', unpack(KEYS, i, math.min(i + 999, #KEYS))) end
@@ -153,15 +155,16 @@ if epoch then
 end
 `
 
-// claimScript claims loads. A value that is no value has an empty id, and is
-// replaced as if there were none. Tokens and epoch are made here, inside Redis, so that
-// a script that runs twice makes others: what an invalidation has taken away does not
-// come back. A token stands with the epoch and the count of its claim, since a load that
-// began before a clear of the cache brings nothing that is worth a wait.
+// claimScript claims loads. What is stored and is not a value has an empty id, and is
+// replaced as if there were nothing. Tokens and the epoch are made inside Redis: a script
+// that runs twice makes different ones, so what an invalidation has deleted does not come
+// back. A token is stored with the epoch and the count of its claim. A load that began
+// before a clear of the cache stores nothing valid, so nobody waits for it.
 //
-// KEYS: clears, then value and token of each. ARGV: cache, history, nonce of an
-// epoch, life of values, then of each claim: token, its life, id of the value that
-// was seen, or * for any, and the token that this instance has of it already.
+// KEYS: clears, then the value and the token of each claim. ARGV: cache, history, nonce of
+// an epoch, life of values, then for each claim: what its token is made of, its life, the
+// id of the value that was seen (* for any), and the token by which this instance has
+// claimed the key already, if it has.
 var claimScript = redis.NewScript(`
 local time = redis.call('TIME')
 local stamp = time[1] .. '.' .. time[2]
@@ -197,11 +200,11 @@ end
 return {epoch, count, table.concat(states), stamp}
 `)
 
-// putScript stores the values of loads whose claims have lasted, and ends the
-// claims.
+// putScript stores the values of loads whose claims are still there, and ends the claims.
 //
-// KEYS: value and token of each. ARGV: of each, token, bytes (none: no value), life; or
-// without a value what to do instead. Then for how long a claim in vain is remembered.
+// KEYS: the value and the token of each. ARGV: for each, token, bytes (empty: no value), and
+// the value's life, or without a value what to do instead. Last, how long the bypass lasts
+// after a claim that stored nothing.
 var putScript = redis.NewScript(`
 local stored = {}
 for i = 0, #KEYS / 2 - 1 do
@@ -222,11 +225,11 @@ end
 return table.concat(stored)
 `)
 
-// keepScript extends claims, and releases them, where the token is still the load's. It
-// sets only what it has found in the same step, so it makes no token. (SET and not
-// PEXPIRE: users have that right.)
+// keepScript extends or releases claims whose token is still the load's. It sets only what
+// it has found in the same step, so it makes no token. It uses SET and not PEXPIRE, because
+// users have the right to SET already.
 //
-// KEYS: tokens. ARGV: of each, what it has to be, and its life; 0: it is released.
+// KEYS: tokens. ARGV: for each, what it has to be, and its life; 0 releases it.
 var keepScript = redis.NewScript(`
 local kept = {}
 for i, token in ipairs(KEYS) do

@@ -16,9 +16,9 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// The simulated Redis, on which the bound on staleness is proved, does with values
-// what the scripts do in Redis: whatever is asked of both, in whatever order, has the
-// same answers, but for the time and what an epoch is called.
+// The bound on staleness is proved on the simulated Redis. It does with values what the
+// scripts do in Redis: the same requests, in any order, have the same answers from both,
+// except for times and the names of epochs.
 func TestSimulatedValuesAreAsInRedis(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -69,8 +69,8 @@ func (w *twin) epoch(name string) int {
 	return len(w.epochs)
 }
 
-// outlastBypass waits until no claim in vain is remembered any more: how long it takes to
-// the next step differs. It may take a token that is never put.
+// outlastBypass waits until a bypass has ended, since the time until the next step differs.
+// It may claim a token that is never put.
 func (w *twin) outlastBypass(t *testing.T, cache, key string) {
 	claims := []transport.Claim{{Key: key, Token: "nobody's", Life: time.Hour}}
 	require.Eventually(t, func() bool {

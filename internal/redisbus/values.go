@@ -13,14 +13,14 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// What a claim answers is kept until its load has ended, so it is bounded.
+// The answer to a claim is kept until its load has ended, so it is bounded.
 const (
 	mostEpoch = transport.IDLength
 	mostStamp = 32 // seconds, a point and microseconds
 )
 
-// values is the way to the values in Redis, over connections of its own, since
-// many ask at once.
+// values is the way to the values in Redis. It has connections of its own, because many
+// requests may be under way at once.
 type values struct {
 	server *Server
 	links  linkPool
@@ -29,7 +29,7 @@ type values struct {
 // Values returns the way to the values in Redis.
 func (s *Server) Values() transport.Values { return &s.values }
 
-// Redial closes the connections, for the next attempts to dial anew.
+// Redial closes the connections, so that the next attempts dial again.
 func (v *values) Redial() { v.links.drop(false) }
 
 func (s *Server) valueKey(cache, key string) string {
@@ -40,7 +40,7 @@ func (s *Server) tokenKey(cache, key string) string {
 	return s.keyPrefix + "token:" + cache + ":" + key
 }
 
-// appendChanges appends what changeValues goes by.
+// appendChanges appends the keys and arguments of changeValues.
 func (s *Server) appendChanges(keys []string, args []any, changes []transport.Change) ([]string, []any) {
 	for _, c := range changes {
 		for _, key := range c.Keys {
@@ -61,12 +61,12 @@ func (s *Server) appendChanges(keys []string, args []any, changes []transport.Ch
 
 func regionField(cache, region string) string { return "r:" + cache + ":" + region }
 
-// Read reads values in one pipeline: no script, which would cost Redis more than the
-// rest. A value is read after how long it has to live, and before what it is judged
-// by: whatever happens in between counts against it.
+// Read reads values in one pipeline. A script would cost Redis more than everything else. A
+// value is read after the time that it has left, and before the clears that decide whether
+// it is valid: whatever happens in between counts against the value.
 //
-// GETRANGE and not GET: Redis sends no more of a value than can be one. An empty value
-// is none.
+// It sends GETRANGE and not GET, so that Redis sends at most one byte more than a value may
+// have. An empty string is no value.
 func (v *values) Read(ctx context.Context, cache string, keys, regions []string, most int) (transport.Reading, error) {
 	var reading transport.Reading
 	s := v.server
@@ -78,7 +78,7 @@ func (v *values) Read(ctx context.Context, cache string, keys, regions []string,
 	}
 	var clears *redis.SliceCmd
 	var info *redis.StringCmd
-	const framing, field = 32, 64 // bytes, more than a string's head and a field of the clears take
+	const framing, field = 32, 64 // bytes: more than a string's head, and a field of the clears, take
 	bounds := replyBounds{
 		bytes:    max(ordinaryReplies.bytes+field*len(regions), most+1+framing),
 		elements: ordinaryReplies.elements + len(regions),
@@ -119,15 +119,15 @@ func (v *values) Read(ctx context.Context, cache string, keys, regions []string,
 	return reading, nil
 }
 
-// pipelineError returns why a pipeline has failed, err being what it returned: the
-// error of a command that is needed, or one that is not of a command, which go-redis
-// leaves out of the commands if Redis has answered with it. The errors of the other
-// commands are theirs.
+// pipelineError returns why a pipeline has failed. Pipelined returned err. The pipeline has
+// failed if a needed command has, or if the connection ended, or if Redis refused
+// go-redis's own first exchange: go-redis returns that error, and sets it on no command.
+// The errors of other commands are left to those commands.
 func pipelineError(commands []redis.Cmder, err error, needed ...redis.Cmder) error {
 	failed := false
 	for _, c := range commands {
 		if failed = failed || c.Err() != nil; c.Err() != nil && !answered(c.Err()) {
-			return c.Err() // the connection ended among the answers
+			return c.Err() // the connection ended before the last answer
 		}
 	}
 	for _, c := range needed {
@@ -171,7 +171,8 @@ func readInfo(info string) (master bool, history string) {
 	return master, history
 }
 
-// readCount reads a count. One that is none was cleared for ever.
+// readCount reads a count; an absent one is 0. A field that is not a number reads as the
+// largest count: cleared for good.
 func readCount(field any) uint64 {
 	text, ok := field.(string)
 	if !ok {
@@ -200,8 +201,8 @@ func (v *values) Claim(
 		args = append(args, c.Token, milliseconds(c.Life), seen, c.Own)
 	}
 	var reply []string
-	// Not once more: if the first attempt has succeeded after all, the second would find
-	// the load claimed, and wait for nobody.
+	// Not again: if the first attempt has succeeded after all, the second would find the
+	// load claimed, and this instance would wait for a load that does not exist.
 	err = v.links.run(ctx, false, func(ctx context.Context, link *redisLink) (err error) {
 		reply, err = link.eval(ctx, claimScript, keys, args...).StringSlice()
 		return err
@@ -290,5 +291,5 @@ func putArgument(p *transport.Put) any {
 	return "release"
 }
 
-// milliseconds is at least one: Redis refuses a life of none.
+// milliseconds returns at least 1, because Redis refuses a life of 0.
 func milliseconds(d time.Duration) int64 { return max(d.Milliseconds(), 1) }

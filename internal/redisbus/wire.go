@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// wire is a connection that keeps the beginning of what the server says, until
-// deafen. A server that takes nobody says why and hangs up, and go-redis may find out
-// by a write that fails, and never read it. A reply beyond its bounds ends it.
+// wire is a connection that keeps the beginning of what the server sends, until deafen. A
+// server that accepts no clients says why and hangs up. go-redis may notice that by a write
+// that fails, and never read the reason. A reply beyond its bounds ends the connection.
 type wire struct {
 	net.Conn
 	secure  bool // by TLS
 	deaf    atomic.Bool
-	replies replyFrames // for one reader at a time; its bounds are those of the command under way
+	replies replyFrames // for one reader at a time; its bounds are those of the current command
 
 	mu    sync.Mutex // guards heard
 	heard []byte
@@ -47,8 +47,8 @@ func (w *wire) Read(b []byte) (int, error) {
 // deafen is called when the server has accepted the connection.
 func (w *wire) deafen() { w.deaf.Store(true) }
 
-// explain returns the error that has ended the connection's beginning with the reason
-// that the server gave. Nothing else may read meanwhile.
+// explain adds to err, which a new connection has failed with, the reason that the server
+// gave. Nothing else may read from the connection meanwhile.
 func (w *wire) explain(err error) error {
 	if err == nil || answered(err) || w.deaf.Load() {
 		return err
@@ -76,8 +76,8 @@ func (w *wire) said() []byte {
 	return bytes.Clone(w.heard)
 }
 
-// firstError returns the first line of what a server said that is an error, without
-// its mark.
+// firstError returns the first error among the lines that a server sent, without its
+// leading "-".
 func firstError(said []byte) string {
 	for line := range bytes.Lines(said) {
 		if line[0] == '-' {
