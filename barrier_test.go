@@ -241,7 +241,7 @@ func TestPanicWhileApplying(t *testing.T) {
 	s.panics = &barrier.Panics{Logger: slog.New(slog.DiscardHandler)}
 	s.last = "position"
 	r.onClear = func() { panic("in a cache") }
-	payload := string(appendHead(nil, kindInvalidation, instanceID{9})) + "\x00" + string(byte(positionLength)) + strings.Repeat("a", positionLength)
+	payload := head(kindInvalidation, instanceID{9}) + "\x00" + string(byte(positionLength)) + strings.Repeat("a", positionLength)
 	require.ErrorIs(t, s.hear(payload, false), barrier.ErrPanic)
 	require.Empty(t, s.last)
 	require.EqualValues(t, 1, s.panics.Count())

@@ -300,7 +300,7 @@ func TestPayloadsAreNotKept(t *testing.T) {
 		"one that is undecodable": messagetest.Message(testPublisher, positionA, positionB, "\x01\x09"),
 		"one that does not fit":   messagetest.Message(testPublisher, positionC, positionB, "\x01"),
 		"an echo":                 messagetest.Echo(instanceID{9}, positionB, positionC, newTestLeaseNonce()),
-		"another kind":            string(appendHead(nil, 'X', testPublisher)),
+		"another kind":            head('X', testPublisher),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, r := newTestSubscriber(t)

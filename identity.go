@@ -99,7 +99,7 @@ func (i *identity) message(body string, changes []transport.Change) transport.Me
 	}
 	i.mu.Unlock()
 	return transport.Message{
-		Head: string(appendHead(nil, kindInvalidation, id)), Nonce: nonce, Body: body, Changes: changes,
+		Head: head(kindInvalidation, id), Nonce: nonce, Body: body, Changes: changes,
 	}
 }
 

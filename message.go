@@ -87,11 +87,9 @@ var (
 	errUndecodable = errors.New("undecodable nearcache message")
 )
 
-// appendHead appends the part of the envelope that comes before the positions.
-func appendHead(b []byte, kind byte, publisher instanceID) []byte {
-	b = append(b, magic...)
-	b = append(b, kind)
-	return append(b, publisher[:]...)
+// head returns the part of the envelope that comes before the positions.
+func head(kind byte, publisher instanceID) string {
+	return magic + string([]byte{kind}) + string(publisher[:])
 }
 
 // decodeEnvelope decodes a payload's envelope. Its error is errForeign or wraps

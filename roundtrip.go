@@ -207,11 +207,11 @@ func (c *comparison) sameMaps(value, again reflect.Value, path string, depth int
 	if value.Len() != again.Len() {
 		return c.differ(path, fmt.Sprintf("%v comes back with another length", value.Type()))
 	}
-	if pair := (comparedPair{value.UnsafePointer(), again.UnsafePointer()}); value.IsNil() || c.seen[pair] {
+	pair := comparedPair{value.UnsafePointer(), again.UnsafePointer()}
+	if value.IsNil() || c.seen[pair] {
 		return true
-	} else {
-		c.seen[pair] = true
 	}
+	c.seen[pair] = true
 	for at := value.MapRange(); at.Next() && c.left > 0; {
 		element := again.MapIndex(at.Key())
 		if !element.IsValid() {

@@ -76,7 +76,7 @@ type subscriberTarget interface {
 func (s *subscriber) attempt(ctx context.Context, patient bool) (_ transport.Subscription, err error) {
 	began := time.Now()
 	id := s.self.identify()
-	sub, err := s.subscribe(ctx, transport.Identity{ID: id, Echo: string(appendHead(nil, kindEcho, id))})
+	sub, err := s.subscribe(ctx, transport.Identity{ID: id, Echo: head(kindEcho, id)})
 	if err != nil {
 		return nil, err
 	}

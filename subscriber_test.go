@@ -163,7 +163,7 @@ func TestSubscriberFollowsTheChain(t *testing.T) {
 			counter: func(s *subscriber) uint64 { return s.clears[ClearCauseUndecodable].Load() },
 		}, {
 			name: "a notice", last: positionA,
-			message:  string(appendHead(nil, kindNotice, testPublisher)) + "roll call",
+			message:  head(kindNotice, testPublisher) + "roll call",
 			wantLast: positionA,
 			counter:  func(s *subscriber) uint64 { return s.received.Load() },
 		},
@@ -306,7 +306,7 @@ func TestForgedMessages(t *testing.T) {
 		{"on the channel, with another position", func(s *subscriber) string { return messagetest.Echo(s.self.id, positionB, "1", pending) }, false},
 		{"a message on the own channel", func(*subscriber) string { return messagetest.Message(testPublisher, positionA, positionB, remove) }, true},
 		{"one that does not follow", func(*subscriber) string { return messagetest.Message(testPublisher, positionB, positionC, remove) }, true},
-		{"a notice", func(*subscriber) string { return string(appendHead(nil, kindNotice, testPublisher)) }, true},
+		{"a notice", func(*subscriber) string { return head(kindNotice, testPublisher) }, true},
 		{"our magic and then nonsense", func(*subscriber) string { return magic + "nonsense" }, true},
 		{"nonsense", func(*subscriber) string { return "nonsense" }, true},
 		{"nothing", func(*subscriber) string { return "" }, true},

@@ -409,11 +409,11 @@ func (m *machine) loseShared(s *state) {
 }
 
 // at returns the server to which a connection leads.
-func (s *state) at(where link) *server {
+func (t *state) at(where link) *server {
 	if where == toDemoted {
-		return &s.demoted
+		return &t.demoted
 	}
-	return &s.master
+	return &t.master
 }
 
 func serverName(where link) string {
