@@ -674,6 +674,8 @@ func TestGoexitInOurGoroutines(t *testing.T) {
 	a, b := hookedCache(t, backplanes[0], false), hookedCache(t, backplanes[1], false)
 
 	require.NoError(t, a.Set(t.Context(), hookedKey{"k"}, "old"))
+	// The message of the Set must not reach b after the hook is set: then b's goroutine would end.
+	require.Eventually(t, func() bool { return backplanes[1].Stats().Applied == 1 }, patience, time.Millisecond)
 	text, err := b.keys.wire(hookedKey{"k"})
 	require.NoError(t, err)
 	f := func(called string) {
