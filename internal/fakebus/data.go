@@ -222,7 +222,7 @@ func (d *data) put(cache string, puts []put) []bool {
 		case stored[i]:
 			set(d.values, of, entry{text: p.text}, p.life)
 		case p.bypass || p.forget:
-			set(d.tokens, of, entry{text: bypassed}, transport.VainFor)
+			set(d.tokens, of, entry{text: bypassed}, transport.BypassFor)
 			if p.forget {
 				delete(d.values, of)
 			}

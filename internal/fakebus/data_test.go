@@ -140,7 +140,7 @@ func TestPutsWithoutAValue(t *testing.T) {
 		}
 		again := d.claim("c", "h", "e", time.Hour, claims)
 		require.Equal(t, []transport.ClaimState{transport.ClaimTaken, transport.ClaimBypass, transport.ClaimBypass}, again.States)
-		time.Sleep(transport.VainFor + time.Millisecond)
+		time.Sleep(transport.BypassFor + time.Millisecond)
 		again = d.claim("c", "h", "e", time.Hour, claims[1:])
 		require.Equal(t, []transport.ClaimState{transport.ClaimTaken, transport.ClaimTaken}, again.States)
 	})

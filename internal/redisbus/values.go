@@ -229,7 +229,7 @@ func (v *values) Put(ctx context.Context, cache string, puts []transport.Put) ([
 		keys = append(keys, s.valueKey(cache, p.Key), s.tokenKey(cache, p.Key))
 		args = append(args, p.Token, p.Bytes, putArgument(&p))
 	}
-	args = append(args, milliseconds(transport.VainFor))
+	args = append(args, milliseconds(transport.BypassFor))
 	var reply string
 	err := v.links.run(ctx, true, func(ctx context.Context, link *redisLink) (err error) {
 		reply, err = link.eval(ctx, putScript, keys, args...).Text()

@@ -138,9 +138,9 @@ type Put struct {
 	Forget bool // the stored value, if any, is older than what is known now, so delete it
 }
 
-// VainFor is how long Redis remembers that a claim ended without a value (Put.Bypass): a
+// BypassFor is how long Redis remembers that a claim ended without a value (Put.Bypass): a
 // little longer than the pauses of the loads that wait for it.
-const VainFor = 100 * time.Millisecond
+const BypassFor = 100 * time.Millisecond
 
 // Keep extends a claim while its load is under way, or releases it.
 type Keep struct {
