@@ -13,6 +13,7 @@ import (
 
 	"github.com/nearcache/nearcache/internal/backoff"
 	"github.com/nearcache/nearcache/internal/barrier"
+	"github.com/nearcache/nearcache/internal/loglimit"
 )
 
 // Backplane joins this process's caches with those of all other instances on a Redis
@@ -35,11 +36,11 @@ type Backplane struct {
 	fullStaleness, noBreaker bool
 
 	// Limits of the log.
-	publishLines  outageLog
-	outlivedLines logLimit
-	noHistory     logOnce // the shared level is bypassed because Redis shows no history
+	publishLines  loglimit.Outage
+	outlivedLines loglimit.Limit
+	noHistory     loglimit.Once // the shared level is bypassed because Redis shows no history
 	sharedOutage  sharedOutage
-	oversized     logLimit // values in Redis that are too large
+	oversized     loglimit.Limit // values in Redis that are too large
 
 	unpacking room // for values of the shared level
 
@@ -305,7 +306,7 @@ func (bp *Backplane) enqueue(inv invalidation, local func()) {
 // subscription ends by itself.
 func (bp *Backplane) silence() {
 	bp.redial()
-	bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, "nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
+	bp.tellIf(bp.subscriber.leaseLines.Failing(), slog.LevelWarn, "nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again",
 		Event{Kind: EventState, State: StateNoLease})
 }
 
@@ -331,10 +332,10 @@ func (bp *Backplane) afterRound(before, now error) {
 		if wasFailing {
 			e.Kind = 0 // not another event; only the log may still need its line
 		}
-		bp.tellIf(bp.publishLines.failing(), slog.LevelWarn,
+		bp.tellIf(bp.publishLines.Failing(), slog.LevelWarn,
 			"nearcache: publishing failed; invalidations are queued until Redis accepts them", e, state...)
 	case wasFailing:
-		bp.tellIf(bp.publishLines.works(), slog.LevelInfo, "nearcache: invalidations are published again",
+		bp.tellIf(bp.publishLines.Works(), slog.LevelInfo, "nearcache: invalidations are published again",
 			Event{Kind: EventPublishResumed}, state...)
 	case state != nil:
 		bp.logger.Info("nearcache: live", state...)
@@ -351,7 +352,7 @@ func (bp *Backplane) collapsed(cache string) {
 
 // outlived is called when a load takes longer than its claim at the shared level lasts.
 func (bp *Backplane) outlived(h *heldClaim) {
-	if bp.outlivedLines.allow() {
+	if bp.outlivedLines.Allow() {
 		bp.logger.Warn("nearcache: a load takes longer than its claim at the shared level is kept; from now on other instances "+
 			"load the item too, and what this one brings may not be stored (LoadTimeout ends loads that hang)",
 			"cache", h.cache, "kept for", h.most)

@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/barrier"
 )
 
 // loadsAtOnce bounds the loads that run at a time for one GetMany without LoadMany.
@@ -277,9 +279,9 @@ func (l *loader[K, V]) callLoadMany(wanted []*flight[K, V], b *batchLoad) {
 		keys[i] = f.key
 	}
 	r := results[K, V]{err: errGoexit}
-	defer forEach(wanted, func(f *flight[K, V]) { l.finishPart(f, &r, len(wanted)) }) // also after runtime.Goexit
+	defer barrier.ForEach(wanted, func(f *flight[K, V]) { l.finishPart(f, &r, len(wanted)) }) // also after runtime.Goexit
 	r.load(b, l, keys, func() {
-		forEach(wanted, func(f *flight[K, V]) { l.timeOut(f) })
+		barrier.ForEach(wanted, func(f *flight[K, V]) { l.timeOut(f) })
 	})
 }
 

@@ -103,7 +103,7 @@ func (s *shared[K, V]) noteRefused(err error) {
 	switch {
 	case errors.Is(err, errTooLarge):
 		s.stats.oversized.Add(1)
-		if s.backplane.oversized.allow() {
+		if s.backplane.oversized.Allow() {
 			s.backplane.logger.Warn("nearcache: a value in Redis is larger than Shared.MaxValueBytes, and counts as a miss",
 				"cache", s.cache, "limit", s.options.MaxValueBytes)
 		}

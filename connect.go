@@ -122,7 +122,7 @@ func (bp *Backplane) listen(ctx context.Context, disconnected bool, self *identi
 	bp.lease.draw = self.draw
 	bp.lease.onSilence = bp.silence
 	bp.lease.onStep = func() {
-		bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, "nearcache: lease dropped; the wall clock has moved against the monotonic one",
+		bp.tellIf(bp.subscriber.leaseLines.Failing(), slog.LevelWarn, "nearcache: lease dropped; the wall clock has moved against the monotonic one",
 			Event{Kind: EventState, State: StateNoLease})
 	}
 	bp.adjustLifeLocked()

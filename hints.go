@@ -3,16 +3,18 @@ package nearcache
 import (
 	"log/slog"
 	"time"
+
+	"github.com/nearcache/nearcache/internal/loglimit"
 )
 
-// hints are the lines that a cache logs about itself: once each, or once in logInterval.
+// hints are the lines that a cache logs about itself: once each, or once in loglimit.Interval.
 type hints struct {
 	logger *slog.Logger
 	cache  string
 
-	unheardLines logLimit
-	slowSaid     [3]logOnce // of items, not-founds and errors
-	notFoundSaid logOnce
+	unheardLines loglimit.Limit
+	slowSaid     [3]loglimit.Once // of items, not-founds and errors
+	notFoundSaid loglimit.Once
 }
 
 // warn logs what is surely a mistake in the options: an option that is legal, but has no
@@ -50,7 +52,7 @@ func (h *hints) warn(text string, details ...any) {
 // foreignNotFound logs that a loader has wrapped a not-found of another item, and what
 // follows.
 func (h *hints) foreignNotFound(other string) {
-	if h.notFoundSaid.allow() {
+	if h.notFoundSaid.Allow() {
 		h.warn("a loader's error wraps the not-found of another item, and counts as a failure; "+
 			"return ErrNotFound if the loaded item does not exist either", "of", other)
 	}
@@ -58,7 +60,7 @@ func (h *hints) foreignNotFound(other string) {
 
 // slow logs that loads of a kind take too long for their results to be kept.
 func (h *hints) slow(kind int, option string, took, ttl time.Duration) {
-	if h.slowSaid[kind].allow() {
+	if h.slowSaid[kind].Allow() {
 		h.warn("a load took longer than its result may be kept, which counts from the load's start",
 			"took", took, "option", option, "time to live", ttl)
 	}
@@ -67,7 +69,7 @@ func (h *hints) slow(kind int, option string, took, ttl time.Duration) {
 // unheard logs that a load has panicked or ended its goroutine, and that no caller waits
 // for it: a refresh ahead of expiry, or a load that all callers have left.
 func (h *hints) unheard(err error) {
-	if h.unheardLines.allow() {
+	if h.unheardLines.Allow() {
 		h.logger.Error("nearcache: a load that no caller waits for has panicked, or ended its goroutine",
 			"cache", h.cache, "err", err)
 	}

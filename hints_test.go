@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/nearcache/nearcache/internal/loglimit"
 )
 
 // lines is a log for a test to look at.
@@ -197,7 +199,7 @@ func TestPanicsThatNobodyHears(t *testing.T) {
 					require.Contains(t, log.all()[0], errGoexit.Error())
 				}
 				require.EqualValues(t, 2, c.Stats().LoadErrors)
-				time.Sleep(logInterval)
+				time.Sleep(loglimit.Interval)
 				hit(1)
 				require.Len(t, log.all(), 2)
 			})

@@ -13,43 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nearcache/nearcache/internal/fakebus"
+	"github.com/nearcache/nearcache/internal/loglimit"
 )
-
-func TestLogLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l logLimit
-		for range 3 {
-			require.True(t, l.allow())
-			for range 10 {
-				require.False(t, l.allow())
-				time.Sleep(logInterval / 11)
-			}
-			time.Sleep(logInterval)
-		}
-	})
-}
-
-func TestOutageLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var o outageLog
-		require.False(t, o.works(), "nothing failed")
-		require.True(t, o.failing())
-		require.False(t, o.failing(), "it is said")
-		time.Sleep(2 * logInterval)
-		require.False(t, o.failing(), "it is said, however long it lasts")
-		require.True(t, o.works())
-		require.False(t, o.works())
-
-		require.True(t, o.failing(), "the last line is long ago")
-		require.True(t, o.works())
-		require.False(t, o.failing(), "it is not")
-		require.False(t, o.works(), "the log does not say that it failed")
-		require.False(t, o.failing())
-		time.Sleep(logInterval)
-		require.True(t, o.failing(), "it goes on failing")
-		require.True(t, o.works(), "though this follows soon")
-	})
-}
 
 // logLines counts the lines of a log by their text.
 type logLines struct {
@@ -136,7 +101,7 @@ func TestOutagesAreLoggedNowAndThen(t *testing.T) {
 		const lost, cannot = "nearcache: subscription lost; connecting again", "nearcache: cannot connect to Redis; trying again until it works"
 		const lease = "nearcache: lease lost; items are served for MaxStaleness after their load began, until Redis is heard again"
 		for line, n := range lines {
-			limit := 1 + int(time.Since(began)/logInterval)
+			limit := 1 + int(time.Since(began)/loglimit.Interval)
 			if line == "nearcache: live" { // the end of each of these, and the beginning
 				limit = 1 + lines[lost] + lines[cannot] + lines[lease]
 			}
@@ -171,7 +136,7 @@ func TestSharedOutageIsOneForAllCaches(t *testing.T) {
 			require.Equal(t, i == 0, logged)
 		}
 		require.False(t, o.works(&guards[0]))
-		time.Sleep(logInterval)
+		time.Sleep(loglimit.Interval)
 		caches, logged := o.failing(&guards[1]) // still
 		require.Equal(t, 2, caches)
 		require.True(t, logged)

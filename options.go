@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/nearcache/nearcache/internal/barrier"
 )
 
 // NoExpiry, as Options.TTL, as Options.NotFoundTTL or as the result of Options.Expiry,
@@ -459,7 +461,7 @@ func (o BackplaneOptions) withDefaults() (BackplaneOptions, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	o.Logger = guardedLogger(o.Logger)
+	o.Logger = barrier.Logger(o.Logger)
 	var wrong optionErrors
 	wrong.check(o.RedisConnectionString == "" || o.Redis == nil,
 		"RedisConnectionString and Redis are both set; set one")

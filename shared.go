@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nearcache/nearcache/internal/backoff"
+	"github.com/nearcache/nearcache/internal/loglimit"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -49,7 +50,7 @@ type shared[K comparable, V any] struct {
 
 	longestClaim time.Duration // the longest time for which a load's claim is extended
 	kind         uint64        // of the values, see fingerprintOf
-	refused      logOnce       // the codec has refused to encode a value
+	refused      loglimit.Once // the codec has refused to encode a value
 	checked      atomic.Bool   // the first value to be stored was checked, see checkStored
 	stats        *sharedCounters
 }
@@ -415,7 +416,7 @@ func (s *shared[K, V]) put(sl *sharedLookup[K, V]) transport.Put {
 	switch {
 	case err != nil:
 		s.stats.unencodable.Add(1)
-		if s.refused.allow() {
+		if s.refused.Allow() {
 			s.backplane.logger.Warn("nearcache: a value cannot be encoded for the shared level; such items are loaded by each instance",
 				"cache", s.cache, "err", err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sony/gobreaker/v2"
 
+	"github.com/nearcache/nearcache/internal/loglimit"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -123,7 +124,7 @@ func (g *valueGuard) breakerChanged(from, to gobreaker.State) {
 // sharedOutage knows which caches' shared levels fail, and what the log has said of that. A
 // Redis that is gone is gone for all caches of a backplane.
 type sharedOutage struct {
-	limit logLimit
+	limit loglimit.Limit
 
 	mu     sync.Mutex // guards everything below
 	caches map[*valueGuard]struct{}
@@ -139,7 +140,7 @@ func (o *sharedOutage) failing(g *valueGuard) (caches int, logged bool) {
 		o.caches = map[*valueGuard]struct{}{}
 	}
 	o.caches[g] = struct{}{}
-	logged = o.limit.allow()
+	logged = o.limit.Allow()
 	o.said = o.said || logged
 	return len(o.caches), logged
 }
@@ -163,7 +164,7 @@ func (g *valueGuard) history(flights int) string {
 	history := g.lease.history()
 	if history == "" {
 		g.stats.noHistory.Add(uint64(flights))
-		if g.backplane.noHistory.allow() { // once for all caches
+		if g.backplane.noHistory.Allow() { // once for all caches
 			g.backplane.logger.Warn("nearcache: the shared level is not used, since Redis does not tell its history " +
 				"(grant the user +info)")
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nearcache/nearcache/internal/backoff"
 	"github.com/nearcache/nearcache/internal/barrier"
+	"github.com/nearcache/nearcache/internal/loglimit"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -41,8 +42,8 @@ type subscriber struct {
 	cleared ClearCause // why everything was cleared since the last subscription, if it was
 
 	// Limits of the log: a connection may be lost and made again many times.
-	clearLines, probeLines, historyLines logLimit
-	lostLines, connectLines, leaseLines  outageLog
+	clearLines, probeLines, historyLines loglimit.Limit
+	lostLines, connectLines, leaseLines  loglimit.Outage
 	saidLive                             bool // the first line "live" was logged; used like the above
 
 	connected atomic.Bool
@@ -131,8 +132,8 @@ func (s *subscriber) joined() {
 	s.target.reached()
 	live := !s.saidLive
 	s.saidLive = true
-	for _, o := range []*outageLog{&s.lostLines, &s.connectLines, &s.leaseLines} {
-		live = o.works() || live // each of these outages is over
+	for _, o := range []*loglimit.Outage{&s.lostLines, &s.connectLines, &s.leaseLines} {
+		live = o.Works() || live // each of these outages is over
 	}
 	s.tellIf(live, slog.LevelInfo, "nearcache: live", Event{Kind: EventState, State: StateLive},
 		"kept", s.cleared == ClearCauseNone, "because", s.cleared.sentence())
@@ -173,7 +174,7 @@ func (s *subscriber) run(ctx context.Context, sub transport.Subscription) {
 		if !s.lease.valid() {
 			state = StateNoLease
 		}
-		s.tellIf(s.lostLines.failing(), slog.LevelWarn, "nearcache: subscription lost; connecting again",
+		s.tellIf(s.lostLines.Failing(), slog.LevelWarn, "nearcache: subscription lost; connecting again",
 			Event{Kind: EventState, State: state, Err: err})
 	}
 }
@@ -197,7 +198,7 @@ func (s *subscriber) connect(ctx context.Context, pause *backoff.Backoff) transp
 			e.Kind = 0 // not another event; only the log may still need its line
 		}
 		said = true
-		s.tellIf(s.connectLines.failing(), slog.LevelWarn, "nearcache: cannot connect to Redis; trying again until it works", e)
+		s.tellIf(s.connectLines.Failing(), slog.LevelWarn, "nearcache: cannot connect to Redis; trying again until it works", e)
 	}
 	return nil
 }
@@ -242,7 +243,7 @@ func (s *subscriber) probe(ctx context.Context, sub transport.Subscription) {
 		if err != nil && ctx.Err() == nil {
 			s.probeFailures.Add(1)
 			if !failing {
-				s.tellIf(s.probeLines.allow(), slog.LevelWarn, "nearcache: a probe failed; trying again", Event{Kind: EventProbeFailed, Err: err})
+				s.tellIf(s.probeLines.Allow(), slog.LevelWarn, "nearcache: a probe failed; trying again", Event{Kind: EventProbeFailed, Err: err})
 			}
 		}
 		failing = err != nil
@@ -349,12 +350,12 @@ func (s *subscriber) echo(e envelope) bool {
 	}
 	s.lease.follow(history)
 	if s.lease.grant(probe) && s.connected.Load() {
-		s.tellIf(s.leaseLines.works(), slog.LevelInfo, "nearcache: lease regained", Event{Kind: EventState, State: StateLive})
+		s.tellIf(s.leaseLines.Works(), slog.LevelInfo, "nearcache: lease regained", Event{Kind: EventState, State: StateLive})
 	}
 	if newHistory {
 		s.target.newHistory()
 	}
-	if refused && s.historyLines.allow() {
+	if refused && s.historyLines.Allow() {
 		s.target.tell(slog.LevelInfo, "nearcache: Redis does not tell its history; every reconnect will clear the caches "+
 			"(to keep them warm, grant the user +info)", Event{})
 	}
@@ -384,7 +385,7 @@ func (s *subscriber) clear(why ClearCause, err error) {
 	if !s.connected.Load() {
 		s.cleared = why
 	}
-	logged := why != ClearCauseStart && s.clearLines.allow()
+	logged := why != ClearCauseStart && s.clearLines.Allow()
 	s.tellIf(logged, slog.LevelWarn, "nearcache: everything was cleared", Event{Kind: EventCleared, Cause: why, Err: err})
 }
 

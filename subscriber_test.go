@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nearcache/nearcache/internal/loglimit"
 	"github.com/nearcache/nearcache/internal/messagetest"
 	"github.com/nearcache/nearcache/internal/transport"
 )
@@ -643,7 +644,7 @@ func TestClearsAreLoggedNowAndThen(t *testing.T) {
 		}
 		require.Equal(t, 1000, r.clears)
 		require.Equal(t, 1, r.lines)
-		time.Sleep(logInterval)
+		time.Sleep(loglimit.Interval)
 		s.handle(magic+"nonsense", false)
 		require.Equal(t, 2, r.lines)
 		require.Len(t, r.events, 1001)

@@ -8,23 +8,20 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync/atomic"
-	"time"
-)
 
-// LogInterval is how long the log is silent about one kind of thing after a line
-// about it.
-const LogInterval = time.Minute
+	"github.com/nearcache/nearcache/internal/loglimit"
+)
 
 // Panics turns panics on the way to Redis into errors: those of this library, of go-redis,
 // and of the hooks in BackplaneOptions.Redis. A read can do without Redis, so a fault there
-// must not end the process. Panics counts them, and logs the first in each LogInterval with
+// must not end the process. Panics counts them, and logs the first in each loglimit.Interval with
 // its stack.
 type Panics struct {
 	Logger *slog.Logger        // nil: slog.Default()
 	Scrub  func(string) string // removes secrets from a text; nil: there are none
 
-	count      atomic.Uint64
-	quietUntil atomic.Int64 // no panic is logged before then; nanoseconds since 1970
+	count atomic.Uint64
+	lines loglimit.Limit
 }
 
 // ErrPanic is wrapped by the errors that panics become.
@@ -42,8 +39,7 @@ func (p *Panics) Caught(where string, err *error) {
 	}
 	*err = fmt.Errorf("%w: %s: %s", ErrPanic, where, text)
 	p.count.Add(1)
-	now, until := time.Now(), p.quietUntil.Load()
-	if now.UnixNano() < until || !p.quietUntil.CompareAndSwap(until, now.Add(LogInterval).UnixNano()) {
+	if !p.lines.Allow() {
 		return
 	}
 	logger := p.Logger
@@ -79,4 +75,25 @@ func Apart(f func()) {
 		f()
 	}()
 	<-done
+}
+
+// Discard recovers from a panic. It has to be deferred.
+func Discard() { _ = recover() }
+
+// ForEach calls f with each item. If a call ends its goroutine, the remaining calls are
+// made in another goroutine, and ForEach waits for that one.
+func ForEach[T any](items []T, f func(T)) {
+	next := 0
+	rest := func() {
+		for next < len(items) {
+			next++
+			f(items[next-1])
+		}
+	}
+	defer func() {
+		for next < len(items) {
+			Apart(rest)
+		}
+	}()
+	rest()
 }

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/auth"
 
 	"github.com/nearcache/nearcache/internal/barrier"
+	"github.com/nearcache/nearcache/internal/loglimit"
 )
 
 // credentials are what new connections authenticate with, wherever that comes from.
@@ -22,6 +22,8 @@ import (
 // lost if no message was missed. So a backplane subscribes to the provider once, and new
 // connections get the newest credentials.
 type credentials struct {
+	failures loglimit.Limit // lines about them
+
 	username, password string
 	plain              func() (username, password string)
 	withContext        func(context.Context) (username, password string, err error)
@@ -37,7 +39,6 @@ type credentials struct {
 	unsubscribe auth.UnsubscribeFunc
 	subscribed  bool
 	closed      bool
-	quietUntil  time.Time // no failure is logged before then
 }
 
 // take moves the credentials from o to c, and has o ask c for them.
@@ -144,14 +145,10 @@ func (c *credentials) OnNext(next auth.Credentials) {
 // OnError is called by the streaming provider when it cannot get new credentials. The last
 // ones stay in use.
 func (c *credentials) OnError(err error) {
-	now := time.Now()
 	c.mu.Lock()
-	quiet := now.Before(c.quietUntil) || c.closed || err == nil
-	if !quiet {
-		c.quietUntil = now.Add(barrier.LogInterval)
-	}
+	closed := c.closed
 	c.mu.Unlock()
-	if !quiet {
+	if !closed && err != nil && c.failures.Allow() {
 		text := err.Error()
 		if c.panics.Scrub != nil {
 			text = c.panics.Scrub(text)

@@ -1,10 +1,8 @@
-package nearcache
+package barrier
 
 import (
 	"context"
 	"log/slog"
-
-	"github.com/nearcache/nearcache/internal/barrier"
 )
 
 // guardedHandler calls a user's slog.Handler in a goroutine of its own, and waits for it.
@@ -12,19 +10,21 @@ import (
 // is lost. The process and the backplane's goroutines continue.
 type guardedHandler struct{ handler slog.Handler }
 
-func guardedLogger(l *slog.Logger) *slog.Logger { return slog.New(guardedHandler{l.Handler()}) }
+// Logger returns l with its handler guarded: if that panics, or ends its goroutine, only
+// the line is lost.
+func Logger(l *slog.Logger) *slog.Logger { return slog.New(guardedHandler{l.Handler()}) }
 
 func (h guardedHandler) Enabled(ctx context.Context, level slog.Level) (enabled bool) {
-	barrier.Apart(func() {
-		defer discardPanic()
+	Apart(func() {
+		defer Discard()
 		enabled = h.handler.Enabled(ctx, level)
 	})
 	return enabled
 }
 
 func (h guardedHandler) Handle(ctx context.Context, r slog.Record) (err error) {
-	barrier.Apart(func() {
-		defer discardPanic()
+	Apart(func() {
+		defer Discard()
 		err = h.handler.Handle(ctx, r)
 	})
 	return err
@@ -36,25 +36,4 @@ func (h guardedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 func (h guardedHandler) WithGroup(name string) slog.Handler {
 	return guardedHandler{h.handler.WithGroup(name)}
-}
-
-// discardPanic recovers from a panic. It has to be deferred.
-func discardPanic() { _ = recover() }
-
-// forEach calls f with each item. If a call ends its goroutine, the remaining calls are
-// made in another goroutine, and forEach waits for that one.
-func forEach[T any](items []T, f func(T)) {
-	next := 0
-	rest := func() {
-		for next < len(items) {
-			next++
-			f(items[next-1])
-		}
-	}
-	defer func() {
-		for next < len(items) {
-			barrier.Apart(rest)
-		}
-	}()
-	rest()
 }
