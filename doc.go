@@ -29,34 +29,37 @@
 //
 //   - An invalidation that Redis has accepted takes effect on every instance within
 //     MaxStaleness (5 seconds unless set), whatever fails. Normally that takes a
-//     network round trip. Accepted means that the write, or a later Flush, returned
-//     nil. Once the invalidation has taken effect, no Get that begins returns what was
-//     invalidated. This holds for loaded items and for the results of [Cache.Update].
-//     It holds for those of [Cache.Set] too, unless a second writer races with it.
-//   - A write is done on its own instance when the call returns, whatever it returns.
+//     network round trip. Redis has accepted an invalidation if the write, or a later
+//     Flush, returned nil. A Get that begins after the invalidation has taken effect
+//     never returns what was invalidated. This holds for loaded items and for the
+//     results of [Cache.Update]. It holds for those of [Cache.Set] too, unless a second
+//     writer races with it.
+//   - When a write returns, it has taken effect on its own instance, whatever it returns.
 //   - An invalidation is sent until Redis accepts it or the backplane is closed. It is
 //     never dropped. A call that returns before Redis has accepted it returns
 //     [ErrUnconfirmed].
-//   - The result of a load is never kept if an invalidation overtook the load, be it of
-//     the key, of one of its regions, of the cache or of everything. The load's callers
-//     get the result. A Get that begins after the invalidation does not.
+//   - The result of a load is never kept if an invalidation overtook the load. That may
+//     be an invalidation of the key, of one of its regions, of the cache or of
+//     everything. Callers that already wait get the result. A Get that begins after the
+//     invalidation does not.
 //   - Callers of one load are independent. Each can leave when its own context ends. The
 //     load is cancelled only when all have left.
 //   - Memory is bounded by Options.Capacity, and by Options.MaxWeight if that is set.
 //     Kept not-founds and errors count too. While Redis is away, the queue of
 //     invalidations is bounded as well.
 //   - A Get never fails because of Redis. While Redis is away, an item is served for
-//     MaxStaleness after its load began, or up to a fifth less. Then it is loaded again, once in
-//     each such period.
-//   - If a load fails or is slow, nothing that was invalidated is returned instead. An
-//     expired item is, if Options.StaleIfError allows it.
+//     MaxStaleness after its load began, less up to a fifth. The next Get after that
+//     loads it again. So an instance loads an item once in each such period.
+//   - If a load fails or is slow, an expired item may be returned instead, provided that
+//     Options.StaleIfError allows it. An item that was invalidated is never returned.
 //
-// The bound rests on a lease. Each instance probes Redis several times in
-// MaxStaleness. The answer arrives over the same connection as the invalidations. While
-// the last answered probe was sent less than MaxStaleness ago, all of memory is served.
-// An instance that finds that it has missed messages clears all its caches. A reconnect
-// that missed none keeps memory. docs/protocol.md explains this in full, and
-// docs/guarantees.md lists each failure and the test that covers it.
+// The bound rests on a lease. Each instance probes Redis several times in MaxStaleness.
+// The answer arrives over the same connection as the invalidations. An instance serves
+// all of its memory while the last probe that was answered was sent less than
+// MaxStaleness ago. An instance that finds that it has missed messages clears all its
+// caches. If it reconnects and has missed none, it keeps its memory. docs/protocol.md
+// explains this in full. docs/guarantees.md lists each failure and the test that covers
+// it.
 //
 // # What is not guaranteed
 //
@@ -72,16 +75,17 @@
 //     have in memory.
 //   - A Redis master that is cut off may still accept writes (split brain). They reach
 //     only the instances that are cut off with it. min-replicas-to-write bounds how long
-//     that lasts. An instance that finds itself connected to another master than the
-//     one that it published to clears everything, on all instances.
-//   - Some hypervisors suspend a machine together with its monotonic clock. After it
-//     wakes, it may serve what it had in memory for a fifth of MaxStaleness, until the
-//     wall clock shows the gap. If only the processor's time stamp counter was suspended,
-//     that is a millisecond. A process that is merely stopped or starved keeps the bound.
+//     that lasts. An instance may find that its master is not the one that it published
+//     to. It then clears everything, on all instances.
+//   - Some hypervisors suspend a machine together with its monotonic clock. After the
+//     machine wakes, an instance may serve its old memory for up to a fifth of
+//     MaxStaleness. Then it notices the gap by the wall clock. If only the processor's
+//     time stamp counter was suspended, it takes a millisecond. A process that is merely
+//     stopped or starved keeps the bound.
 //   - Redis must behave as one serial server. Active-active and multi-threaded clones
 //     are not supported, nor are proxies that spread commands over several servers.
-//   - MaxStaleness: Unbounded gives up the bound for that cache. StaleWithoutLease gives
-//     it up while the cache's source fails.
+//   - A cache whose MaxStaleness is [Unbounded] has no bound. A cache with
+//     StaleWithoutLease has none while its source fails.
 //
 // # Shutdown
 //

@@ -8,19 +8,19 @@ import (
 
 // flight is a load that is under way, or that waits to begin. It is registered in the
 // shard of its key. While it is registered, callers may join it and its result may be
-// kept. An invalidation of the key unregisters it: its waiters still get its result, and
-// no later caller does.
+// kept. An invalidation of the key unregisters it. Callers that wait for it still get its
+// result, and no later caller does.
 //
-// After a clear of a region, no new caller may have the result of a flight that began
-// before: the flight does not know its own regions yet. Such callers wait for it as
-// conditional waiters, see waiter.go.
+// A flight does not know its item's regions until its loader has returned. So after a
+// clear of any region, no new caller may simply have the result of a flight that began
+// before the clear. Such callers wait for it as conditional waiters, see waiter.go.
 //
 // After a lost lease or a clear of the cache, no caller may join a flight that began
 // before. The next Get of the key begins a newer flight. The older one stays registered
-// behind it, because its result may still be kept: if the lease comes back and no message
-// was missed, and if it ends before the newer one is kept.
+// behind it. Its result may still be kept if the lease comes back with no message missed,
+// and if the older flight ends before the newer one's result is kept.
 //
-// A flight that has not begun has read nothing. No invalidation concerns it, and any
+// A flight that has not begun has read nothing, so no invalidation concerns it. Any
 // caller may join it. It is always the newest of its key.
 type flight[K comparable, V any] struct {
 	key        K
@@ -40,7 +40,7 @@ type flight[K comparable, V any] struct {
 	abandoned bool // it was cancelled, since nothing waits for it
 
 	waiters  int32 // callers that wait, plus detached
-	detached int32 // callers that do not wait, and that the load continues for: see leaveDetached
+	detached int32 // callers that no longer wait, and for which the load continues: see leaveDetached
 	start    start
 
 	older *flight[K, V]
@@ -48,7 +48,7 @@ type flight[K comparable, V any] struct {
 	extra *extra[K, V]
 
 	// state is a set of the bits below. The goroutine of the load sets value, err and
-	// outcome, then flightDone, and then ends ctx. Callers wait for the end of ctx. It
+	// outcome, then flightDone, and then ends ctx. Callers wait for the end of ctx. ctx
 	// also ends when the last waiter leaves, and when LoadTimeout has passed.
 	state   atomic.Uint32
 	value   V
@@ -72,18 +72,19 @@ type extra[K comparable, V any] struct {
 
 	conditional     int32         // conditional waiters, which waiters counts too
 	overtaken       chan struct{} // closed when an invalidation overtakes the flight; nil: no conditional waiter yet
-	next            *flight[K, V] // the load that the conditional waiters share after this one
+	next            *flight[K, V] // the load that the conditional waiters share if this one is not proven
 	nextSkipsShared bool          // next must not take a value from the shared level
 }
 
-// lookup is what a caller that found no live entry has found instead.
+// lookup is what a caller gets when its first look into memory was a miss: an entry to
+// serve, or a flight to wait for.
 type lookup[K comparable, V any] struct {
 	entry  *entry[K, V]  // to be served; nil: the caller waits for flight
 	flight *flight[K, V] // the load of the key
 	fate   fate          // of the entry in memory
 
 	mustStart  bool // the caller has to start flight
-	jumpsQueue bool // the caller has to start flight, though it waits in a queue already
+	jumpsQueue bool // the caller has to start flight at once, although flight is in a queue
 	fallback   bool // the entry in memory may be returned instead of an error
 
 	conditional bool            // the caller is a conditional waiter of flight
@@ -108,9 +109,9 @@ type startOptions struct {
 
 // join finds an entry to serve, or a flight to wait for.
 //
-// The entry is one that another caller has just put there, or one that may be served
-// although its load fails or is slow. The flight is the registered one, if this caller may
-// wait for it, or else a new one.
+// The entry is one that has come into memory meanwhile, or one that may be served
+// although its load fails or is slow. The flight is the registered one if this caller
+// may wait for it. Otherwise it is a new one.
 func (l *loader[K, V]) join(from *caller, key K, how startOptions) (lk lookup[K, V]) {
 	hash := l.local.hash(key)
 	sh := l.local.shard(hash)
@@ -162,20 +163,20 @@ func (l *loader[K, V]) join(from *caller, key K, how startOptions) (lk lookup[K,
 //
 //  1. a load begins   2. the cache or a region is cleared, or the lease is lost and a
 //     message is missed   3. a Get begins. It must not return what was read before 2. So it
-//     joins the load only if it might be served the entry that the load leaves.
+//     joins the load only if it could be served an entry that was loaded since 1.
 func (l *loader[K, V]) joinableLocked(f *flight[K, V], m moment) bool {
 	return l.waitableLocked(f, m) && (!f.begun || l.local.nothingClearedSince(f.start))
 }
 
-// outlasts reports whether f has already lasted at least as long as a caller can wait.
-// Such a caller does not join it:
+// outlasts reports whether f has already lasted for at least the time that the caller has
+// left. Then the caller does not join f. Otherwise:
 //
 //  1. a load hangs   2. a caller joins it, and leaves at its deadline   3. another caller
 //     has joined before that, and so on. No caller is ever served. The load never ends,
 //     since it always has a waiter.
 //
-// The caller begins another load, which later callers join. The older load is cancelled
-// when its last waiter leaves. This rule does not apply to f's own loader.
+// So the caller begins another load, which later callers join. The older load is
+// cancelled when its last waiter leaves. f's own loader is exempt from this rule.
 func (f *flight[K, V]) outlasts(from *caller, m moment) bool {
 	return f.begun && from.limited && m.at-f.start.at >= int64(time.Until(from.deadline)) && !f.isOwnLoader(&from.origin)
 }
@@ -190,21 +191,22 @@ func (f *flight[K, V]) isOwnLoader(o *origin) bool { return o.load.begunBy(&f.ct
 //  1. load A takes the last slot   2. a load of B waits for a slot   3. A's loader asks
 //     for B. It would wait for ever, since the slot that B needs is A's own.
 //
-// Likewise, other callers need not wait for a load's turn in the queue of a GetMany.
+// Likewise, a load that is queued behind other loads of a GetMany is started by the first
+// other caller that needs it.
 func (f *flight[K, V]) jumpQueueLocked(o *origin, ld *loader[K, V]) bool {
 	jumps := !f.begun && (f.queued || !ld.slots.needed(o.load))
 	f.queued = f.queued && !jumps
 	return jumps
 }
 
-// isSlowLocked reports whether the load of key is known to be slow: a caller has already
-// waited for SoftTimeout, so others need not.
+// isSlowLocked reports whether the load of key is known to be slow. It is if a caller has
+// already waited for it for SoftTimeout. Other callers then need not wait.
 func (l *loader[K, V]) isSlowLocked(sh *shard[K, V], key K, m moment) bool {
 	f := sh.flights[key]
 	if !l.waitableLocked(f, m) || f.backgroundOverLocked(m, stale) {
 		return false
 	}
-	return f.detached > 1 || f.detached == 1 && f.refreshOf == nil // a refresh counts the hit that began it
+	return f.detached > 1 || f.detached == 1 && f.refreshOf == nil // in a refresh, the hit that began it is one of detached
 }
 
 // registerLocked registers a new flight with one caller. That caller has to start it.
@@ -217,8 +219,8 @@ func (l *loader[K, V]) registerLocked(
 	return f
 }
 
-// newFlight returns a flight with one caller. It is not registered: until it is, no caller
-// joins it, and its result is not kept.
+// newFlight returns a flight with one caller, which is not registered yet. No caller
+// joins a flight that is not registered, and its result is not kept.
 func (l *loader[K, V]) newFlight(
 	sh *shard[K, V], o *origin, hash uint64, key K, how startOptions,
 ) *flight[K, V] {
@@ -232,8 +234,9 @@ func (l *loader[K, V]) newFlight(
 	return f
 }
 
-// joinForRefresh finds the flight for a Refresh. It is one that has not begun yet, or one
-// that the caller waits for as a conditional waiter.
+// joinForRefresh finds a flight for a Refresh. If the registered flight has not begun,
+// the caller joins it. If it has begun, the caller becomes a conditional waiter of it,
+// where it may wait at all. In all other cases the flight is a new one.
 func (l *loader[K, V]) joinForRefresh(from *caller, key K, how startOptions) lookup[K, V] {
 	hash := l.local.hash(key)
 	sh := l.local.shard(hash)
@@ -259,9 +262,9 @@ func (l *loader[K, V]) joinForRefresh(from *caller, key K, how startOptions) loo
 	return lk
 }
 
-// begin begins f, as a part of b or alone (nil). It reports false if another goroutine has
-// begun it. A flight that has waited for a slot starts here: what was invalidated before
-// does not concern it.
+// begin begins f: as a part of the batch load b, or alone if b is nil. It reports false
+// if another goroutine has begun f. A flight that has waited for a slot notes its start
+// here. So nothing that was invalidated while it waited concerns it.
 func (l *loader[K, V]) begin(f *flight[K, V], b *batchLoad) bool {
 	if !f.awaitsSlot {
 		return true // its start was noted when it was made, and no other goroutine begins it
@@ -281,9 +284,9 @@ func (l *loader[K, V]) begin(f *flight[K, V], b *batchLoad) bool {
 	return true
 }
 
-// wait waits for f, and reports whether f is over: it is done, or has timed out. The
-// caller's context may end first, or soft may fire, which may be nil. It panics if the
-// loader did.
+// wait waits until f is over, the caller's context ends, or soft fires. soft may be
+// nil. A flight is over if it is done or has timed out. wait reports whether f is over.
+// If the loader has panicked, wait panics.
 func (l *loader[K, V]) wait(from *caller, f *flight[K, V], soft <-chan time.Time) (over bool, err error) {
 	if f.ctx.Err() == nil {
 		select {
@@ -316,8 +319,9 @@ func (f *flight[K, V]) result(ld *loader[K, V]) (value V, err error, failed bool
 	return f.value, f.err, !f.outcome.known
 }
 
-// leave takes a caller off its flight. The last caller to leave cancels the load, unless it
-// continues in the background. The next Get then begins a new one.
+// leave takes a caller off its flight. The last caller to leave cancels the load, unless
+// the load continues in the background. After a cancelled load, the next Get begins a new
+// one.
 func (l *loader[K, V]) leave(from *caller, lk *lookup[K, V]) {
 	f := lk.flight
 	if f.isOwnLoader(&from.origin) {
@@ -340,9 +344,9 @@ func (l *loader[K, V]) leave(from *caller, lk *lookup[K, V]) {
 	f.abandonLocked()
 }
 
-// leaveDetached ends a caller's wait for a slow load, which continues in the background.
-// The caller serves e instead, and the load continues until e may no longer be served. So
-// later callers that have something to serve need not wait either, see isSlowLocked.
+// leaveDetached ends a caller's wait for a slow load. The caller serves e instead. The
+// load continues in the background until e may no longer be served. Later callers with
+// an entry to serve do not wait for it at all, see isSlowLocked.
 //
 //  1. a caller has waited for SoftTimeout, and finds an entry to serve   2. the item is
 //     removed, or the cache closed. The caller still counts as a waiter   3. the caller
@@ -368,7 +372,8 @@ func (l *loader[K, V]) leaveDetached(from *caller, lk *lookup[K, V], e *entry[K,
 	}
 }
 
-// leaveShared has f load from the source, without the shared level.
+// leaveShared is called when f has found nothing at the shared level and goes on to the
+// source. The age of its result counts from its own start again.
 func (l *loader[K, V]) leaveShared(f *flight[K, V]) {
 	sh := l.local.shard(f.hash)
 	sh.mu.Lock()
@@ -376,8 +381,8 @@ func (l *loader[K, V]) leaveShared(f *flight[K, V]) {
 	f.start.since = f.start.at
 }
 
-// timeOut ends the wait for f, when LoadTimeout has passed. A result that comes later is
-// not kept.
+// timeOut is called when LoadTimeout has passed. It ends the wait of f's callers. If f's
+// loader returns later, its result is not kept.
 func (l *loader[K, V]) timeOut(f *flight[K, V]) {
 	var o outcome[V]
 	defer func() { // also if WeighNotFound ends the goroutine
@@ -394,9 +399,9 @@ func (l *loader[K, V]) timeOut(f *flight[K, V]) {
 	o = l.keeper.ofTimeout(f.key, l.errTimeout)
 }
 
-// finish ends a flight. It unregisters it, keeps its result unless something overtook it,
-// counts the load, and wakes the callers. parts is how many flights share the time that
-// the load took.
+// finish ends f. It unregisters f, and keeps the result unless something overtook f. It
+// counts the load, and wakes the callers. parts is how many flights were loaded by one
+// call, and share the time that it took.
 func (l *loader[K, V]) finish(f *flight[K, V], parts int) {
 	o := &f.outcome
 	now := l.local.lease.read().at
@@ -436,9 +441,9 @@ func (l *loader[K, V]) finish(f *flight[K, V], parts int) {
 	}
 }
 
-// commitLocked unregisters f, which is registered, and applies its outcome o to memory. It
-// reports whether o was kept. If the load failed and an entry can be served meanwhile, it
-// returns how long the next load should wait.
+// commitLocked applies the outcome o of f to memory, and unregisters f. f has to be
+// registered. commitLocked reports whether o was kept. If the load failed and memory
+// has an item that is not dead, pause is how long the next load should wait.
 func (l *loader[K, V]) commitLocked(
 	f *flight[K, V], sh *shard[K, V], now int64, o *outcome[V], prepared *entry[K, V],
 ) (kept bool, pause time.Duration) {
@@ -452,13 +457,14 @@ func (l *loader[K, V]) commitLocked(
 	}):
 		kept = true
 		sh.forgetFailureLocked(f.key)
-		// 1. load A begins   2. the lease is lost, or a region is cleared that turns out to
-		// be none of A's   3. load B of the same key begins, since A may not be joined
-		// 4. B is kept   5. A ends, and its result may be older than B's.
+		// 1. load A begins   2. the lease is lost, or a region is cleared to which A's item
+		// turns out not to belong   3. load B of the same key begins, since A may not be
+		// joined   4. B is kept   5. A ends. Its result may be older than B's, so A is no
+		// longer registered by then.
 		older.overtakenLocked()
 		older = nil
 	case o.known && o.ttl <= 0 && held != nil && held.Item.started.Load() <= f.start.since:
-		// The source says now that nothing is to be kept. That goes for older answers too.
+		// Nothing is to be kept of the source's newest answer. So its older answer goes too.
 		l.local.dropLocked(sh, f.hash, held)
 	}
 	sh.unregisterLocked(f, older)
@@ -474,8 +480,9 @@ func (sh *shard[K, V]) isRegisteredLocked(f *flight[K, V]) bool {
 	return at == f
 }
 
-// unregisterLocked takes f, which is registered, out of the flights of its key. The flight
-// older takes its place; nil: the older flights go too.
+// unregisterLocked takes f, which is registered, out of the flights of its key. older
+// takes the place of f. If older is nil, all flights that are older than f are taken
+// out too.
 func (sh *shard[K, V]) unregisterLocked(f, older *flight[K, V]) {
 	at := sh.flights[f.key]
 	if at == f {
@@ -507,8 +514,9 @@ func (f *flight[K, V]) overtakenLocked() {
 	}
 }
 
-// unwantedLocked reports whether no caller waits for the result of f, given that it can no
-// longer be proven. Neither detached callers nor conditional waiters count then.
+// unwantedLocked reports whether no caller waits for the result of f. It is called when
+// that result can no longer be kept or proven. So detached callers and conditional
+// waiters do not count.
 func (f *flight[K, V]) unwantedLocked() bool {
 	n := f.detached
 	if f.extra != nil {
@@ -525,8 +533,8 @@ func (f *flight[K, V]) abandonLocked() {
 	f.leaveBackgroundLocked()
 }
 
-// leaveBatchLocked takes f out of its batch load: it is done, or nothing waits for it as a
-// part of that.
+// leaveBatchLocked takes f out of its batch load. It is called when f is done, or when
+// nothing waits for f as a part of that load.
 func (f *flight[K, V]) leaveBatchLocked() {
 	f.batch.leave()
 	f.batch = nil

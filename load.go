@@ -11,8 +11,8 @@ import (
 	"github.com/nearcache/nearcache/internal/backoff"
 )
 
-// loader calls the functions of a cache's options, for one item or for many. It bounds how
-// many calls there are at a time, and how long callers wait for each.
+// loader calls a cache's Load, for one item, and LoadMany, for many. It bounds how many
+// calls run at a time, and how long callers wait for each call.
 type loader[K comparable, V any] struct {
 	local *local[K, V] // where results are kept and flights are registered
 
@@ -41,8 +41,8 @@ func newLoader[K comparable, V any](c *Cache[K, V]) *loader[K, V] {
 	}
 }
 
-// start runs a load in a goroutine of its own. If the load needs a slot, it waits for one
-// there.
+// start runs a load in a goroutine of its own. If the load needs a slot, that goroutine
+// waits for one.
 func (l *loader[K, V]) start(from *caller, f *flight[K, V]) {
 	if l.slots.needed(from.load) {
 		go l.runInSlot(f)
@@ -51,7 +51,7 @@ func (l *loader[K, V]) start(from *caller, f *flight[K, V]) {
 	}
 }
 
-// startInline is start, in the caller's goroutine.
+// startInline does the same as start in the caller's goroutine.
 func (l *loader[K, V]) startInline(from *caller, f *flight[K, V]) {
 	if l.slots.needed(from.load) {
 		l.runInSlot(f)
@@ -60,7 +60,7 @@ func (l *loader[K, V]) startInline(from *caller, f *flight[K, V]) {
 	}
 }
 
-// runInSlot is run, as soon as there is a slot.
+// runInSlot waits for a slot, and then does the same as run.
 func (l *loader[K, V]) runInSlot(f *flight[K, V]) {
 	if l.slots.acquire(&f.ctx) {
 		l.runHoldingSlot(f)
@@ -69,14 +69,14 @@ func (l *loader[K, V]) runInSlot(f *flight[K, V]) {
 	}
 }
 
-// runHoldingSlot is run with a slot, which it releases.
+// runHoldingSlot does the same as run for a load that has a slot. It releases the slot.
 func (l *loader[K, V]) runHoldingSlot(f *flight[K, V]) {
 	defer l.slots.release()
 	l.run(f)
 }
 
-// run runs a load, unless another goroutine has begun it. It keeps the result if nothing
-// overtook the load, and hands it to the callers.
+// run runs a load, unless another goroutine has begun it. It hands the result to the
+// callers, and keeps it unless an invalidation has overtaken the load.
 func (l *loader[K, V]) run(f *flight[K, V]) {
 	if !l.begin(f, nil) {
 		return
@@ -92,9 +92,9 @@ func (l *loader[K, V]) run(f *flight[K, V]) {
 	l.runLoad(f)
 }
 
-// lookUpInline looks for f's value in Redis, in the goroutine of f's first caller: to start
-// another one would take as long as the rest of the lookup. If the value is not there, the
-// load continues in a goroutine of its own.
+// lookUpInline looks for f's value in Redis, in the goroutine of f's first caller. To
+// start another goroutine would take as long as the rest of the lookup. If the value is
+// not in Redis, the load continues in a goroutine of its own.
 func (l *loader[K, V]) lookUpInline(ctx context.Context, f *flight[K, V]) {
 	var sl *sharedLookup[K, V]
 	finished := false
@@ -112,7 +112,8 @@ func (l *loader[K, V]) lookUpInline(ctx context.Context, f *flight[K, V]) {
 	}
 }
 
-// runSharedLookup is run, for a flight that may ask the shared level.
+// runSharedLookup is the part of run for a cache with a shared level. It makes the
+// lookup, which is nil if f may not use that level.
 func (l *loader[K, V]) runSharedLookup(f *flight[K, V]) {
 	named := false
 	defer func() { // also if MarshalText ends the goroutine
@@ -125,7 +126,8 @@ func (l *loader[K, V]) runSharedLookup(f *flight[K, V]) {
 	l.runShared(f, sl)
 }
 
-// runShared is run, from where the shared level is asked. If sl is nil it is not asked.
+// runShared is the rest of run, from the question to the shared level on. If sl is nil,
+// runShared does not ask it.
 func (l *loader[K, V]) runShared(f *flight[K, V], sl *sharedLookup[K, V]) {
 	if sl != nil {
 		defer l.shared.endClaims([]*sharedLookup[K, V]{sl})
@@ -143,8 +145,8 @@ func (l *loader[K, V]) runShared(f *flight[K, V], sl *sharedLookup[K, V]) {
 	}
 }
 
-// finishLookup finishes a flight whose value the shared lookup has found, or that was
-// cancelled meanwhile, and reports whether it did. If not, the flight loads from the
+// finishLookup finishes f if the shared lookup has found its value, or if f was cancelled
+// meanwhile. It reports whether it has finished f. If it has not, f has to load from the
 // source.
 func (l *loader[K, V]) finishLookup(f *flight[K, V], sl *sharedLookup[K, V]) bool {
 	switch {
@@ -159,7 +161,8 @@ func (l *loader[K, V]) finishLookup(f *flight[K, V], sl *sharedLookup[K, V]) boo
 	return true
 }
 
-// runLoad calls the loader and finishes the flight, also if the goroutine ends.
+// runLoad calls the loader and finishes the flight, even if the loader ends the
+// goroutine.
 func (l *loader[K, V]) runLoad(f *flight[K, V]) {
 	f.ran = true
 	returned := false
@@ -173,8 +176,8 @@ func (l *loader[K, V]) runLoad(f *flight[K, V]) {
 	l.finish(f, 1)
 }
 
-// finishGoexit finishes a flight whose goroutine was ended by runtime.Goexit. parts is as
-// for finish.
+// finishGoexit finishes a flight whose goroutine runtime.Goexit has ended. parts is
+// that of finish.
 func (l *loader[K, V]) finishGoexit(f *flight[K, V], parts int) {
 	var zero V
 	f.value, f.err, f.outcome = zero, errGoexit, outcome[V]{}
@@ -203,8 +206,8 @@ func (l *loader[K, V]) callLoad(f *flight[K, V]) {
 	l.keeper.of(f.key, f.value, f.err, &f.outcome)
 }
 
-// callLoadInTime is callLoad's call if there is a LoadTimeout: callers wait no longer than
-// that.
+// callLoadInTime calls the user's Load if there is a LoadTimeout. When that has passed,
+// f's callers no longer wait.
 func (l *loader[K, V]) callLoadInTime(f *flight[K, V]) {
 	ctx, cancel := context.WithTimeoutCause(&f.ctx, l.timeout, l.errTimeout)
 	defer cancel()
@@ -242,8 +245,8 @@ func (p *loaderPanic) Unwrap() error {
 	return err
 }
 
-// onTimeout calls f, in a goroutine of its own, if ctx's deadline passes. stop prevents
-// that from then on.
+// onTimeout calls f in a goroutine of its own if ctx's deadline passes. After stop, f
+// is no longer called.
 func onTimeout(ctx context.Context, f func()) (stop func() bool) {
 	return context.AfterFunc(ctx, func() {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -252,12 +255,12 @@ func onTimeout(ctx context.Context, f func()) (stop func() bool) {
 	})
 }
 
-// slots bounds the loads that run at a time, see MaxConcurrentLoads: each acquires a slot
-// and releases it. Nil bounds nothing.
+// slots bounds the loads that run at a time, see MaxConcurrentLoads. Each load acquires a
+// slot and releases it. Nil slots bound nothing.
 //
-// A load that another load waits for needs no slot of its own, if the other one has a slot,
-// in this cache or in any other. Otherwise, if loads that wait for loads had all slots, no
-// slot would ever become free.
+// A load with a slot may wait for another load, of this cache or of any other. That other
+// load then needs no slot. Otherwise all slots could be held by loads that wait for loads
+// without one, and no slot would ever become free.
 type slots chan struct{}
 
 func newSlots(n int) slots {
@@ -267,12 +270,12 @@ func newSlots(n int) slots {
 	return make(slots, n)
 }
 
-// needed reports whether a load that the loader of parent begins has to acquire a slot.
-// With a nil parent no loader begins it.
+// needed reports whether a load has to acquire a slot. parent is the load whose loader
+// begins it. A nil parent means that no loader does.
 func (s slots) needed(parent *loadContext) bool { return s != nil && !hasSlot(parent, false) }
 
-// hasSlot reports whether a load has a slot, or needs none since its parent has one. own
-// says whether it has one itself.
+// hasSlot reports whether a load has a slot of its own, as own says, or needs none since
+// its parent has one.
 func hasSlot(parent *loadContext, own bool) bool { return own || parent != nil && parent.hasSlot }
 
 // acquire waits for a slot, and reports whether it got one before ctx ended.

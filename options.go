@@ -15,12 +15,14 @@ import (
 	"github.com/nearcache/nearcache/internal/barrier"
 )
 
-// NoExpiry, as Options.TTL, as Options.NotFoundTTL or as the result of Options.Expiry,
-// keeps an item until it is invalidated, or evicted to make room.
+// NoExpiry is a time to live without an end: the item stays until it is invalidated, or
+// evicted to make room. It is a legal Options.TTL, Options.NotFoundTTL, and result of
+// Options.Expiry.
 const NoExpiry time.Duration = math.MaxInt64
 
-// Unbounded, as MaxStaleness, serves items until they expire, however long Redis does not
-// answer. Once the instance knows that it has missed messages, it still clears its caches.
+// Unbounded is a MaxStaleness without a bound. Items are served until they expire,
+// however long Redis does not answer. An instance that finds that it has missed
+// messages still clears its caches.
 const Unbounded time.Duration = math.MaxInt64
 
 const (
@@ -45,19 +47,20 @@ type BackplaneOptions struct {
 	// A string of blanks is an error, since it is most likely a setting that got lost.
 	RedisConnectionString string
 
-	// Redis is the same in go-redis's own options, for what a connection string cannot
-	// say, such as a private certificate authority. Setting both this and
-	// RedisConnectionString is an error. Defaults to nil.
+	// Redis names the same Redis by go-redis's own options. They have settings that a
+	// connection string lacks, such as a private certificate authority. Setting both this
+	// and RedisConnectionString is an error. Defaults to nil.
 	//
 	// The options are copied, and the backplane makes its own clients from them. It
 	// ignores those that would break its subscription or its publisher, such as retries,
 	// the RESP version and client-side caching.
 	//
-	// The backplane has two or three connections. If caches have Shared, it has more: as
-	// many as are in use at a time, up to PoolSize, or up to 8 if that is 0. One that was
-	// idle for ConnMaxIdleTime is closed; there, 0 means a minute, and negative means
-	// never. Each of these connections answers one request at a time. So PoolSize divided
-	// by the round trip bounds the requests per second of all caches together.
+	// The backplane has two or three connections. If caches have Shared, it has a pool of
+	// further ones, which grows with the requests under way. PoolSize bounds that pool; 0
+	// means 8. A connection that was idle for ConnMaxIdleTime is closed; 0 means a minute,
+	// and negative means never. Each connection of the pool answers one request at a time.
+	// So PoolSize divided by the round trip bounds the requests per second of all caches
+	// together.
 	//
 	// Credentials come from the first of these that is set: StreamingCredentialsProvider,
 	// CredentialsProviderContext, CredentialsProvider, Username and Password. The backplane
@@ -71,10 +74,10 @@ type BackplaneOptions struct {
 	Redis *redis.UniversalOptions
 
 	// Channel is the Pub/Sub channel. Instances on one channel keep each other's caches
-	// coherent; two applications on one Redis need two channels. It matches
-	// [A-Za-z0-9_.-]{1,128}. On a database other than 0, the channel's name in Redis ends
-	// in "@" and the number of the database, because Pub/Sub ignores databases. Defaults
-	// to "nearcache".
+	// coherent. So two applications on one Redis need two channels. It matches
+	// [A-Za-z0-9_.-]{1,128}. Pub/Sub ignores databases. So if the database is not 0, the
+	// channel's name in Redis ends in "@" and the database's number. Defaults to
+	// "nearcache".
 	Channel string
 
 	// MaxStaleness bounds staleness: whatever fails, an invalidation that Redis has
@@ -88,29 +91,32 @@ type BackplaneOptions struct {
 	// depending on the key, so that the source is not asked for everything at once.
 	//
 	// MaxStaleness should be longer than a call of Load, and than the round trip to Redis.
-	// Without a lease, the result of a load that takes longer goes only to its callers.
+	// If a load takes longer while there is no lease, its callers get the result, and no
+	// later Get does.
 	//
-	// At least 100 ms, or [Unbounded]. If every bound is Unbounded, the backplane probes
-	// as for 5 seconds; if all are longer than 30 seconds, as for 30. Defaults to 5 seconds.
+	// At least 100 ms, or [Unbounded]. If the smallest bound is longer than 30 seconds, the
+	// backplane probes as if it were 30 seconds. If every bound is Unbounded, it probes as
+	// if it were 5 seconds. Defaults to 5 seconds.
 	MaxStaleness time.Duration
 
-	// Logger gets a line for each change of state, and for what needs a person's
-	// attention; messages have no lines. No line shows a secret. Defaults to
+	// Logger gets a line for each change of state, and for each problem that needs a
+	// person's attention. It gets none for a message. No line shows a secret. Defaults to
 	// slog.Default().
 	//
-	// The logger's handler may read caches. Flush and writes may have to wait until it
-	// returns. So a handler that calls them has to pass a context that ends, and Close
-	// called from a handler lasts for CloseTimeout. If a handler panics, or ends its
+	// The logger's handler may read caches. Flush and writes may have to wait until the
+	// handler returns. So a handler that calls them has to pass a context that ends. A Close
+	// that a handler calls lasts for CloseTimeout. If a handler panics, or ends its
 	// goroutine, its line is lost.
 	//
-	// go-redis writes lines of its own to standard error, for the whole process. The
-	// program can redirect them by redis.SetLogger, or switch them off by logging.Disable
-	// of github.com/redis/go-redis/v9/logging.
+	// go-redis writes lines of its own to standard error, for the whole process. A program
+	// can redirect them by redis.SetLogger. It can switch them off by logging.Disable of
+	// github.com/redis/go-redis/v9/logging.
 	Logger *slog.Logger
 
-	// OnEvent is called with what happens to the backplane, so that a program need not
-	// read logs: changes of its state, clears of the caches and their causes, failures to
-	// publish; see [Event]. Defaults to nil: no goroutine is started.
+	// OnEvent is called for each event of the backplane, so that a program need not read
+	// logs. Events are changes of its state, clears of the caches with their causes,
+	// failures to publish, and others; see [Event]. Defaults to nil: no goroutine is
+	// started.
 	//
 	// It is called with one event at a time, in order, in a goroutine of its own and
 	// without a lock. Nothing waits for it, so it may take its time and call any method.
@@ -118,12 +124,13 @@ type BackplaneOptions struct {
 	// says how many were. A panic in OnEvent is not recovered.
 	//
 	// Calls begin when Connect succeeds, which may be before Connect has returned. Close
-	// waits until every event was delivered, within CloseTimeout, but at least for a tenth
-	// of a second. Then a call that has not returned keeps running, and it is the last.
+	// waits for the delivery of all events until CloseTimeout is over, and in any case for a
+	// tenth of a second. A call that has not returned by then keeps running, and no call
+	// follows it.
 	//
-	// OnEvent may call Close. That Close waits for the very call that it is made from,
-	// for as long as said above, and its own event is never delivered. Use
-	// "go bp.Close()" to avoid both.
+	// OnEvent may call Close. Then Close waits in vain, for as long as said above: the call
+	// of OnEvent that it waits for is the one that it is in. The event of that Close is
+	// never delivered. Use "go bp.Close()" to avoid both.
 	OnEvent func(Event)
 
 	// AllowDisconnectedStart lets Connect return before Redis was reached. The backplane
@@ -133,14 +140,14 @@ type BackplaneOptions struct {
 
 	// PublishOnly is for jobs and admin tools that cache nothing and only tell others of
 	// changes, see [NewInvalidator]. The backplane then has one connection instead of
-	// three, receives no messages and sends no probes. [New] on it is an error, and
+	// three, receives no messages and sends no probes. New returns an error for it, and
 	// MaxStaleness is ignored. Connect returns once Redis has accepted an empty message.
-	// Such a backplane needs fewer rights in Redis; docs/redis.md lists them. Without
-	// RedisConnectionString or Redis it is an error. Defaults to false.
+	// Such a backplane needs fewer rights in Redis; docs/redis.md lists them. PublishOnly
+	// without RedisConnectionString and Redis is an error. Defaults to false.
 	PublishOnly bool
 
-	// CloseTimeout bounds how long Close takes, most of which is the delivery of what is
-	// still queued. For OnEvent it may take a tenth of a second more. Negative is an
+	// CloseTimeout bounds how long Close takes. Most of that time is for the delivery of
+	// queued messages. Close may wait for OnEvent a tenth of a second longer. Negative is an
 	// error. Defaults to 5 seconds.
 	CloseTimeout time.Duration
 }
@@ -159,17 +166,18 @@ const (
 	LRU
 )
 
-// Options says what a cache holds and for how long. Name and Load are required.
+// Options says what a cache holds and for how long. Name is required, and so is Load or
+// LoadMany.
 //
-// No lock is held while a function of Options is called, nor while a method of a key, of
-// a context or of an error is. Each of them may use the cache and its backplane. It must
-// not wait for what it is itself a part of: a Regions that calls Get for its own key waits
-// for itself. A panic or a [runtime.Goexit] in one of them ends the operation that called
-// it, and no other. docs/loads.md has a table of these cases.
+// The cache holds no lock while it calls a function of Options, or a method of a key,
+// of a context or of an error. Each of these may use the cache and its backplane. None
+// may wait for the operation that has called it: a Regions that calls Get for its own
+// key waits for itself. A panic or a [runtime.Goexit] in one of them ends only the
+// operation that called it. docs/loads.md has a table of these cases.
 type Options[K comparable, V any] struct {
-	// Name is the cache's name on the channel: instances keep caches of one name
-	// coherent. It matches [A-Za-z0-9_.-]{1,128}. No other open cache of the backplane
-	// may have the same name. It is required.
+	// Name is the cache's name on the channel. Caches with the same name, on all instances,
+	// are kept coherent. It matches [A-Za-z0-9_.-]{1,128}. No other open cache of the
+	// backplane may have the same name. It is required.
 	Name string
 
 	// Load reads an item from the source. It is required unless LoadMany is set.
@@ -177,45 +185,46 @@ type Options[K comparable, V any] struct {
 	// All callers that ask for a key while it is being loaded share one load. There are
 	// two exceptions:
 	//
-	//   - The key or the cache was invalidated since the load began. The callers that
-	//     wait already get the load's result. The next caller begins another load. After
-	//     a clear of a region, the next callers wait for the load too. If its result turns
-	//     out to belong to that region, they share one more load.
-	//   - The load has already lasted as long as the time that is left until the caller's
-	//     deadline. The caller begins another load, and later callers share that one. So a
+	//   - The key or the cache was invalidated since the load began. Callers that were
+	//     waiting before still get the load's result. The next caller begins another load.
+	//     After a clear of a region, the next callers wait for the load too. If its result
+	//     turns out to belong to that region, they share one more load.
+	//   - The load has already run for at least as long as the caller can still wait, by
+	//     its deadline. That caller begins another load, which later callers share. So a
 	//     load that hangs does not block its key for ever.
 	//
-	// An error goes to all callers as it is. It is not kept, but see NotFoundTTL and
-	// ErrorTTL.
+	// All callers get an error of Load as it is. The cache does not keep it, but see
+	// NotFoundTTL and ErrorTTL.
 	//
 	// ctx belongs to the load, not to a caller. It has the values of the first caller's
 	// context, and is cancelled when no caller waits any longer.
 	//
 	//   - It has no deadline. A caller's deadline bounds how long that caller waits;
 	//     LoadTimeout bounds the load.
-	//   - It is cancelled when the load ends. A value that keeps it, for instance in a
-	//     stream or an open query, fails later, for all callers. Give what outlives the
-	//     load a [context.WithoutCancel] of ctx, and a time limit.
+	//   - It is cancelled when the load ends. So a value that holds ctx, such as a stream or
+	//     an open query, fails later, for all callers. If a value has to use a context after
+	//     the load, give it a [context.WithoutCancel] of ctx, and a time limit.
 	//   - Its values may be read after the first caller's request has ended, because the
-	//     load may continue for others or in the background. Some frameworks use a context
-	//     again for another request, perhaps of another tenant: never pass such a context
-	//     to Get. Copy what a load needs into a context that is not used again, by
-	//     [context.WithValue] and a key type of your own.
-	//   - Whatever decides about the result belongs in the cache's key, since all callers
-	//     of the key get that result.
+	//     load may continue for others or in the background. Some frameworks reuse a context
+	//     for another request, perhaps of another tenant. Never pass such a context to Get.
+	//     Copy what a load needs into a context that is not reused, by [context.WithValue]
+	//     and a key type of your own.
+	//   - All callers of a key get the same result. So the key must contain everything that
+	//     the result depends on.
 	//
-	// Load may call Get for other keys. A Get for the key that is being loaded waits until
-	// its context ends. If different callers began loads that wait for each other in a
-	// circle, these wait for ever.
+	// Load may call Get for other keys. If it calls Get for its own key, that Get waits
+	// until its context ends. Loads that different callers began may wait for each other
+	// in a circle. Then they wait for ever.
 	//
 	// A key that is a string, or has MarshalText, is passed as a copy. So a caller may
 	// reuse the memory of its key as soon as Get has returned.
 	//
-	// Load usually runs in a goroutine of its own, so that callers can leave. It runs in
-	// the goroutine of the caller of Get or Refresh if that caller cannot leave early: its
-	// context has no Done channel, as [context.Background], and LoadTimeout, SoftTimeout
-	// and Shared are not set. It also does so if nothing is kept, as after Close. There a
-	// [runtime.Goexit] in Load ends the caller's goroutine; elsewhere callers get an error.
+	// Load usually runs in a goroutine of its own, so that callers can leave. It runs in the
+	// goroutine of the caller of Get or Refresh in two cases. In the first, that caller
+	// cannot leave early: its context has no Done channel, as [context.Background], and
+	// LoadTimeout, SoftTimeout and Shared are not set. In the second, nothing is kept, as
+	// after Close. In these cases a [runtime.Goexit] in Load ends the caller's goroutine. In
+	// all others, callers get an error.
 	Load func(ctx context.Context, key K) (V, error)
 
 	// LoadMany reads several items from the source in one call, for GetMany. It gets the
@@ -228,12 +237,13 @@ type Options[K comparable, V any] struct {
 	LoadMany func(ctx context.Context, keys []K) (map[K]V, error)
 
 	// LoadTimeout bounds one call of Load or LoadMany, not counting the wait for a slot of
-	// MaxConcurrentLoads. When it is over, the call's context ends, callers get an error
-	// that wraps context.DeadlineExceeded, and the next Get begins another load, even if Load
-	// does not return. A Load that ignores its context keeps its slot until it returns.
+	// MaxConcurrentLoads. When it is over, the call's context ends, and callers get an
+	// error that wraps context.DeadlineExceeded. The next Get begins another load, even if
+	// Load has not returned. A Load that ignores its context keeps its slot until it
+	// returns.
 	//
-	// Set it wherever a source can hang. Without it, callers without a deadline wait until
-	// the load ends, and those with one time out. Negative is an error. Defaults to 0: only
+	// Set LoadTimeout wherever a source can hang. Otherwise a caller waits until the load
+	// ends, or until the caller's own deadline. Negative is an error. Defaults to 0: only
 	// the callers' contexts bound a load, see Load.
 	LoadTimeout time.Duration
 
@@ -241,10 +251,10 @@ type Options[K comparable, V any] struct {
 	// cold start, a clear or an outage of Redis does not overload the source. Other loads
 	// wait for a slot, first come, first served, as long as a caller waits for them.
 	//
-	// A load that another load with a slot waits for takes no slot, so that they do not
-	// wait for each other. It may be a load of this cache or of another one. This works
-	// only if Load passes its context on. Loads of Get and Refresh do not count if nothing
-	// is kept, as after Close. Negative is an error. Defaults to 0: no bound.
+	// A Load that has a slot may call Get, on this cache or on another one. The load that
+	// this Get waits for needs no slot. Otherwise the two could wait for each other. This
+	// works only if Load passes its context on. If nothing is kept, as after Close, loads of
+	// Get and Refresh take no slot either. Negative is an error. Defaults to 0: no bound.
 	MaxConcurrentLoads int
 
 	// Capacity bounds the number of items in memory, exactly. Negative is an error.
@@ -256,27 +266,28 @@ type Options[K comparable, V any] struct {
 	// returned and not kept, and CacheStats.TooHeavy counts it. Not-founds and errors that
 	// are kept have a weight too, see WeighNotFound.
 	//
-	// Bytes are a good unit. Besides the bytes of its key and value, an item takes about
-	// 90. A region that no other item belongs to takes about 200 besides those of its name.
+	// Bytes are a good unit. An item takes about 90 bytes more than its key and value. A
+	// region that no other item belongs to takes about 200 bytes more than its name.
 	//
 	// A cache with MaxWeight has a single lock for its loads and writes; hits take none.
 	// Negative is an error. Defaults to 0: weights are not counted.
 	MaxWeight int64
 
-	// Weigh returns an item's weight. It is required if MaxWeight is set, and an error
-	// otherwise. It is called once for each item before it is kept, and must not block.
+	// Weigh returns an item's weight. It is required if MaxWeight is set. Without MaxWeight
+	// it is an error. It is called once for each item before it is kept, and must not block.
 	// A weight of 0 is legal; then only Capacity bounds the number of such items. Defaults
 	// to nil.
 	Weigh func(key K, value V) uint32
 
-	// WeighNotFound returns the weight of a not-found that NotFoundTTL keeps, for which err
-	// is ErrNotFound, and of an error that ErrorTTL keeps. It uses the unit of Weigh. It is
-	// called once for each before it is kept, and must not block. A panic in it counts as a
-	// panic of the loader. With MaxWeight 0 it is an error.
+	// WeighNotFound returns the weight of a not-found that NotFoundTTL keeps, or of an
+	// error that ErrorTTL keeps. For a not-found, err is ErrNotFound. The unit is that of
+	// Weigh. It is called once for each of them before it is kept, and must not block. A
+	// panic in it counts as a panic of the loader. WeighNotFound without MaxWeight is an
+	// error.
 	//
-	// Set it if Weigh counts anything but bytes: the default weight is in bytes, and a
-	// not-found that weighs more than MaxWeight is not kept. Set it too if an error keeps
-	// more in memory than its text.
+	// Set WeighNotFound if Weigh counts anything but bytes: the default weight is in bytes,
+	// and a not-found that weighs more than MaxWeight is not kept. Set it too if an error
+	// keeps more in memory than its text.
 	//
 	// Defaults to nil. The weight is then the sum of what the cache needs for an entry
 	// (about 160 bytes, more if V is a large struct), the length of the key (of a string,
@@ -300,8 +311,8 @@ type Options[K comparable, V any] struct {
 
 	// NotFoundTTL is how long a not-found is kept, exactly, so that the source is not asked
 	// again and again for an item that does not exist (negative caching). The callers of
-	// the load get the loader's own error, and later callers ErrNotFound. To have one test
-	// for both, let the loader return an error that wraps ErrNotFound. NoExpiry is legal.
+	// the load get the loader's own error. Later callers get ErrNotFound. If the loader's
+	// error wraps ErrNotFound, one errors.Is recognises both. NoExpiry is legal.
 	// Negative is an error. Defaults to 0: not-founds are not kept.
 	NotFoundTTL time.Duration
 
@@ -309,13 +320,14 @@ type Options[K comparable, V any] struct {
 	// it to recognise sql.ErrNoRows, for instance. It changes no error; see NotFoundTTL.
 	// Defaults to errors.Is(err, ErrNotFound).
 	//
-	// It is not called for an error that wraps the not-found of another item, which Load
-	// got from Get or Refresh of this cache or of another one. A product whose category
-	// does not exist may exist itself. Such an error counts as a failure of the load, and
-	// is logged once. If the item does not exist either, return ErrNotFound itself.
+	// An error may wrap the not-found of another item, which Load got from Get or Refresh of
+	// this cache or of another one. Such an error counts as a failure of the load, whatever
+	// IsNotFound says, and is logged once: a product whose category does not exist may exist
+	// itself. If the item does not exist either, return ErrNotFound itself.
 	//
-	// The cache can tell the two apart only if Load passes its context on. It cannot where
-	// the other item is read by GetMany, which returns no error for a not-found.
+	// The cache can tell the two apart only if Load passes its context to that Get or
+	// Refresh. It cannot tell them apart if Load reads the other item by GetMany, which
+	// returns no error for a not-found.
 	IsNotFound func(err error) bool
 
 	// ErrorTTL is how long a load's error is kept, exactly, so that a source that fails is
@@ -323,10 +335,10 @@ type Options[K comparable, V any] struct {
 	// key evicts it, as does a clear of the cache or of any region. An error never replaces
 	// an item that is in memory, see StaleIfError.
 	//
-	// Every error of Load is kept, with these exceptions: a not-found, which has
-	// NotFoundTTL; a panic; and any error of a load that all callers have left. Timeouts of
-	// the source (context.DeadlineExceeded) are kept, since a load's context does not have
-	// a caller's deadline. Negative is an error. Defaults to 0: errors are not kept.
+	// Three errors of Load are not kept: a not-found, which has NotFoundTTL; a panic; and
+	// any error of a load that all callers have left. A timeout (context.DeadlineExceeded)
+	// is kept. It is the source's own, since a load's context has no caller's deadline.
+	// Negative is an error. Defaults to 0: errors are not kept.
 	ErrorTTL time.Duration
 
 	// RefreshAfter is the age at which a hit on an item begins a load in the background (a
@@ -342,47 +354,49 @@ type Options[K comparable, V any] struct {
 	// 256 keys.
 	//
 	// If a refresh fails or panics, CacheStats.LoadErrors counts it, and the item stays
-	// until it expires. The next attempt waits for 50 to 100 ms, then twice as long each
-	// time, up to 10 s. If the item expires while no caller waits for the refresh, the
-	// refresh is cancelled, and the next Get loads. A refresh of an item that never expires
-	// is cancelled after RefreshAfter, but not before 5 minutes.
+	// until it expires. The next refresh begins no sooner than 50 to 100 ms later. That
+	// pause doubles with each further failure, up to 10 s. If the item expires while no
+	// caller waits for the refresh, the refresh is cancelled, and the next Get loads. A
+	// refresh of an item that never expires is cancelled after RefreshAfter or 5 minutes,
+	// whichever is longer.
 	RefreshAfter time.Duration
 
 	// StaleIfError is how long after its expiry an item may be returned if its load fails
 	// ("stale if error", RFC 5861), so that an outage of the source is not an outage of the
 	// service. Get first waits for the load. After a failure, Get returns the item at once,
-	// and does not load for 50 to 100 ms, then twice as long each time, up to 10 s.
+	// and begins no load for 50 to 100 ms. That pause doubles with each further failure, up
+	// to 10 s.
 	//
-	// An item that was invalidated is never returned, nor one that exceeds MaxStaleness, nor
-	// one that was idle for IdleTTL. A panic is not a failure of the source, and is raised.
-	// Negative is an error. Defaults to 0: an expired item is not returned.
+	// An item is never returned if it was invalidated, exceeds MaxStaleness, or was idle for
+	// IdleTTL. If the loader panics, Get panics and returns no item. Negative is an error.
+	// Defaults to 0: an expired item is not returned.
 	StaleIfError time.Duration
 
 	// StaleWithoutLease prefers availability to the bound on staleness when Redis and the
-	// source both fail. If an item's load fails, the item is returned even though there is
-	// no lease and its load began longer ago than MaxStaleness. That lasts until the item
-	// expires, and then for StaleIfError.
+	// source both fail. If the load of an item fails, the item in memory is returned, even
+	// if there is no lease and that item was loaded longer ago than MaxStaleness. So it is
+	// served until it expires, and then for StaleIfError.
 	//
 	// So MaxStaleness does not bound the staleness of this cache while its source fails: an
 	// instance that is cut off from Redis may return what others have invalidated. Defaults
 	// to false.
 	StaleWithoutLease bool
 
-	// SoftTimeout is how long a Get, or a whole GetMany, waits for a load if StaleIfError or
-	// StaleWithoutLease allows the old item to be returned instead. Then it returns that
-	// item. The load continues, and its result is kept as usual. Until it ends, other Gets
-	// of the key need not wait for it.
+	// SoftTimeout is for a Get, or a whole GetMany, that may return the old item by
+	// StaleIfError or StaleWithoutLease. It waits for the load for SoftTimeout, and then
+	// returns the old item. The load continues, and its result is kept as usual. Until the
+	// load ends, other Gets of the key return the old item without a wait.
 	//
-	// The load is cancelled when the item may no longer be returned and no caller waits;
-	// LoadTimeout should bound it sooner. Negative is an error, and so is a SoftTimeout
-	// without StaleIfError and StaleWithoutLease. Defaults to 0: Get waits until the load
+	// The load is cancelled when the old item may no longer be returned and no caller waits.
+	// LoadTimeout should end it sooner. Negative is an error. So is a SoftTimeout with
+	// neither StaleIfError nor StaleWithoutLease. Defaults to 0: Get waits until the load
 	// ends.
 	SoftTimeout time.Duration
 
-	// IdleTTL is how long an item is kept without a hit, besides TTL or Expiry. Each hit
-	// starts the time again, but a Peek does not. Up to a sixteenth is taken off, so that
-	// hits need not mark an item more often than that. Less than a millisecond is an error.
-	// Defaults to 0: no bound.
+	// IdleTTL is how long an item is kept without a hit. TTL or Expiry bounds it as well.
+	// Each hit starts the time again, but a Peek does not. Up to a sixteenth of IdleTTL is
+	// taken off, so that an item is marked by one hit in that time, and not by every hit.
+	// Less than a millisecond is an error. Defaults to 0: no bound.
 	IdleTTL time.Duration
 
 	// MaxStaleness is the bound on staleness for this cache, shorter or longer than that of
@@ -391,8 +405,9 @@ type Options[K comparable, V any] struct {
 	// it has no effect, since nothing is ever stale there.
 	//
 	// It should be at least four round trips to Redis; if it is less, New logs a warning.
-	// The lease is then often too old for this cache, which loads items again once they
-	// reach that age. Other caches keep their own bounds. Defaults to 0: the backplane's.
+	// The lease is then often too old for this cache. While it is, the cache loads again
+	// each item whose load began longer ago than MaxStaleness. Other caches keep their own
+	// bounds. Defaults to 0: the backplane's.
 	MaxStaleness time.Duration
 
 	// Regions names the regions that an item belongs to, for ClearRegion. It is called for
@@ -402,10 +417,10 @@ type Options[K comparable, V any] struct {
 	Regions func(key K, value V) []string
 
 	// NotFoundRegions names the regions that the not-found of a key belongs to, for
-	// ClearRegion. Return the regions to which the item would belong if it existed, or
-	// every region to which an item of that key can ever belong. Then a clear of any other
-	// region does not evict the kept not-found. If the result is nil, only an invalidation
-	// of the key and clears of the cache evict it.
+	// ClearRegion. Return the regions to which the item would belong if it existed. If
+	// these are not known, return every region to which an item of that key can ever belong.
+	// A clear of any other region does not evict the kept not-found. If the result is nil,
+	// only an invalidation of the key and clears of the cache evict it.
 	//
 	// It is called for each key whose not-found is kept, and must not block. A panic in it
 	// counts as a panic of the loader. It does not concern kept errors, which belong to

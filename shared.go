@@ -11,29 +11,31 @@ import (
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
-// shared is the shared level: it keeps values in Redis, between memory and the source. What
-// one instance has loaded, the others read there. It takes no writes. Every change of an
-// item deletes its value, in the step in which Redis accepts the message. The next load
-// stores the new value.
+// shared is the shared level: it keeps values in Redis, between memory and the source.
+// What one instance has loaded, the others read there. A write stores no value there.
+// When Redis accepts the message of a change, the same script deletes the item's value.
+// The next load stores the new value.
 //
-// A load first claims its key, by a token in Redis. The token is extended while the load
-// lives, see claims. A load that finds its key claimed waits for the other load's value. An
-// invalidation deletes the token too, so a value that was loaded before it is not stored.
+// A load first claims its key, by a token in Redis. The life of the token is extended
+// while the load runs, see claims. A load that finds its key claimed waits for the
+// value of the load that has the claim. An invalidation deletes the token as well as
+// the value. So a value whose load began before the invalidation is not stored.
 //
-// A value's label says how often the cache had been cleared when its load was claimed. Only
-// Redis knows how often it has been cleared by now. So it is asked with each value.
+// A value's label says how often the cache had been cleared when the value's load was
+// claimed. Only Redis knows how often it has been cleared by now. So each read of a value
+// asks for that number too.
 //
-// What Redis says counts only if it comes from the server that this instance follows: a
-// master, with the history that the last echo showed.
+// An answer counts only if it comes from the server that this instance follows. That is a
+// master with the history that the last echo showed.
 //
 //  1. a value is removed   2. a replica takes over that never heard of the removal, and
 //     still has the value   3. an instance that has not probed since reads that value under
 //     its lease.
 //
-// The probe that renews the lease voids all values of another history.
+// The probe that renews the lease makes all values of another history void.
 //
-// Redis never holds a load up for long. A request that fails, or takes longer than Timeout,
-// is given up. After several failures in a row, Redis is not asked again for a while.
+// Redis never delays a load for long. A request that fails, or takes longer than Timeout,
+// is given up. After several failures in a row, Redis is not asked for a while.
 type shared[K comparable, V any] struct {
 	redis     *valueGuard
 	backplane *Backplane
@@ -43,12 +45,12 @@ type shared[K comparable, V any] struct {
 	options   SharedOptions[V]
 	keeper    *keeper[K, V]
 	regions   func(K, V) []string // Options.Regions; may be nil
-	exact     bool                // Expiry decides how long each item lives
+	exact     bool                // Options.Expiry is set, and decides how long each item lives
 	notFounds time.Duration       // Options.NotFoundTTL
 
 	notFoundRegions func(K) []string // Options.NotFoundRegions; may be nil
 
-	longestClaim time.Duration // the longest time for which a load's claim is extended
+	longestClaim time.Duration // how long a load's claim is extended at most
 	kind         uint64        // of the values, see fingerprintOf
 	refused      loglimit.Once // the codec has refused to encode a value
 	checked      atomic.Bool   // the first value to be stored was checked, see checkStored
@@ -56,13 +58,14 @@ type shared[K comparable, V any] struct {
 }
 
 const (
-	// The pauses between two looks for a value that another instance loads. They grow with
-	// the wait: what has taken long is likely to take longer.
+	// The bounds of the pause between two looks for a value that another instance is
+	// loading. The pause grows with the wait, since a load that has taken long is likely
+	// to take longer.
 	leastPause = time.Millisecond
 	mostPause  = 50 * time.Millisecond
 
-	// mostTogether bounds the keys of one script, and mostBytesTogether their values: Redis
-	// does nothing else while a script runs.
+	// mostTogether bounds the keys of one script, and mostBytesTogether bounds the bytes of
+	// their values. Redis does nothing else while a script runs.
 	mostTogether      = 256
 	mostBytesTogether = 1 << 20
 
@@ -94,17 +97,18 @@ type sharedLookup[K comparable, V any] struct {
 	seenID           string // the id of the value that was found and could not be used
 	toRead           bool   // the value is to be read next
 	claimedElsewhere bool   // another load of the key is under way, whose value is waited for
-	bypass           bool   // another load has left nothing: this one makes no claim
+	bypass           bool   // a load of the key has just ended without a value, so this one makes no claim
 	found            bool   // the flight has its value
 
-	// The claim; no token: there is none. The label of the value will have epoch and count.
+	// The claim of the flight; without one, token is empty. The label of the value will have
+	// epoch and count.
 	token string
 	epoch string
 	count uint64
 }
 
-// lookup returns the shared lookup of a flight that has begun. Nil: the flight may not use
-// the shared level.
+// lookup returns the shared lookup of a flight that has begun, or nil if the flight may
+// not use the shared level.
 func (s *shared[K, V]) lookup(f *flight[K, V]) *sharedLookup[K, V] {
 	if lookups := s.lookups([]*flight[K, V]{f}); len(lookups) > 0 {
 		return lookups[0]
@@ -112,8 +116,8 @@ func (s *shared[K, V]) lookup(f *flight[K, V]) *sharedLookup[K, V] {
 	return nil
 }
 
-// resolve looks for the value of a flight, and waits while another instance loads it. It
-// returns with the value, with the claim of the flight's own load, or with neither.
+// resolve looks for the value of a flight, and waits while another instance is loading
+// it. When it returns, sl has the value, a claim for the flight's own load, or neither.
 func (s *shared[K, V]) resolve(ctx context.Context, sl *sharedLookup[K, V]) {
 	lookups := []*sharedLookup[K, V]{sl}
 	began := time.Now()
@@ -122,9 +126,9 @@ func (s *shared[K, V]) resolve(ctx context.Context, sl *sharedLookup[K, V]) {
 	}
 }
 
-// lookOnce looks for a value, and claims nothing. It reports whether to continue with this
-// lookup. That is so if Redis has answered. It is also so if ctx has ended: ctx is that of
-// a caller, and says nothing about Redis.
+// lookOnce looks for a value, and claims nothing. It reports whether sl is still of
+// use. That is so if Redis has answered. It is also so if ctx has ended, since ctx is a
+// caller's and its end says nothing about Redis.
 func (s *shared[K, V]) lookOnce(ctx context.Context, sl *sharedLookup[K, V]) (proceed bool) {
 	if !sl.toRead {
 		return true
@@ -141,14 +145,15 @@ func (s *shared[K, V]) lookOnce(ctx context.Context, sl *sharedLookup[K, V]) (pr
 }
 
 // lookups returns the shared lookups of those flights that may use the shared level. The
-// other flights load from the source. All of them have begun.
+// other flights load from the source. All flights have to have begun.
 //
 //  1. this instance invalidates a key   2. a Get begins, and reads the old value in Redis
 //  3. Redis accepts the message, and deletes the value. This instance does not apply its
 //     own message again, so the old value would stay in its memory.
 //
-// So loads skip Redis from before the local part of an invalidation until Redis has
-// accepted its message. A load that began earlier is overtaken by the local part.
+// So this instance's loads skip Redis from just before the local part of an
+// invalidation until Redis has accepted its message. A load that began earlier is
+// overtaken by the local part.
 func (s *shared[K, V]) lookups(flights []*flight[K, V]) []*sharedLookup[K, V] {
 	lookups := make([]*sharedLookup[K, V], 0, len(flights))
 	for _, f := range flights {
@@ -172,8 +177,8 @@ func (s *shared[K, V]) wire(key K) (wire string, err error) {
 	return s.keys.wire(key)
 }
 
-// readAndClaim looks for values, and claims the loads of those that it does not find. It
-// reports whether another instance loads some of them.
+// readAndClaim reads values, and claims the loads of those that it does not find. It
+// reports whether another instance is loading some of them.
 func (s *shared[K, V]) readAndClaim(ctx context.Context, lookups []*sharedLookup[K, V]) (waiting bool) {
 	history := s.redis.history(len(lookups))
 	if history == "" {
@@ -202,10 +207,10 @@ func (s *shared[K, V]) keysPerRead() int {
 	return max(1, min(mostTogether, mostBytesRead/max(1, s.options.MaxValueBytes)))
 }
 
-// retry pauses, and looks again for the values that other instances load. It reports
-// whether there still are some to wait for. There are none once ctx has ended. Nor are
-// there once the longest claim that existed when the wait began would have ended: so no
-// load waits for several hung loads, one after the other.
+// retry pauses, and looks again for the values that other instances are loading. It
+// reports whether to go on waiting. It reports false once ctx has ended. It also does so once
+// any claim that was there when the wait began must have ended. Otherwise a load could
+// wait for one hung load after another.
 func (s *shared[K, V]) retry(ctx context.Context, lookups []*sharedLookup[K, V], began time.Time) (waiting bool) {
 	var sought []*sharedLookup[K, V]
 	for _, sl := range lookups {
@@ -226,15 +231,15 @@ func (s *shared[K, V]) retry(ctx context.Context, lookups []*sharedLookup[K, V],
 	return waiting
 }
 
-// pause waits for an eighth of the time that was waited so far, within bounds. It reports
-// whether ctx is still alive.
+// pause waits for about an eighth of waited, the time that was waited so far, within
+// bounds. It reports whether ctx is still alive.
 func (s *shared[K, V]) pause(ctx context.Context, waited time.Duration) bool {
 	d := min(max(waited/8, leastPause), mostPause)
 	return backoff.Wait(ctx, backoff.Less(s.backplane.random, d+d/4, 5), nil)
 }
 
-// read reads the values of those lookups that have toRead set, and gives valid values to
-// their flights. It reports whether Redis answered.
+// read reads the values of those lookups that have toRead set. It gives each usable
+// value to its flight. It reports whether Redis answered.
 func (s *shared[K, V]) read(ctx context.Context, history string, lookups []*sharedLookup[K, V]) bool {
 	var sought []*sharedLookup[K, V]
 	var wires []string
@@ -251,7 +256,7 @@ func (s *shared[K, V]) read(ctx context.Context, history string, lookups []*shar
 	if err != nil {
 		return false
 	}
-	var doubtful []candidate[K, V] // something was cleared since they were claimed
+	var doubtful []candidate[K, V] // a region was cleared since their loads were claimed
 	until := time.Now().Add(s.options.Timeout)
 	for i, sl := range sought {
 		c := candidate[K, V]{lookup: sl}
@@ -275,8 +280,8 @@ func (s *shared[K, V]) read(ctx context.Context, history string, lookups []*shar
 	return true
 }
 
-// claim claims the loads of those lookups that have found no value. It reports whether
-// Redis answered.
+// claim claims the loads of those lookups that have neither a value nor a claim. It
+// reports whether Redis answered.
 func (s *shared[K, V]) claim(ctx context.Context, history string, lookups []*sharedLookup[K, V]) bool {
 	var sought []*sharedLookup[K, V]
 	var claims []transport.Claim
@@ -308,14 +313,14 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, lookups []*sha
 				load: ctx, began: began, life: s.options.LoadWait, most: s.longestClaim, timeout: s.options.Timeout,
 			})
 		case transport.ClaimOwn:
-			// 1. a load here hangs, and its claim is kept   2. another load of its key
-			// begins here, since callers may not join the first. It must not wait for the
-			// first.
+			// 1. a load of this instance hangs, and its claim is kept   2. another load of
+			// the key begins on this instance, since callers may not join the first. The
+			// second must not wait for the first. So it shares the claim.
 			if h := own.share(claims[i].Own); h != nil {
 				sl.token, sl.epoch, sl.count = h.token, h.epoch, h.count
 				continue
 			}
-			sl.claimedElsewhere = !sl.flight.skipShared // the claim here has just ended, and is about to end in Redis
+			sl.claimedElsewhere = !sl.flight.skipShared // this instance's claim has just ended, and is about to end in Redis
 		case transport.ClaimBusy:
 			sl.claimedElsewhere = !sl.flight.skipShared // such a flight takes no other load's value
 		case transport.ClaimChanged:
@@ -327,7 +332,7 @@ func (s *shared[K, V]) claim(ctx context.Context, history string, lookups []*sha
 	return true
 }
 
-// tokenNonce returns the random bytes of which Redis makes a token.
+// tokenNonce returns the random bytes from which Redis makes a token.
 func tokenNonce() string {
 	nonce := drawNonce()
 	return string(nonce[:])
@@ -336,12 +341,12 @@ func tokenNonce() string {
 // longestLife is how long a value of this cache can stay in Redis after its claim.
 func (s *shared[K, V]) longestLife() time.Duration { return s.options.TTL + s.options.LoadWait }
 
-// endClaims ends the claims of lookups whose flights are done. It stores their values,
-// unless they are not to be kept.
+// endClaims ends the claims of lookups whose flights are done. It stores those of their
+// values that are to be kept.
 func (s *shared[K, V]) endClaims(lookups []*sharedLookup[K, V]) {
 	var puts []transport.Put
 	check := nothing
-	defer func() { check() }() // last: no caller waits for it
+	defer func() { check() }() // runs last: no caller waits for it
 	defer func() {             // also if a codec ends the goroutine: the other claims are released
 		for _, sl := range lookups {
 			if sl.token != "" {
@@ -431,5 +436,5 @@ func (s *shared[K, V]) put(sl *sharedLookup[K, V]) transport.Put {
 // close releases the claims of loads that are under way.
 func (s *shared[K, V]) close() {
 	s.backplane.claims.release(context.Background(), s.stats)
-	s.backplane.sharedOutage.works(s.redis) // a closed cache no longer fails; no line says so
+	s.backplane.sharedOutage.works(s.redis) // a closed cache no longer counts as failing; the log does not say so
 }

@@ -403,8 +403,8 @@ var mutations = []mutation{
 		name:  "silence ends the publisher's connection",
 		fence: "the connection that carries invalidations is given up with the lease too",
 		file:  "backplane.go",
-		old:   "	bp.redial()\n	bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, \"nearcache: lease lost;",
-		new:   "	bp.tellIf(bp.subscriber.leaseLines.failing(), slog.LevelWarn, \"nearcache: lease lost;",
+		old:   "	bp.redial()\n	bp.tellIf(bp.subscriber.leaseLines.Failing(), slog.LevelWarn, \"nearcache: lease lost;",
+		new:   "	bp.tellIf(bp.subscriber.leaseLines.Failing(), slog.LevelWarn, \"nearcache: lease lost;",
 		tests: []string{"TestProof"},
 	}, {
 		name:  "clocks compared all the time",
