@@ -226,7 +226,8 @@ func (c *Cache[K, V]) startLookup(from *caller, lk *lookup[K, V]) {
 // The caller may leave early if its context can end, or if there is a LoadTimeout. It may
 // also leave after SoftTimeout, if it has a fallback. Inline is faster: to hand a load over
 // and be woken takes several times as long as the rest of a miss. With a shared level, every
-// load has a goroutine of its own: beside a look there, that costs next to nothing.
+// load has a goroutine of its own: a load is rare there, and a goroutine
+// costs little beside it.
 func (c *Cache[K, V]) startFlight(from *caller, f *flight[K, V], fallback bool) {
 	leaves := from.done != nil || c.options.LoadTimeout > 0 || fallback && c.options.SoftTimeout > 0
 	if leaves || c.loader.shared != nil {

@@ -35,6 +35,7 @@
 //     results of [Cache.Update]. It holds for those of [Cache.Set] too, unless a second
 //     writer races with it.
 //   - When a write returns, it has taken effect on its own instance, whatever it returns.
+//     The one exception is [ErrClosed]: then nothing was done.
 //   - An invalidation is sent until Redis accepts it or the backplane is closed. It is
 //     never dropped. A call that returns before Redis has accepted it returns
 //     [ErrUnconfirmed].
@@ -55,8 +56,8 @@
 //
 // The bound rests on a lease. Each instance probes Redis several times in MaxStaleness.
 // The answer arrives over the same connection as the invalidations. An instance serves
-// all of its memory while the last probe that was answered was sent less than
-// MaxStaleness ago. An instance that finds that it has missed messages clears all its
+// all of its memory while the last probe that was answered was sent less than four fifths
+// of MaxStaleness ago. From then on until MaxStaleness, items lapse one by one. An instance that finds that it has missed messages clears all its
 // caches. If it reconnects and has missed none, it keeps its memory. docs/protocol.md
 // explains this in full. docs/guarantees.md lists each failure and the test that covers
 // it.

@@ -55,7 +55,7 @@ type BackplaneOptions struct {
 	// ignores those that would break its subscription or its publisher, such as retries,
 	// the RESP version and client-side caching.
 	//
-	// The backplane has two or three connections. If caches have Shared, it has a pool of
+	// The backplane has two connections, and a third once it has published. If caches have Shared, it has a pool of
 	// further ones, which grows with the requests under way. PoolSize bounds that pool; 0
 	// means 8. A connection that was idle for ConnMaxIdleTime is closed; 0 means a minute,
 	// and negative means never. Each connection of the pool answers one request at a time.
@@ -183,12 +183,14 @@ type Options[K comparable, V any] struct {
 	// Load reads an item from the source. It is required unless LoadMany is set.
 	//
 	// All callers that ask for a key while it is being loaded share one load. There are
-	// two exceptions:
+	// three exceptions:
 	//
 	//   - The key or the cache was invalidated since the load began. Callers that were
 	//     waiting before still get the load's result. The next caller begins another load.
 	//     After a clear of a region, the next callers wait for the load too. If its result
 	//     turns out to belong to that region, they share one more load.
+	//   - The lease was lost since the load began, and the load's result might not be
+	//     served any more. The next caller begins another load.
 	//   - The load has already run for at least as long as the caller can still wait, by
 	//     its deadline. That caller begins another load, which later callers share. So a
 	//     load that hangs does not block its key for ever.
