@@ -362,7 +362,7 @@ var mutations = []mutation{
 		fence: "the next echo shows that a message was not applied",
 		file:  "subscriber.go",
 		old:   "		if !handled {\n			s.last = \"\"\n",
-		new:   "		if false {\n			s.last = \"\"\n",
+		new:   "		if !handled && false {\n			s.last = \"\"\n",
 		tests: []string{"TestPanicWhileApplying"},
 	}, {
 		name:  "many changes are split",
@@ -705,7 +705,7 @@ var mutations = []mutation{
 		file:  "shared.go",
 		old:   "epoch: sl.epoch, count: sl.count,",
 		new: "epoch: sl.epoch, count: func() uint64 {\n" +
-			"		r, _ := s.redis.values.Read(context.Background(), s.cache, nil, nil)\n		return r.Count\n	}(),",
+			"		r, _ := s.redis.values.Read(context.Background(), s.cache, nil, nil, 0)\n		return r.Count\n	}(),",
 		tests: []string{"TestSharedSlowLoaderAgainstAClear"},
 	}, {
 		name:  "epoch",
@@ -834,7 +834,7 @@ var mutations = []mutation{
 		fence: "a loader that wraps the not-found of another item says nothing about its own",
 		file:  "outcome.go",
 		old:   "	if errors.As(err, &other) {\n",
-		new:   "	if false {\n",
+		new:   "	if errors.As(err, &other) && false {\n",
 		tests: []string{"TestNotFoundOfAnotherItem"},
 	}, {
 		name:  "memory of a burst",
