@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/nearcache/nearcache/internal/fakebus"
+	"github.com/nearcache/nearcache/internal/raceflag"
 )
 
 // patience is for how long the tests here wait for what must not hang. The clock is the
@@ -346,6 +347,9 @@ func TestCallbacks(t *testing.T) {
 	defer hook.Store(nil)
 	for _, together := range []bool{false, true} {
 		for _, shared := range []bool{false, true} {
+			if raceflag.Enabled && together != shared {
+				continue // half of it takes two minutes
+			}
 			for what, do := range map[string]func(*Cache[hookedKey, string]){
 				"calls everything": func(c *Cache[hookedKey, string]) { everything(c, hookedKey{"own"}, hookedKey{"k"}) },
 				"panics":           func(*Cache[hookedKey, string]) { panic("the callback's") },
