@@ -392,7 +392,7 @@ func testReadsHaveNothingOfBefore(
 		}
 		s := c.local.beginWork(sh)
 		sh.mu.Lock()
-		c.local.storeLocked(sh, &pendingStore[int64, int64]{hash: hash, start: &s, outcome: &outcome[int64]{value: version, ttl: NoExpiry}})
+		c.local.storeLocked(sh, &pendingStore[int64, int64]{hash: hash}, &s, &outcome[int64]{value: version, ttl: NoExpiry})
 		sh.mu.Unlock()
 		c.local.endWork(sh)
 		bp.lease.sent.Store(bp.lease.now()) // and so does an echo

@@ -96,7 +96,7 @@ func (l *local[K, V]) endWrite(key K, w *pendingWrite, o *outcome[V]) {
 	undisturbed := sh.writes[key] == w
 	l.removeLocked(sh, hash, key)
 	if undisturbed {
-		l.storeLocked(sh, &pendingStore[K, V]{hash: hash, key: key, start: &w.start, outcome: o, now: l.lease.now()})
+		l.storeLocked(sh, &pendingStore[K, V]{hash: hash, key: key, now: l.lease.now()}, &w.start, o)
 	}
 }
 
@@ -111,7 +111,7 @@ func (l *local[K, V]) put(hash uint64, key K, s start, o *outcome[V]) {
 	sh.counters.keysInvalidated++
 	sh.overtakeLocked(key)
 	sh.forgetFailureLocked(key)
-	if !l.storeLocked(sh, &pendingStore[K, V]{hash: hash, key: key, start: &s, outcome: o, prepared: prepared, now: s.at}) {
+	if !l.storeLocked(sh, &pendingStore[K, V]{hash: hash, key: key, prepared: prepared, now: s.at}, &s, o) {
 		l.removeLocked(sh, hash, key)
 	}
 }
@@ -125,21 +125,20 @@ func (l *local[K, V]) prepare(o *outcome[V], hash uint64, key K, s *start) *entr
 	return newEntry(key, o.value, s.since, deadline(s.at, o.ttl))
 }
 
-// pendingStore is the result of a load or a write, to be kept under its key.
+// pendingStore says where the outcome of a load or a write is to be kept. It has no pointer
+// to the outcome or to the start: the compiler would move them to the heap.
 type pendingStore[K comparable, V any] struct {
 	hash     uint64
 	key      K
-	start    *start
-	outcome  *outcome[V]
 	prepared *entry[K, V] // what prepare has made; may be nil
 	now      int64
 }
 
-// storeLocked keeps the outcome of p, unless the cache or one of the item's regions was
+// storeLocked keeps o, whose load or write began at s, unless the cache or one of the item's regions was
 // cleared since the load or write began. The caller has checked that the key itself was not
 // invalidated. storeLocked reports whether the outcome is in memory now.
-func (l *local[K, V]) storeLocked(sh *shard[K, V], p *pendingStore[K, V]) (kept bool) {
-	s, o, now := p.start, p.outcome, p.now
+func (l *local[K, V]) storeLocked(sh *shard[K, V], p *pendingStore[K, V], s *start, o *outcome[V]) (kept bool) {
+	now := p.now
 	expires := deadline(s.at, o.ttl)
 	last := expires
 	if o.err == nil {
@@ -166,7 +165,7 @@ func (l *local[K, V]) storeLocked(sh *shard[K, V], p *pendingStore[K, V]) (kept 
 	if !attached {
 		return false
 	}
-	if e == nil || !l.replaceLocked(sh, e, scope, p, expires) {
+	if e == nil || !l.replaceLocked(sh, e, scope, o, newTimes{started: s.since, expires: expires, now: now}) {
 		if e = p.prepared; e == nil {
 			e = newEntry(p.key, o.value, s.since, expires)
 		}

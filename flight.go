@@ -452,9 +452,7 @@ func (l *loader[K, V]) commitLocked(
 	switch {
 	case !o.known && held != nil && !l.local.fate(held, vouched(now)).dead() && held.Item.scope.err == nil:
 		pause = sh.noteFailureLocked(f.key, now, l.random) // the entry is worth more than the error
-	case l.local.storeLocked(sh, &pendingStore[K, V]{
-		hash: f.hash, key: f.key, start: &f.start, outcome: o, prepared: prepared, now: now,
-	}):
+	case l.local.storeLocked(sh, &pendingStore[K, V]{hash: f.hash, key: f.key, prepared: prepared, now: now}, &f.start, o):
 		kept = true
 		sh.forgetFailureLocked(f.key)
 		// 1. load A begins   2. the lease is lost, or a region is cleared to which A's item

@@ -293,19 +293,22 @@ func (l *local[K, V]) addLocked(sh *shard[K, V], hash uint64, e *entry[K, V], we
 // combine a newer value with the older times. That is allowed: the newer write began later,
 // and overlaps with the read.
 func (l *local[K, V]) replaceLocked(
-	sh *shard[K, V], e *entry[K, V], s *scope, p *pendingStore[K, V], expires int64,
+	sh *shard[K, V], e *entry[K, V], s *scope, o *outcome[V], at newTimes,
 ) bool {
-	it, o, started := &e.Item, p.outcome, p.start.since
-	if l.cell == fixed || it.scope != s || e.Weight() != o.weight || started < it.started.Load() {
+	it := &e.Item
+	if l.cell == fixed || it.scope != s || e.Weight() != o.weight || at.started < it.started.Load() {
 		return false
 	}
 	storeValue(l.cell, &it.value, o.value)
-	l.countExpiringLocked(sh, l.expiring(expires)-l.expiring(it.expires.Swap(expires)))
-	it.started.Store(started)
-	l.renew(e, p.now)
+	l.countExpiringLocked(sh, l.expiring(at.expires)-l.expiring(it.expires.Swap(at.expires)))
+	it.started.Store(at.started)
+	l.renew(e, at.now)
 	sh.policy.Touch(e)
 	return true
 }
+
+// newTimes are the times of a newer load or write of an entry's key.
+type newTimes struct{ started, expires, now int64 }
 
 // expiring returns 1 if an entry with that deadline can expire, else 0.
 func (l *local[K, V]) expiring(expires int64) int {

@@ -24,10 +24,12 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	// All callbacks come before the write counts as one that Close waits for: Close may be
 	// called from a callback.
 	var inv invalidation
-	var keyErr error
 	alone := c.alone()
 	if !alone {
-		inv, key, keyErr = c.removalOf(key)
+		var err error
+		if inv, key, err = c.removalOf(key); err != nil {
+			return joinErrors(err, c.Clear(ctx))
+		}
 	}
 	key = c.local.own(key)
 	hash := c.local.hash(key)
@@ -35,33 +37,33 @@ func (c *Cache[K, V]) Set(ctx context.Context, key K, value V) error {
 	start := c.local.beginWork(sh)
 	defer c.local.endWork(sh)
 	var o outcome[V]
-	if keyErr == nil {
-		decided := false
-		defer func() {
-			if !decided && c.enter() == nil { // a callback panicked
-				defer c.backplane.leave()
-				c.enqueue(inv, func() { c.removeLocal(key) })
-			}
-		}()
-		c.keeper.of(key, value, nil, &o)
-		decided = true
-	}
+	c.decideSet(key, value, inv, &o)
 	if err := c.enter(); err != nil {
 		return err
 	}
 	defer c.backplane.leave()
-	switch {
-	case keyErr != nil:
-		return joinErrors(keyErr, c.publish(ctx, inv, c.clearLocal))
-	case alone:
-		c.local.put(hash, key, start, &o)
-		if c.local.closed.Load() {
-			inv, _, _ = c.removalOf(key)
-			c.tellSuccessor(inv)
-		}
-		return nil
+	if !alone {
+		return c.publish(ctx, inv, func() { c.local.put(hash, key, start, &o) })
 	}
-	return c.publish(ctx, inv, func() { c.local.put(hash, key, start, &o) })
+	c.local.put(hash, key, start, &o)
+	if c.local.closed.Load() {
+		c.tellSuccessorOf(key)
+	}
+	return nil
+}
+
+// decideSet decides what is kept of value, and says it in o. If a callback panics, or ends
+// the goroutine, the item is evicted everywhere.
+func (c *Cache[K, V]) decideSet(key K, value V, inv invalidation, o *outcome[V]) {
+	decided := false
+	defer func() {
+		if !decided && c.enter() == nil {
+			defer c.backplane.leave()
+			c.enqueue(inv, func() { c.removeLocal(key) })
+		}
+	}()
+	c.keeper.of(key, value, nil, o)
+	decided = true
 }
 
 // alone reports whether no other instance is to be told of a write, and every key can be
@@ -155,6 +157,12 @@ func (c *Cache[K, V]) tellSuccessor(inv invalidation) {
 	if c.local.closed.Load() {
 		c.backplane.applyHere(inv)
 	}
+}
+
+// tellSuccessorOf is tellSuccessor for one key, which was not encoded before.
+func (c *Cache[K, V]) tellSuccessorOf(key K) {
+	inv, _, _ := c.removalOf(key)
+	c.tellSuccessor(inv)
 }
 
 // The methods of a cache that its announcer calls, see memory.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nearcache/nearcache/internal/barrier"
 	"github.com/nearcache/nearcache/internal/messagetest"
+	"github.com/nearcache/nearcache/internal/raceflag"
 	"github.com/nearcache/nearcache/internal/transport"
 )
 
@@ -567,4 +568,15 @@ func TestSetIsFencedAgainstClears(t *testing.T) {
 			require.NoError(t, cache.local.check(1000))
 		})
 	}
+}
+
+// A Set of what is in memory allocates nothing where no other instance is to be told.
+func TestSetAllocatesNothing(t *testing.T) {
+	if raceflag.Enabled {
+		t.Skip("the race detector allocates")
+	}
+	c, err := New(Local(), Options[int, int]{Name: "p", Load: func(context.Context, int) (int, error) { return 0, nil }})
+	require.NoError(t, err)
+	defer c.Close()
+	require.Zero(t, testing.AllocsPerRun(1000, func() { _ = c.Set(context.Background(), 1, 2) }))
 }

@@ -610,13 +610,13 @@ var mutations = []mutation{
 		fence: "a read that sees the start of a newer load returns that load's value",
 		file:  "local.go",
 		old:   "	storeValue(l.cell, &it.value, o.value)\n",
-		new:   "	it.started.Store(started)\n	defer storeValue(l.cell, &it.value, o.value)\n",
+		new:   "	it.started.Store(at.started)\n	defer storeValue(l.cell, &it.value, o.value)\n",
 		tests: []string{"TestReadsHaveNothingOfBefore"},
 	}, {
 		name:  "values replaced in place: starts",
 		fence: "a read that used the older of two starts returns no value from before that start",
 		file:  "local.go",
-		old:   " || started < it.started.Load() {\n",
+		old:   " || at.started < it.started.Load() {\n",
 		new:   " {\n",
 		tests: []string{"TestValuesAreReplacedInPlace"},
 	}, {
