@@ -210,7 +210,7 @@ func TestGetManyThatFailsInSeveralWays(t *testing.T) {
 	require.Equal(t, "nearcache: cache \"p\": not loaded: 1, 3: odd\nnearcache: cache \"p\": not loaded: 2: even", err.Error())
 }
 
-// A key is loaded once, whoever asks for it, one by one or with others.
+// A key is loaded once, whether callers ask for it alone or with others.
 func TestGetManyAndGetShareLoads(t *testing.T) {
 	new(shop).in(t, Options[int, string]{}, func(t *testing.T, s *shop, c *Cache[int, string]) {
 		s.takes = time.Second

@@ -469,7 +469,7 @@ func TestWaiters(t *testing.T) {
 			require.Equal(t, got{value: "value"}, <-first)
 		})
 	})
-	t.Run("the last waiter to leave cancels the load, and the next Get starts anew", func(t *testing.T) {
+	t.Run("the last waiter to leave cancels the load, and the next Get begins another", func(t *testing.T) {
 		bubble(t, func(t *testing.T, cache *nearcache.Cache[string, string], source *gate) {
 			ctx, cancel := context.WithCancel(t.Context())
 			first, second := get(ctx, cache, "a"), get(ctx, cache, "a")

@@ -331,7 +331,7 @@ func heldClaims(bp *Backplane) int {
 
 // record has each request for claims told before it is made.
 func record(bp *Backplane, keep func([]transport.Keep)) {
-	bp.claims.mu.Lock() // whoever makes one has had it
+	bp.claims.mu.Lock() // a load that makes a claim has had it
 	defer bp.claims.mu.Unlock()
 	bp.claims.values = keepRecorder{bp.claims.values, keep}
 }

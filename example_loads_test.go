@@ -98,7 +98,7 @@ func ExampleCache_Refresh() {
 	// 1.09 <nil>
 }
 
-// Hits on an item that is old have it loaded anew, and do not wait for that.
+// Hits on an item that is old have it loaded again, and do not wait for that.
 func ExampleOptions_refreshAfter() {
 	ctx := context.Background()
 	bp := nearcache.Local()

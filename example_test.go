@@ -134,7 +134,7 @@ func ExampleCache_ClearRegion() {
 }
 
 // A job changes what a service has cached: the service's instances hold a cache
-// named products, and the job tells them what to load anew.
+// named products, and the job tells them what to load again.
 func ExampleNewInvalidator() {
 	ctx := context.Background()
 	bp := nearcache.Local() // Connect, in a job: with PublishOnly, if it holds no caches

@@ -61,7 +61,7 @@ func lapse(c *Cache[string, int]) time.Duration {
 }
 
 // Without a lease an item is served for up to MaxStaleness after its load began,
-// and then loaded anew, once in that time; with a lease till it expires.
+// and then loaded again, once in that time. With a lease it is served until it expires.
 func TestServingRule(t *testing.T) {
 	withLease(t, Options[string, int]{}, func(t *testing.T, c *Cache[string, int], s *leasedSource) {
 		lapse := lapse(c)

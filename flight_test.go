@@ -164,7 +164,7 @@ func TestCornerLetGoAfterRemove(t *testing.T) {
 	}
 }
 
-// While a load is slow others need not wait, whoever began it.
+// While a load is slow other callers need not wait, whatever began it.
 func TestCornerSoftTimeoutOfARefreshAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &flaky{value: 1}

@@ -19,7 +19,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-var writeValues = flag.Bool("write-values", false, "write the golden bytes of values anew")
+var writeValues = flag.Bool("write-values", false, "write the golden bytes of values again")
 
 // goldenValues are values as they stand in Redis. A rolling deployment runs two
 // versions of this library on one Redis.

@@ -231,7 +231,7 @@ func TestStepOfTheClocksIsFoundInSilence(t *testing.T) {
 	})
 }
 
-// Close waits for whoever watches the lease.
+// Close waits for the goroutine that watches the lease.
 func TestLeaseCloseWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLease(time.Second)

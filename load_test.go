@@ -464,11 +464,11 @@ func TestLoadInTheCallersGoroutine(t *testing.T) {
 	})
 }
 
-// Callers who run their loads wait for a turn too. Whoever is in a hurry runs such a
-// load first, and its caller gets the result.
+// Callers that run their loads inline wait for a slot too. A caller that needs no slot may
+// run such a load before them. The caller that waits for the slot then gets its result.
 //
-//  1. load 1 has the only place, in its caller's goroutine   2. a caller of 2 waits
-//     for the place, to load in his   3. load 1 asks for 2, which needs no place then.
+//  1. load 1 has the only slot, in its caller's goroutine   2. a caller of 2 waits for
+//     the slot, to load inline   3. load 1 asks for 2, which then needs no slot.
 func TestLoadInTheCallersGoroutineWaitsForItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ask := make(chan struct{})

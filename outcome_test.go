@@ -236,9 +236,8 @@ func TestWeightOfATimeout(t *testing.T) {
 	})
 }
 
-// Whoever asks for a million keys that do not exist, or has the source fail as often,
-// fills no memory: what is kept of it is bounded by MaxWeight, in number, in weight and
-// in bytes.
+// A client that asks for a million keys that do not exist, or whose loads fail, fills no
+// memory: MaxWeight bounds what is kept of them, in number, in weight and in bytes.
 func TestMissingKeysAreBoundedByWeight(t *testing.T) {
 	const maxWeight = 1 << 20
 	for name, test := range map[string]struct {

@@ -154,7 +154,7 @@ func TestPublishGroups(t *testing.T) {
 }
 
 // An invalidation is never folded into an attempt that was already sent: the
-// instances may have loaded the item anew since.
+// instances may have loaded the item again since.
 func TestPublishDoesNotFoldIntoAnAttemptUnderWay(t *testing.T) {
 	withPublisher(t, func(t *testing.T, p *publisher, redis *fakeRedis) {
 		release := redis.holdUp()

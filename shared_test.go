@@ -644,7 +644,7 @@ func TestSharedRefreshForgets(t *testing.T) {
 // slowDown makes each look at Redis take so much longer. It ends at its deadline, but
 // does not heed who cancels it.
 func slowDown[K comparable](c *Cache[K, int], d time.Duration) {
-	synctest.Wait() // whoever has used what is there
+	synctest.Wait() // all that use what is there have done so
 	c.loader.shared.redis.values = slowValues{c.loader.shared.redis.values, d}
 }
 
@@ -664,7 +664,7 @@ func (v slowValues) Read(
 	return v.Values.Read(context.WithoutCancel(ctx), cache, keys, regions, most)
 }
 
-// Whoever may have a stale item after SoftTimeout has it then, whatever Redis does.
+// A caller that may have a stale item after SoftTimeout gets it then, whatever Redis does.
 func TestSharedSoftTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, caches := simulatedFleet(t, 1, func(int) Options[int, int] {

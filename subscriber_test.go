@@ -587,7 +587,7 @@ func TestWarmMeansThatNothingWasCleared(t *testing.T) {
 }
 
 // Where a failover does not show, each reconnect may be one: the publisher's
-// connection is made anew too.
+// connection is made again too.
 func TestPublisherRedialsWithoutHistory(t *testing.T) {
 	for history, redials := range map[string]int{"": 1, "1": 0} {
 		s, r := newTestSubscriber(t)

@@ -62,7 +62,7 @@ func ring[K subject.Key](length int, keys []K, next func() int) drive.Ring[K] {
 	return r
 }
 
-// item makes the item of a key, anew.
+// item makes the item of a key, another one each time.
 func item[K subject.Key](key K) *subject.Value {
 	return &subject.Value{ID: subject.IDOf(key), Name: "an item", Price: 9.99}
 }

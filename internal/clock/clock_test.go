@@ -171,7 +171,7 @@ func TestACounterThatGoesWrong(t *testing.T) {
 					behind = max(behind, m.Now()-now)
 				}
 				assert.LessOrEqual(t, time.Duration(behind), test.behind)
-				for range 1000 { // it has been learnt anew
+				for range 1000 { // it has been learnt again
 					m.pass(window / 10)
 					now, _ := m.fast()
 					require.GreaterOrEqual(t, now, m.Now())

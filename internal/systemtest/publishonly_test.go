@@ -3,15 +3,11 @@ package systemtest
 import (
 	"context"
 	"net"
-	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -262,19 +258,7 @@ func TestPublishOnlyLeavesNoGoroutine(t *testing.T) {
 // that they suffice, and that without any one of them Connect fails.
 func TestPublishOnlyACL(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile(filepath.Join(root, "docs", "redis.md"))
-	require.NoError(t, err)
-	rule := regexp.MustCompile(`(?m)^(ACL SETUSER job .+)$`).FindSubmatch(page)
-	require.NotNil(t, rule, "docs/redis.md names no ACL for a job")
-	acl := strings.TrimSpace(string(rule[1]))
-	grant := func(t *testing.T, raw *redis.Client, acl string) {
-		t.Helper()
-		var command []any
-		for _, word := range strings.Fields(acl) {
-			command = append(command, word)
-		}
-		require.NoError(t, raw.Do(context.Background(), command...).Err())
-	}
+	acl := documentedRights(t, "job")
 
 	sufficient := []struct{ name, acl, options string }{
 		{"database 0", acl, ""},

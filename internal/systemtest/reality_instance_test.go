@@ -279,7 +279,7 @@ func (in *realityInstance) write(r *rand.Rand) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if r.IntN(10) == 0 {
-		cancel() // whoever asked for the write is gone: it is done all the same
+		cancel() // the caller is gone, and the write is done all the same
 	}
 	i := pick(r)
 	cache := in.caches[i.Cache]

@@ -373,7 +373,7 @@ func TestSharedLostClears(t *testing.T) {
 	require.Equal(t, 2, loads.count("a"))
 }
 
-// A new version of the values' form is loaded anew, and the old one too; both hear
+// A new version of the values' form is loaded again, and the old one too; both hear
 // of invalidations.
 func TestSharedVersions(t *testing.T) {
 	redis := startRedis(t)
@@ -743,13 +743,7 @@ func TestReadmeACLShared(t *testing.T) {
 	require.NotNil(t, more, "docs/redis.md names no rights for shared caches")
 	redis := startRedis(t)
 	for _, user := range []string{"app", "job"} {
-		rule := regexp.MustCompile("(?m)^(ACL SETUSER " + user + " .+)$").FindSubmatch(page)
-		require.NotNil(t, rule)
-		var command []any
-		for word := range strings.FieldsSeq(string(rule[1]) + " " + string(more[1])) {
-			command = append(command, word)
-		}
-		require.NoError(t, redis.client().Do(t.Context(), command...).Err())
+		grant(t, redis.client(), documentedRights(t, user)+" "+string(more[1]))
 	}
 	loads := newCountedLoads()
 	a := joinShared(t, redis.addr+",user=app,password=password", loads.load, nil)
